@@ -1,1 +1,8 @@
-//! The real PostgreSQL port. Not written yet.
+//! The real PostgreSQL port.
+
+mod connection;
+mod postmaster;
+mod processes;
+mod runner;
+mod tls;
+mod walsender;
