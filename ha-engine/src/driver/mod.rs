@@ -1,0 +1,1 @@
+//! The run loop. Not written yet.

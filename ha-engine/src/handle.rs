@@ -1,0 +1,226 @@
+//! How the rest of the agent talks to the engine: commands go into its mailbox, an immutable snapshot comes out.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use dcs_core::model::{ClusterView, MemberName, ScheduledTime, Tags};
+use dcs_core::{Clock, Dcs, LeaderLease, Moment};
+use serde_json::{Map, Value};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::decide::observation::ServerObservation;
+use crate::decide::restart::ScheduledRestart;
+use crate::ports::Postgres;
+use crate::settings::EffectiveSettings;
+
+/// What the engine knows, at one moment. Written by the engine alone.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// The cluster as last loaded; nothing after a failed load.
+    pub view: Option<Arc<ClusterView>>,
+    /// When that view was loaded. It is good for `ttl`.
+    pub view_loaded_at: Option<Moment>,
+    /// Wall-clock second of the last good load; 0 if there was none.
+    pub dcs_last_seen: i64,
+    /// The settings in force.
+    pub settings: Arc<EffectiveSettings>,
+    /// Until when this node may believe to be the leader.
+    pub lease: Option<LeaderLease>,
+    /// The tags in force (with those set at run time).
+    pub tags: Tags,
+    /// The last observation of the server.
+    pub server: Option<Arc<ServerObservation>>,
+    /// The running task.
+    pub task: Option<String>,
+    /// A restart that waits for its time.
+    pub scheduled_restart: Option<ScheduledRestart>,
+    /// When the next cycle is due.
+    pub next_run: Moment,
+    /// The line of the last cycle.
+    pub message: String,
+    /// The own timeline, as last known.
+    pub timeline: Option<dcs_core::model::Timeline>,
+}
+
+impl Snapshot {
+    /// The view, if it is still good at `now`.
+    pub fn fresh_view(&self, now: Moment) -> Option<&Arc<ClusterView>> {
+        let loaded = self.view_loaded_at?;
+        self.view.as_ref().filter(|_| now < loaded + self.settings.global.ttl)
+    }
+
+    /// Whether this node may believe to be the leader at `now`.
+    pub fn is_leader(&self, now: Moment) -> bool {
+        self.lease.is_some_and(|lease| lease.is_valid(now))
+    }
+
+    /// Whether the cluster is in maintenance mode.
+    pub fn is_paused(&self) -> bool {
+        self.settings.global.pause
+    }
+}
+
+/// What a request for a restart wants.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct RestartRequest {
+    /// Only if the node has this role.
+    pub role: Option<String>,
+    /// Only if the running server is older than this.
+    pub postgres_version: Option<u32>,
+    /// How long the start may take; `primary_start_timeout` if absent.
+    pub timeout: Option<Duration>,
+    /// Only if a restart is pending.
+    pub restart_pending: bool,
+}
+
+/// What became of a restart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RestartAnswer {
+    /// `restarted successfully`
+    Restarted,
+    /// `restart conditions are not satisfied`
+    ConditionsNotMet,
+    /// `<task> already in progress`
+    Busy(String),
+    /// `postgres is still starting`
+    StillStarting,
+    /// `restart failed`
+    Failed,
+}
+
+/// Something that somebody wants from the engine.
+#[derive(Debug)]
+pub enum Command {
+    /// Run the next cycle now.
+    Wake,
+    /// Read the local configuration again (SIGHUP, `POST /reload`).
+    Reload,
+    /// Restart PostgreSQL now.
+    Restart(RestartRequest, oneshot::Sender<RestartAnswer>),
+    /// Restart PostgreSQL later. `false`: another restart is scheduled already.
+    ScheduleRestart {
+        /// When.
+        at: ScheduledTime,
+        /// The conditions, as requested.
+        filters: Map<String, Value>,
+        /// Whether it was accepted.
+        reply: oneshot::Sender<bool>,
+    },
+    /// Forget the scheduled restart. `false`: there was none.
+    DeleteScheduledRestart(oneshot::Sender<bool>),
+    /// Build this node anew. The answer is the refusal, if it is refused.
+    Reinitialize {
+        /// Cancel the running task first.
+        force: bool,
+        /// Copy the leader with `pg_basebackup`.
+        from_leader: bool,
+        /// Nothing: it was started. Otherwise why not.
+        reply: oneshot::Sender<Option<String>>,
+    },
+    /// End in order: stop PostgreSQL and release the lock, unless paused.
+    Shutdown,
+}
+
+/// The engine is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the agent is shutting down")]
+pub struct EngineGone;
+
+/// A cheap handle to the engine.
+#[derive(Clone, Debug)]
+pub struct EngineHandle {
+    /// The name of this node.
+    pub me: MemberName,
+    pub(crate) mailbox: mpsc::Sender<Command>,
+    pub(crate) snapshot: watch::Receiver<Arc<Snapshot>>,
+    pub(crate) dcs: Arc<dyn Dcs>,
+    pub(crate) postgres: Arc<dyn Postgres>,
+    pub(crate) clock: Arc<dyn Clock>,
+}
+
+impl EngineHandle {
+    /// What the engine knows now.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        Arc::clone(&self.snapshot.borrow())
+    }
+
+    /// A receiver that tells when the snapshot changes.
+    pub fn subscribe(&self) -> watch::Receiver<Arc<Snapshot>> {
+        self.snapshot.clone()
+    }
+
+    /// The store, for requests that need a fresh view or write a key.
+    pub fn dcs(&self) -> &Arc<dyn Dcs> {
+        &self.dcs
+    }
+
+    /// The local PostgreSQL, for its live state and status reports. Requests that change it go through commands.
+    pub fn postgres(&self) -> &Arc<dyn Postgres> {
+        &self.postgres
+    }
+
+    /// The clock that judges leases.
+    pub fn clock(&self) -> &Arc<dyn Clock> {
+        &self.clock
+    }
+
+    /// Sends a command.
+    ///
+    /// # Errors
+    ///
+    /// The engine has ended.
+    pub async fn send(&self, command: Command) -> Result<(), EngineGone> {
+        self.mailbox.send(command).await.map_err(|_| EngineGone)
+    }
+
+    /// Runs the next cycle now. Never waits; a full mailbox means that a cycle is due anyway.
+    pub fn wake(&self) {
+        self.dcs.wake();
+        // A full mailbox already wakes the loop, and a closed one has nothing to wake.
+        let _ = self.mailbox.try_send(Command::Wake);
+    }
+
+    /// Restarts PostgreSQL and waits for the result.
+    ///
+    /// # Errors
+    ///
+    /// The engine has ended.
+    pub async fn restart(&self, request: RestartRequest) -> Result<RestartAnswer, EngineGone> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Restart(request, reply)).await?;
+        answer.await.map_err(|_| EngineGone)
+    }
+
+    /// Schedules a restart; `false` if there is one already.
+    ///
+    /// # Errors
+    ///
+    /// The engine has ended.
+    pub async fn schedule_restart(&self, at: ScheduledTime, filters: Map<String, Value>) -> Result<bool, EngineGone> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::ScheduleRestart { at, filters, reply }).await?;
+        answer.await.map_err(|_| EngineGone)
+    }
+
+    /// Forgets the scheduled restart; `false` if there was none.
+    ///
+    /// # Errors
+    ///
+    /// The engine has ended.
+    pub async fn delete_scheduled_restart(&self) -> Result<bool, EngineGone> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::DeleteScheduledRestart(reply)).await?;
+        answer.await.map_err(|_| EngineGone)
+    }
+
+    /// Builds this node anew. The refusal, if it was refused.
+    ///
+    /// # Errors
+    ///
+    /// The engine has ended.
+    pub async fn reinitialize(&self, force: bool, from_leader: bool) -> Result<Option<String>, EngineGone> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Reinitialize { force, from_leader, reply }).await?;
+        answer.await.map_err(|_| EngineGone)
+    }
+}

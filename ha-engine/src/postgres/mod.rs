@@ -1,0 +1,1 @@
+//! The real PostgreSQL port. Not written yet.
