@@ -74,7 +74,8 @@ pub struct BootClock;
 
 impl Clock for BootClock {
     fn now(&self) -> Moment {
-        let time = clock_gettime(ClockId::CLOCK_BOOTTIME).expect("Linux has had CLOCK_BOOTTIME since 2.6.39");
+        let time = clock_gettime(ClockId::CLOCK_BOOTTIME)
+            .expect("Linux has had CLOCK_BOOTTIME since 2.6.39");
         Moment(Duration::from(time))
     }
 

@@ -297,6 +297,10 @@ pub trait Postgres: Send + Sync + fmt::Debug {
     /// The local timeline by the replication protocol.
     async fn own_timeline(&self, deadline: Deadline) -> Option<Timeline>;
 
+    /// Whether `pg_rewind` could work here: the program is there, and the control file has `wal_log_hints` or checksums.
+    /// Cached by file identity; does not look at `use_pg_rewind`.
+    async fn can_rewind(&self) -> bool;
+
     /// Compares histories with `leader`.
     async fn observe_divergence(
         &self,
@@ -308,7 +312,12 @@ pub trait Postgres: Send + Sync + fmt::Debug {
     async fn recovery_diff(&self, plan: &FollowPlan, deadline: Deadline) -> RecoveryDiff;
 
     /// Whether the slot of this member exists on `upstream` (asked there), so that a standby need not start too early.
-    async fn slot_exists_on(&self, upstream: &Upstream, slot: &str, deadline: Deadline) -> Option<bool>;
+    async fn slot_exists_on(
+        &self,
+        upstream: &Upstream,
+        slot: &str,
+        deadline: Deadline,
+    ) -> Option<bool>;
 
     // ---- bookkeeping -----------------------------------------------------------------------------------------------
 
@@ -337,7 +346,11 @@ pub trait Postgres: Send + Sync + fmt::Debug {
     async fn start_as_primary(&self, timeout: Option<Duration>, cancel: &Cancel) -> StartOutcome;
 
     /// Stops the server. `events` hears what happens meanwhile.
-    async fn stop(&self, request: StopRequest, events: Option<mpsc::Sender<StopEvent>>) -> StopOutcome;
+    async fn stop(
+        &self,
+        request: StopRequest,
+        events: Option<mpsc::Sender<StopEvent>>,
+    ) -> StopOutcome;
 
     /// Stops and starts the server, keeping role and recovery settings.
     async fn restart(&self, timeout: Duration, cancel: &Cancel) -> StartOutcome;
@@ -370,17 +383,34 @@ pub trait Postgres: Send + Sync + fmt::Debug {
     // ---- building --------------------------------------------------------------------------------------------------
 
     /// Makes a new data directory (initdb or the custom method) and starts it for the first time.
-    async fn bootstrap(&self, how: &BootstrapSettings, cancel: &Cancel) -> Result<(), OperationFailed>;
+    async fn bootstrap(
+        &self,
+        how: &BootstrapSettings,
+        cancel: &Cancel,
+    ) -> Result<(), OperationFailed>;
 
     /// What follows once the new server is a primary: users, `post_bootstrap`, final configuration.
-    async fn post_bootstrap(&self, how: &BootstrapSettings, cancel: &Cancel) -> Result<(), OperationFailed>;
+    async fn post_bootstrap(
+        &self,
+        how: &BootstrapSettings,
+        cancel: &Cancel,
+    ) -> Result<(), OperationFailed>;
 
     /// Makes the data directory a copy of `source`. An existing one is removed first (unless a method keeps it), and after
     /// a failure. Does not start the server.
-    async fn clone_from(&self, source: &CloneSource, cancel: &Cancel) -> Result<(), OperationFailed>;
+    async fn clone_from(
+        &self,
+        source: &CloneSource,
+        cancel: &Cancel,
+    ) -> Result<(), OperationFailed>;
 
     /// Stops the server if it runs and rewinds it to `source`.
-    async fn rewind(&self, source: &Upstream, source_checkpointed: bool, cancel: &Cancel) -> RewindOutcome;
+    async fn rewind(
+        &self,
+        source: &Upstream,
+        source_checkpointed: bool,
+        cancel: &Cancel,
+    ) -> RewindOutcome;
 
     /// Crash recovery in single-user mode.
     async fn single_user_recovery(&self, cancel: &Cancel) -> Result<(), OperationFailed>;
@@ -402,7 +432,11 @@ pub trait Postgres: Send + Sync + fmt::Debug {
 pub trait Peers: Send + Sync + fmt::Debug {
     /// `GET <api_url>` of every target at once; 2 s each, no retry. The answers in order of arrival; every target is in
     /// the result.
-    async fn poll(&self, targets: &[PeerTarget], deadline: Deadline) -> Vec<(MemberName, PeerAnswer)>;
+    async fn poll(
+        &self,
+        targets: &[PeerTarget],
+        deadline: Deadline,
+    ) -> Vec<(MemberName, PeerAnswer)>;
 
     /// Whether anything answers `GET /liveness` at `api_url`, with any status (the duplicate name check).
     async fn is_alive(&self, api_url: &str, deadline: Deadline) -> bool;

@@ -31,7 +31,10 @@ impl ScheduledTime {
 
 impl From<&Zoned> for ScheduledTime {
     fn from(zoned: &Zoned) -> Self {
-        Self { instant: zoned.timestamp(), offset: zoned.offset() }
+        Self {
+            instant: zoned.timestamp(),
+            offset: zoned.offset(),
+        }
     }
 }
 

@@ -4,14 +4,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dcs_core::model::{
-    ClusterView, FailoverRequest, Lsn, MemberName, Revision, Role, ServerState, Status, SyncRecord, SystemId,
+    ClusterView, FailoverRequest, Lsn, MemberName, Revision, Role, ServerState, Status, SyncRecord,
+    SystemId,
 };
 use dcs_core::{Acquisition, InitializeWrite, Moment, Renewal};
 
 use super::memory::Memory;
 use super::observation::{PeerAnswer, PeerTarget, StoreFailed, Upstream};
 use super::slots::SlotPlan;
-use crate::ports::{CallbackEvent, CloneSource, ControlData, DivergenceFacts, FollowPlan, RecoveryDiff};
+use crate::ports::{
+    CallbackEvent, CloneSource, ControlData, DivergenceFacts, FollowPlan, RecoveryDiff,
+};
 
 /// One run of `decide`.
 #[derive(Clone, Debug)]
@@ -35,6 +38,8 @@ pub struct Decision {
     pub message: String,
     /// Something that must be looked at before the period is over.
     pub wake_at: Option<Moment>,
+    /// Whether a change of any member's key should end the sleep: something waits for a member to say it.
+    pub watch_members: bool,
 }
 
 /// Which of several loads within one cycle is meant.
@@ -46,8 +51,6 @@ pub enum Reload {
     BeforeFollowing,
     /// Before starting a server that does not run.
     BeforeStarting,
-    /// After something was written at the beginning of the cycle.
-    AfterRepair,
 }
 
 /// A question that a decision cannot go on without.
@@ -125,7 +128,10 @@ impl Answers {
 
     /// The answer to `ask`, if it was given.
     pub fn get(&self, ask: &Ask) -> Option<&Answer> {
-        self.0.iter().find(|(asked, _)| asked == ask).map(|(_, answer)| answer)
+        self.0
+            .iter()
+            .find(|(asked, _)| asked == ask)
+            .map(|(_, answer)| answer)
     }
 }
 
@@ -296,7 +302,9 @@ impl Task {
         match self {
             Self::Bootstrap => "bootstrap".to_owned(),
             Self::PostBootstrap => "post_bootstrap".to_owned(),
-            Self::Clone { name, .. } | Self::Reinitialize { name, .. } | Self::Demote { name, .. } => name.clone(),
+            Self::Clone { name, .. }
+            | Self::Reinitialize { name, .. }
+            | Self::Demote { name, .. } => name.clone(),
             Self::StartPrimaryAfterFailure { .. } => "starting primary after failure".to_owned(),
             Self::CrashRecovery => "doing crash recovery in a single user mode".to_owned(),
             Self::Rewind { source, .. } => format!("running pg_rewind from {}", source.name),

@@ -215,7 +215,9 @@ impl ServerObservation {
         match self.monitor {
             Monitor::Primary(_) => true,
             Monitor::Standby(_) => false,
-            Monitor::NotAsked | Monitor::Failed => self.postmaster.is_running() && self.role == Role::Primary,
+            Monitor::NotAsked | Monitor::Failed => {
+                self.postmaster.is_running() && self.role == Role::Primary
+            }
         }
     }
 

@@ -56,7 +56,10 @@ pub trait SettingsSource: Send + Sync + fmt::Debug {
     /// # Errors
     ///
     /// The document cannot be used, e.g. `postgresql.parameters` is not an object.
-    fn effective(&self, dynamic: &Map<String, Value>) -> Result<Arc<EffectiveSettings>, SettingsError>;
+    fn effective(
+        &self,
+        dynamic: &Map<String, Value>,
+    ) -> Result<Arc<EffectiveSettings>, SettingsError>;
 
     /// Reads the local files again. `true` if they say something new.
     ///
