@@ -371,9 +371,9 @@ impl KeyValueStore for FaultyStore {
         self.run(Call::Renew, deadline, request).await
     }
 
-    async fn release_lock(&self, key: &str, owner: &str, deadline: Deadline) -> Result<Deletion, Error> {
-        self.run(Call::Release, deadline, request!(|store, key, owner| store.release_lock(&key, &owner, deadline)))
-            .await
+    async fn release_lock(&self, key: &str, held: &Entry, deadline: Deadline) -> Result<Deletion, Error> {
+        let held = held.clone();
+        self.run(Call::Release, deadline, request!(|store, key, held| store.release_lock(&key, &held, deadline))).await
     }
 
     async fn wait_for_changes(&self, prefix: &str, after: Cursor, deadline: Deadline) -> Result<Changes, Error> {

@@ -5,7 +5,7 @@ use crate::codec;
 use crate::keys::Key;
 use crate::model::{Leader, Lsn, MemberName, Status};
 use crate::{
-    Acquisition, Deadline, Deletion, Entry, Error, Grip, LeaderLease, LockAttempt, LockRenewal, Moment, Renewal,
+    Acquisition, Deadline, Deletion, Entry, Error, Fate, Grip, LeaderLease, LockAttempt, LockRenewal, Moment, Renewal,
 };
 
 /// How the lock may be taken.
@@ -89,33 +89,34 @@ impl KeyValueDcs {
 
     pub(super) async fn release(&self, last_lsn: Option<Lsn>, deadline: Deadline) -> Result<bool, Error> {
         let key = self.key(Key::Leader);
-        if let Some(last_lsn) = last_lsn {
-            // A node that does not hold the lock must not touch `status` either.
-            if !self.observe_ownership(&key, deadline).await? {
-                return Ok(false);
-            }
-            self.write_final_position(last_lsn, deadline).await;
-        }
         let mut tries = self.tries("release the leader lock", deadline);
+        let mut position = last_lsn;
+        let mut may_be_released = false;
         loop {
-            match tries.run(self.store.release_lock(&key, self.name.as_str(), deadline)).await {
+            // A node that does not hold the lock must not touch `status` either, so this comes first.
+            let held = match tries.run(self.store.get(&key, deadline)).await {
+                Ok(entry) => entry.filter(|entry| self.is_ours(entry)),
+                Err(error) => {
+                    tries.after(error).await?;
+                    continue;
+                }
+            };
+            // Nobody else deletes a key of ours, so if it is gone an attempt without answer has done it.
+            let Some(held) = held else { return Ok(may_be_released) };
+            if let Some(position) = position.take() {
+                self.write_final_position(position, deadline).await;
+            }
+            match tries.run(self.store.release_lock(&key, &held, deadline)).await {
                 Ok(Deletion::Deleted(revision)) => {
                     self.known().deleted(&key, revision.as_ref());
                     return Ok(true);
                 }
-                // Nobody else deletes a key of ours, so an attempt without answer must have done it.
-                Ok(Deletion::Absent | Deletion::Refused) => return Ok(tries.may_have_been_applied()),
-                Err(error) => tries.after(error).await?,
-            }
-        }
-    }
-
-    async fn observe_ownership(&self, key: &str, deadline: Deadline) -> Result<bool, Error> {
-        let mut tries = self.tries("look whose the leader lock is", deadline);
-        loop {
-            match tries.run(self.store.get(key, deadline)).await {
-                Ok(entry) => return Ok(entry.is_some_and(|entry| self.is_ours(&entry))),
-                Err(error) => tries.after(error).await?,
+                // It changed since the look just now: look again.
+                Ok(Deletion::Absent | Deletion::Refused) => {}
+                Err(error) => {
+                    may_be_released |= error.fate == Fate::Unknown;
+                    tries.after(error).await?;
+                }
             }
         }
     }

@@ -247,14 +247,8 @@ impl KeyValueStore for Client {
         })
     }
 
-    async fn release_lock(&self, key: &str, owner: &str, _: Deadline) -> Result<Deletion, Error> {
-        let delete = || {
-            self.server.change(|state| match state.get(key) {
-                Some(entry) if entry.value != owner.as_bytes() => Deletion::Refused,
-                _ => state.delete(key, Expect::Any),
-            })
-        };
-        Ok(self.request(delete).await)
+    async fn release_lock(&self, key: &str, held: &Entry, _: Deadline) -> Result<Deletion, Error> {
+        Ok(self.request(|| self.server.change(|state| state.delete(key, Expect::Revision(&held.revision)))).await)
     }
 
     async fn wait_for_changes(&self, prefix: &str, after: Cursor, deadline: Deadline) -> Result<Changes, Error> {
