@@ -5,10 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use crate::model::{
-    ClusterView, FailoverRequest, Leader, Lsn, MemberName, MemberRecord, Revision, Status,
-    SyncRecord,
-};
+use crate::model::{ClusterView, FailoverRequest, Leader, Lsn, MemberName, MemberRecord, Revision, Status, SyncRecord};
 use crate::{Deadline, Error, Interest, LeaderLease, Wake};
 
 /// The three timing settings that a store needs to know.
@@ -135,11 +132,7 @@ pub trait Dcs: Send + Sync + fmt::Debug {
     /// # Errors
     ///
     /// The key may still be there; it expires by itself.
-    async fn release_leader(
-        &self,
-        last_lsn: Option<Lsn>,
-        deadline: Deadline,
-    ) -> Result<bool, Error>;
+    async fn release_leader(&self, last_lsn: Option<Lsn>, deadline: Deadline) -> Result<bool, Error>;
 
     /// Publishes our member record, bound to our handle, and refreshes the handle. Skips the write when the stored
     /// record is the same (deep comparison by text form) and bound to our current handle.
@@ -147,23 +140,14 @@ pub trait Dcs: Send + Sync + fmt::Debug {
     /// # Errors
     ///
     /// Not published, or unknown.
-    async fn touch_member(
-        &self,
-        record: &MemberRecord,
-        deadline: Deadline,
-    ) -> Result<Touched, Error>;
+    async fn touch_member(&self, record: &MemberRecord, deadline: Deadline) -> Result<Touched, Error>;
 
     /// Writes `initialize`. An empty `system_id` says that a bootstrap is in progress.
     ///
     /// # Errors
     ///
     /// Unknown whether it was written, unless the fate says otherwise.
-    async fn initialize(
-        &self,
-        how: InitializeWrite,
-        system_id: &str,
-        deadline: Deadline,
-    ) -> Result<Write, Error>;
+    async fn initialize(&self, how: InitializeWrite, system_id: &str, deadline: Deadline) -> Result<Write, Error>;
 
     /// Deletes `initialize` after a failed bootstrap.
     ///
@@ -214,22 +198,14 @@ pub trait Dcs: Send + Sync + fmt::Debug {
     /// # Errors
     ///
     /// As for [`Dcs::set_failover`].
-    async fn delete_sync(
-        &self,
-        expected: Option<&Revision>,
-        deadline: Deadline,
-    ) -> Result<bool, Error>;
+    async fn delete_sync(&self, expected: Option<&Revision>, deadline: Deadline) -> Result<bool, Error>;
 
     /// Writes the timeline history, a JSON array.
     ///
     /// # Errors
     ///
     /// As for [`Dcs::set_failover`].
-    async fn set_history(
-        &self,
-        history: &serde_json::Value,
-        deadline: Deadline,
-    ) -> Result<(), Error>;
+    async fn set_history(&self, history: &serde_json::Value, deadline: Deadline) -> Result<(), Error>;
 
     /// Writes `status` if it differs from what was last read or written by this client; also the legacy
     /// `optime/leader` when `legacy_optime` is set (a member older than 2.1.0 is present). Returns whether it wrote.
@@ -237,12 +213,7 @@ pub trait Dcs: Send + Sync + fmt::Debug {
     /// # Errors
     ///
     /// As for [`Dcs::set_failover`].
-    async fn write_status(
-        &self,
-        status: &Status,
-        legacy_optime: bool,
-        deadline: Deadline,
-    ) -> Result<bool, Error>;
+    async fn write_status(&self, status: &Status, legacy_optime: bool, deadline: Deadline) -> Result<bool, Error>;
 
     /// Writes `failsafe` (member name → REST URL) if it differs from what was last read or written.
     ///

@@ -58,13 +58,7 @@ impl Deadline {
     /// # Errors
     ///
     /// [`DeadlineExpired`], naming `what` was waited for; the future has then been dropped.
-    pub async fn bound<F: Future>(
-        self,
-        what: &'static str,
-        future: F,
-    ) -> Result<F::Output, DeadlineExpired> {
-        tokio::time::timeout_at(self.0, future)
-            .await
-            .map_err(|_| DeadlineExpired(what))
+    pub async fn bound<F: Future>(self, what: &'static str, future: F) -> Result<F::Output, DeadlineExpired> {
+        tokio::time::timeout_at(self.0, future).await.map_err(|_| DeadlineExpired(what))
     }
 }

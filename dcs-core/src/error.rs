@@ -61,13 +61,7 @@ pub enum Fate {
 impl Error {
     /// An error without a cause.
     pub fn new(store: &'static str, operation: &'static str, kind: ErrorKind, fate: Fate) -> Self {
-        Self {
-            kind,
-            fate,
-            operation,
-            store,
-            source: None,
-        }
+        Self { kind, fate, operation, store, source: None }
     }
 
     /// The same error with its cause.
@@ -80,10 +74,7 @@ impl Error {
     /// The whole chain in one line, for a log line that stands alone.
     pub fn chain(&self) -> String {
         let mut text = self.to_string();
-        let mut cause = self
-            .source
-            .as_deref()
-            .map(|source| source as &dyn std::error::Error);
+        let mut cause = self.source.as_deref().map(|source| source as &dyn std::error::Error);
         while let Some(error) = cause {
             text.push_str(": ");
             text.push_str(&error.to_string());

@@ -91,11 +91,7 @@ impl ClusterPath {
     pub fn new(namespace: Option<&str>, scope: &str) -> Self {
         let parts = [namespace.unwrap_or(DEFAULT_NAMESPACE), scope];
         let mut prefix = String::from("/");
-        for part in parts
-            .iter()
-            .flat_map(|part| part.split('/'))
-            .filter(|part| !part.is_empty())
-        {
+        for part in parts.iter().flat_map(|part| part.split('/')).filter(|part| !part.is_empty()) {
             prefix.push_str(part);
             prefix.push('/');
         }
@@ -105,9 +101,7 @@ impl ClusterPath {
     /// The path of the Citus group `group` below this one.
     #[must_use]
     pub fn group(&self, group: u32) -> Self {
-        Self {
-            prefix: format!("{}{group}/", self.prefix),
-        }
+        Self { prefix: format!("{}{group}/", self.prefix) }
     }
 
     /// What every key of the cluster begins with, trailing slash included, so that `demo` never means `demo2`.
@@ -162,19 +156,9 @@ mod tests {
 
     #[test]
     fn all_spellings_of_the_default_namespace_give_the_same_keys() {
-        for namespace in [
-            None,
-            Some("service"),
-            Some("/service"),
-            Some("/service/"),
-            Some("//service"),
-        ] {
+        for namespace in [None, Some("service"), Some("/service"), Some("/service/"), Some("//service")] {
             let path = ClusterPath::new(namespace, "batman");
-            assert_eq!(
-                path.key(Key::Leader),
-                "/service/batman/leader",
-                "{namespace:?}"
-            );
+            assert_eq!(path.key(Key::Leader), "/service/batman/leader", "{namespace:?}");
         }
         assert_eq!(ClusterPath::new(Some("/a//b/"), "c").prefix(), "/a/b/c/");
     }
@@ -209,22 +193,8 @@ mod tests {
     #[test]
     fn keys_of_somebody_else_are_nobodys() {
         let path = ClusterPath::new(None, "demo");
-        for foreign in [
-            "members",
-            "members/",
-            "members/a/b",
-            "foo",
-            "optime",
-            "optime/x",
-            "leader/x",
-            "0/leader",
-            "",
-        ] {
-            assert_eq!(
-                path.parse(&format!("/service/demo/{foreign}")),
-                None,
-                "{foreign}"
-            );
+        for foreign in ["members", "members/", "members/a/b", "foo", "optime", "optime/x", "leader/x", "0/leader", ""] {
+            assert_eq!(path.parse(&format!("/service/demo/{foreign}")), None, "{foreign}");
         }
     }
 
@@ -235,10 +205,7 @@ mod tests {
         for not in ["", "01", "-1", "+1", "1a", "99999999999"] {
             assert_eq!(parse_group(not), None, "{not}");
         }
-        assert_eq!(
-            ClusterPath::new(None, "batman").group(0).key(Key::Leader),
-            "/service/batman/0/leader"
-        );
+        assert_eq!(ClusterPath::new(None, "batman").group(0).key(Key::Leader), "/service/batman/0/leader");
     }
 
     #[test]
@@ -253,9 +220,6 @@ mod tests {
         for (member, slot) in cases {
             assert_eq!(slot_name_from_member(member), slot);
         }
-        assert_eq!(
-            slot_name_from_member(&"x".repeat(100)).len(),
-            SLOT_NAME_LENGTH
-        );
+        assert_eq!(slot_name_from_member(&"x".repeat(100)).len(), SLOT_NAME_LENGTH);
     }
 }

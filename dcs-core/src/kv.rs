@@ -234,12 +234,7 @@ pub trait KeyValueStore: Send + Sync + fmt::Debug {
     /// # Errors
     ///
     /// The store could not be read.
-    async fn read(
-        &self,
-        prefix: &str,
-        consistency: Consistency,
-        deadline: Deadline,
-    ) -> Result<Snapshot, Error>;
+    async fn read(&self, prefix: &str, consistency: Consistency, deadline: Deadline) -> Result<Snapshot, Error>;
 
     /// Reads one key, linearizably. Used to read back what became of a write.
     ///
@@ -257,13 +252,7 @@ pub trait KeyValueStore: Send + Sync + fmt::Debug {
     ///
     /// Whether it was written is told by the fate. A value beyond the store's limit is
     /// [`Misconfigured`](crate::ErrorKind::Misconfigured) and not applied.
-    async fn put(
-        &self,
-        key: &str,
-        value: &[u8],
-        expect: Expect<'_>,
-        deadline: Deadline,
-    ) -> Result<Write, Error>;
+    async fn put(&self, key: &str, value: &[u8], expect: Expect<'_>, deadline: Deadline) -> Result<Write, Error>;
 
     /// Deletes a key if `expect` holds, atomically. [`Expect::Absent`] makes no sense here and is answered
     /// [`Deletion::Absent`] or [`Deletion::Refused`].
@@ -271,12 +260,7 @@ pub trait KeyValueStore: Send + Sync + fmt::Debug {
     /// # Errors
     ///
     /// Whether it was deleted is told by the fate.
-    async fn delete(
-        &self,
-        key: &str,
-        expect: Expect<'_>,
-        deadline: Deadline,
-    ) -> Result<Deletion, Error>;
+    async fn delete(&self, key: &str, expect: Expect<'_>, deadline: Deadline) -> Result<Deletion, Error>;
 
     /// Deletes every key that begins with `prefix`, in no particular order.
     ///
@@ -307,12 +291,7 @@ pub trait KeyValueStore: Send + Sync + fmt::Debug {
     ///
     /// [`HandleGone`](crate::ErrorKind::HandleGone), not applied, if the handle is gone: the store has then forgotten
     /// it, and the next [`KeyValueStore::ensure_handle`] makes a new one.
-    async fn put_bound(
-        &self,
-        key: &str,
-        value: &[u8],
-        deadline: Deadline,
-    ) -> Result<Revision, Error>;
+    async fn put_bound(&self, key: &str, value: &[u8], deadline: Deadline) -> Result<Revision, Error>;
 
     /// Creates the lock `key` with the value `owner`, bound to the current handle, only if it does not exist.
     ///
@@ -327,12 +306,7 @@ pub trait KeyValueStore: Send + Sync + fmt::Debug {
     /// # Errors
     ///
     /// With [`Fate::Unknown`](crate::Fate::Unknown) the key may have been created; the adapter looks.
-    async fn acquire_lock(
-        &self,
-        key: &str,
-        owner: &str,
-        deadline: Deadline,
-    ) -> Result<LockAttempt, Error>;
+    async fn acquire_lock(&self, key: &str, owner: &str, deadline: Deadline) -> Result<LockAttempt, Error>;
 
     /// Writes the lock `key` whatever is there, at the end of a bootstrap. A store without a safe form of that does what
     /// [`KeyValueStore::acquire_lock`] does.
@@ -340,12 +314,7 @@ pub trait KeyValueStore: Send + Sync + fmt::Debug {
     /// # Errors
     ///
     /// As for [`KeyValueStore::acquire_lock`].
-    async fn take_lock(
-        &self,
-        key: &str,
-        owner: &str,
-        deadline: Deadline,
-    ) -> Result<LockAttempt, Error>;
+    async fn take_lock(&self, key: &str, owner: &str, deadline: Deadline) -> Result<LockAttempt, Error>;
 
     /// Renews the lock: refreshes the handle (always, never from memory), and proves by an answer of the store that
     /// `key` holds `owner` and is bound to the current handle.
@@ -376,17 +345,17 @@ pub trait KeyValueStore: Send + Sync + fmt::Debug {
         deadline: Deadline,
     ) -> Result<LockRenewal, Error>;
 
-    /// Deletes the lock `key` if it holds `owner`, atomically. Other keys bound to the same handle stay.
+    /// Deletes the lock `key` if it is still exactly `held`, which the caller has just read and found to be its own.
+    /// Atomic. Other keys bound to the same handle stay.
+    ///
+    /// The revision counts, not only the name: a release that the network delivers late must not end a lock that its
+    /// owner has taken anew meanwhile. (etcd: a transaction on the mod_revision. Consul: `cas`. ZooKeeper: the version, by
+    /// the session that owns the node.)
     ///
     /// # Errors
     ///
     /// The key may still be there.
-    async fn release_lock(
-        &self,
-        key: &str,
-        owner: &str,
-        deadline: Deadline,
-    ) -> Result<Deletion, Error>;
+    async fn release_lock(&self, key: &str, held: &Entry, deadline: Deadline) -> Result<Deletion, Error>;
 
     /// Sleeps until something under `prefix` has changed after `after`, or the deadline passes.
     ///
@@ -402,10 +371,5 @@ pub trait KeyValueStore: Send + Sync + fmt::Debug {
     /// # Errors
     ///
     /// The watch is broken. The caller pauses and waits again with the same cursor.
-    async fn wait_for_changes(
-        &self,
-        prefix: &str,
-        after: Cursor,
-        deadline: Deadline,
-    ) -> Result<Changes, Error>;
+    async fn wait_for_changes(&self, prefix: &str, after: Cursor, deadline: Deadline) -> Result<Changes, Error>;
 }

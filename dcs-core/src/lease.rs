@@ -17,10 +17,7 @@ pub struct LeaderLease {
 impl LeaderLease {
     /// The lease proved by a request that was sent at `sent_at` and succeeded, for a lock that lives `ttl`.
     pub fn granted(sent_at: Moment, ttl: Duration) -> Self {
-        Self {
-            sent_at,
-            valid_until: sent_at + ttl,
-        }
+        Self { sent_at, valid_until: sent_at + ttl }
     }
 
     /// When the request that proved it was sent.
@@ -46,10 +43,6 @@ impl LeaderLease {
     /// The one of two leases that ends later.
     #[must_use]
     pub fn latest(self, other: Self) -> Self {
-        if other.valid_until > self.valid_until {
-            other
-        } else {
-            self
-        }
+        if other.valid_until > self.valid_until { other } else { self }
     }
 }

@@ -34,15 +34,7 @@ pub enum MemberInterest {
 
 impl Interest {
     /// What a leader waits for.
-    pub const LEADER: Self = Self {
-        status: false,
-        sync: false,
-        members: MemberInterest::Appearing,
-    };
+    pub const LEADER: Self = Self { status: false, sync: false, members: MemberInterest::Appearing };
     /// What everybody else waits for.
-    pub const FOLLOWER: Self = Self {
-        status: true,
-        sync: false,
-        members: MemberInterest::None,
-    };
+    pub const FOLLOWER: Self = Self { status: true, sync: false, members: MemberInterest::None };
 }

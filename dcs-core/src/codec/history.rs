@@ -26,22 +26,13 @@ pub fn decode_history(bytes: &[u8]) -> Decoded<(Value, Vec<HistoryLine>)> {
     let lines: Vec<_> = entries.iter().map(decode_line).collect();
     let unreadable = lines.iter().filter(|line| line.is_none()).count();
     let last_is_good = lines.last().is_none_or(Option::is_some);
-    let lines = if last_is_good {
-        lines.into_iter().flatten().collect()
-    } else {
-        Vec::new()
-    };
-    let problem =
-        (unreadable > 0).then(|| format!("{unreadable} of its entries cannot be understood"));
+    let lines = if last_is_good { lines.into_iter().flatten().collect() } else { Vec::new() };
+    let problem = (unreadable > 0).then(|| format!("{unreadable} of its entries cannot be understood"));
     Decoded::with((raw, lines), problem)
 }
 
 fn encode_line(line: &HistoryLine) -> Value {
-    let mut entry = vec![
-        line.timeline.into(),
-        line.lsn.0.into(),
-        line.reason.as_str().into(),
-    ];
+    let mut entry = vec![line.timeline.into(), line.lsn.0.into(), line.reason.as_str().into()];
     if line.timestamp.is_some() || line.new_leader.is_some() {
         entry.push(line.timestamp.as_deref().into());
     }
@@ -72,31 +63,15 @@ mod tests {
 
     fn cluster_timeline(text: &str) -> Option<Timeline> {
         let (raw, lines) = decode_history(text.as_bytes()).value;
-        History {
-            revision: Revision::from(1_u64),
-            lines,
-            raw,
-        }
-        .cluster_timeline()
+        History { revision: Revision::from(1_u64), lines, raw }.cluster_timeline()
     }
 
     #[test]
     fn full_and_short_entries_come_back_as_they_were() {
         let raw = value!([
             [1, 67_108_864, "no recovery target specified"],
-            [
-                2,
-                83_886_080,
-                "no recovery target specified",
-                "2030-01-01T00:00:00+00:00"
-            ],
-            [
-                3,
-                100_663_296,
-                "no recovery target specified",
-                "2030-01-02T00:00:00+00:00",
-                "a"
-            ],
+            [2, 83_886_080, "no recovery target specified", "2030-01-01T00:00:00+00:00"],
+            [3, 100_663_296, "no recovery target specified", "2030-01-02T00:00:00+00:00", "a"],
         ]);
         let decoded = decode_history(raw.to_string().as_bytes());
         assert_eq!(decoded.problem, None);
@@ -107,21 +82,9 @@ mod tests {
 
     #[test]
     fn the_timeline_is_known_only_from_a_good_value() {
-        assert_eq!(
-            cluster_timeline(r#"[[1,100,"x"],[2,200,"y"]]"#),
-            Some(Timeline(3))
-        );
+        assert_eq!(cluster_timeline(r#"[[1,100,"x"],[2,200,"y"]]"#), Some(Timeline(3)));
         assert_eq!(cluster_timeline("[]"), Some(Timeline(1)));
-        for text in [
-            "",
-            "x",
-            "{}",
-            "5",
-            "null",
-            r#"[[1,100,"x"],"y"]"#,
-            "[[]]",
-            r#"[["x",1,"y"]]"#,
-        ] {
+        for text in ["", "x", "{}", "5", "null", r#"[[1,100,"x"],"y"]"#, "[[]]", r#"[["x",1,"y"]]"#] {
             assert_eq!(cluster_timeline(text), None, "{text}");
         }
     }

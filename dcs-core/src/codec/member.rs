@@ -18,45 +18,24 @@ pub fn member_object(record: &MemberRecord) -> Map<String, Value> {
     fields.text("role", record.role.as_deref());
     fields.text("version", record.version.as_deref());
     fields.text("proxy_url", record.proxy_url.as_deref());
-    fields.value(
-        "checkpoint_after_promote",
-        record.checkpoint_after_promote.map(Value::Bool),
-    );
-    fields.value(
-        "tags",
-        (!record.tags.0.is_empty()).then(|| Value::Object(record.tags.0.clone())),
-    );
+    fields.value("checkpoint_after_promote", record.checkpoint_after_promote.map(Value::Bool));
+    fields.value("tags", (!record.tags.0.is_empty()).then(|| Value::Object(record.tags.0.clone())));
     if let Some(reasons) = &record.pending_restart {
         fields.value("pending_restart", Some(Value::Bool(true)));
         let reasons = reasons.iter().map(|(parameter, change)| {
-            (
-                parameter.clone(),
-                json!({"old_value": change.old_value, "new_value": change.new_value}),
-            )
+            (parameter.clone(), json!({"old_value": change.old_value, "new_value": change.new_value}))
         });
-        fields.value(
-            "pending_restart_reason",
-            Some(Value::Object(reasons.collect())),
-        );
+        fields.value("pending_restart_reason", Some(Value::Object(reasons.collect())));
     }
     fields.lsn("xlog_location", record.xlog_location);
     fields.lsn("receive_lsn", record.receive_lsn);
     fields.lsn("replay_lsn", record.replay_lsn);
     fields.text("replication_state", record.replication_state.as_deref());
-    fields.value(
-        "timeline",
-        record.timeline.map(|timeline| timeline.0.into()),
-    );
-    fields.value(
-        "scheduled_restart",
-        record.scheduled_restart.clone().map(Value::Object),
-    );
+    fields.value("timeline", record.timeline.map(|timeline| timeline.0.into()));
+    fields.value("scheduled_restart", record.scheduled_restart.clone().map(Value::Object));
     fields.value("pause", record.pause.then_some(Value::Bool(true)));
     for (key, value) in &record.other {
-        fields
-            .0
-            .entry(key.as_str())
-            .or_insert_with(|| value.clone());
+        fields.0.entry(key.as_str()).or_insert_with(|| value.clone());
     }
     fields.0
 }
@@ -69,26 +48,17 @@ pub fn encode_member(record: &MemberRecord) -> String {
 /// Reads a member key. A damaged value is an empty record; a field of the wrong type counts as absent and is kept among
 /// the unknown ones.
 pub fn decode_member(bytes: &[u8]) -> Decoded<MemberRecord> {
-    if let Some(url) = std::str::from_utf8(bytes)
-        .ok()
-        .filter(|text| text.starts_with("postgres"))
-    {
+    if let Some(url) = std::str::from_utf8(bytes).ok().filter(|text| text.starts_with("postgres")) {
         return Decoded::good(from_url(url));
     }
     let mut fields = match json(bytes) {
         Ok(Value::Object(fields)) => fields,
         Ok(other) => {
-            return Decoded::damaged(
-                MemberRecord::default(),
-                format!("it is {}, not an object", kind(&other)),
-            );
+            return Decoded::damaged(MemberRecord::default(), format!("it is {}, not an object", kind(&other)));
         }
         Err(problem) => return Decoded::damaged(MemberRecord::default(), problem),
     };
-    let mut take = Taker {
-        fields: &mut fields,
-        wrong: Vec::new(),
-    };
+    let mut take = Taker { fields: &mut fields, wrong: Vec::new() };
     let mut record = MemberRecord {
         conn_url: take.text("conn_url"),
         api_url: take.text("api_url"),
@@ -104,16 +74,14 @@ pub fn decode_member(bytes: &[u8]) -> Decoded<MemberRecord> {
         replay_lsn: take.field("replay_lsn", numbers::lsn),
         replication_state: take.text("replication_state"),
         timeline: take
-            .field("timeline", |value| {
-                u32::try_from(numbers::unsigned(value)?).ok()
-            })
+            .field("timeline", |value| u32::try_from(numbers::unsigned(value)?).ok())
             .and_then(Timeline::known),
         scheduled_restart: take.object("scheduled_restart"),
         pause: take.field("pause", Value::as_bool).unwrap_or(false),
         other: Map::new(),
     };
-    let problem = (!take.wrong.is_empty())
-        .then(|| format!("it has fields of the wrong type: {}", take.wrong.join(", ")));
+    let problem =
+        (!take.wrong.is_empty()).then(|| format!("it has fields of the wrong type: {}", take.wrong.join(", ")));
     if record.conn_url.is_none() {
         record.conn_url = fields.get("conn_kwargs").and_then(url_of_parameters);
     }
@@ -127,42 +95,26 @@ fn from_url(url: &str) -> MemberRecord {
         Some((before, after)) => (before, Some(after)),
         None => (url, None),
     };
-    let (base, query) = without_fragment
-        .split_once('?')
-        .unwrap_or((without_fragment, ""));
-    let fragment = fragment
-        .filter(|text| !text.is_empty())
-        .map_or(String::new(), |text| format!("#{text}"));
+    let (base, query) = without_fragment.split_once('?').unwrap_or((without_fragment, ""));
+    let fragment = fragment.filter(|text| !text.is_empty()).map_or(String::new(), |text| format!("#{text}"));
     let api_url = query
         .split('&')
         .filter_map(|pair| pair.split_once('='))
         .find(|(name, value)| *name == "application_name" && !value.is_empty());
     MemberRecord {
         conn_url: Some(format!("{base}{fragment}")),
-        api_url: api_url.map(|(_, value)| {
-            percent_decode_str(&value.replace('+', " "))
-                .decode_utf8_lossy()
-                .into_owned()
-        }),
+        api_url: api_url
+            .map(|(_, value)| percent_decode_str(&value.replace('+', " ")).decode_utf8_lossy().into_owned()),
         ..MemberRecord::default()
     }
 }
 
 /// `conn_url` from the connection parameters that some agents published instead.
 fn url_of_parameters(parameters: &Value) -> Option<String> {
-    let host = parameters
-        .get("host")?
-        .as_str()
-        .filter(|host| !host.is_empty())?;
-    let port = parameters
-        .get("port")
-        .map_or(Some(5432), numbers::unsigned)?;
+    let host = parameters.get("host")?.as_str().filter(|host| !host.is_empty())?;
+    let port = parameters.get("port").map_or(Some(5432), numbers::unsigned)?;
     let bracketed = host.contains(':') && !host.starts_with('[');
-    let host = if bracketed {
-        format!("[{host}]")
-    } else {
-        host.to_owned()
-    };
+    let host = if bracketed { format!("[{host}]") } else { host.to_owned() };
     Some(format!("postgresql://{host}:{port}"))
 }
 
@@ -171,10 +123,7 @@ fn pending_restart(take: &mut Taker<'_>) -> Option<BTreeMap<String, PendingResta
     let reasons = take.object("pending_restart_reason");
     pending.then(|| {
         let reasons = reasons.unwrap_or_default();
-        reasons
-            .into_iter()
-            .filter_map(|(parameter, change)| Some((parameter, one_reason(&change)?)))
-            .collect()
+        reasons.into_iter().filter_map(|(parameter, change)| Some((parameter, one_reason(&change)?))).collect()
     })
 }
 
@@ -184,10 +133,7 @@ fn one_reason(change: &Value) -> Option<PendingRestart> {
         Value::Null => None,
         other => Some(other.to_string()),
     };
-    Some(PendingRestart {
-        old_value: text("old_value")?,
-        new_value: text("new_value")?,
-    })
+    Some(PendingRestart { old_value: text("old_value")?, new_value: text("new_value")? })
 }
 
 /// Takes known fields out of an object, so that the unknown and the ill-typed ones remain.
@@ -267,10 +213,7 @@ mod tests {
         let decoded = decode_member(text.as_bytes());
         assert_eq!(decoded.problem, None);
         assert_eq!(encode_member(&decoded.value), text);
-        assert_eq!(
-            decoded.value.other.keys().collect::<Vec<_>>(),
-            ["something_new"]
-        );
+        assert_eq!(decoded.value.other.keys().collect::<Vec<_>>(), ["something_new"]);
     }
 
     #[test]
@@ -289,68 +232,35 @@ mod tests {
             b"postgres://repl:pw@127.0.0.1:5432/postgres?x=y&application_name=http%3A%2F%2F127.0.0.1:8008/patroni",
         );
         assert_eq!(decoded.problem, None);
-        assert_eq!(
-            decoded.value.conn_url.as_deref(),
-            Some("postgres://repl:pw@127.0.0.1:5432/postgres")
-        );
-        assert_eq!(
-            decoded.value.api_url.as_deref(),
-            Some("http://127.0.0.1:8008/patroni")
-        );
+        assert_eq!(decoded.value.conn_url.as_deref(), Some("postgres://repl:pw@127.0.0.1:5432/postgres"));
+        assert_eq!(decoded.value.api_url.as_deref(), Some("http://127.0.0.1:8008/patroni"));
         assert_eq!(decode_member(b"postgresql://h/db").value.api_url, None);
     }
 
     #[test]
     fn connection_parameters_stand_in_for_a_missing_url() {
         let url = |text: &str| decode_member(text.as_bytes()).value.conn_url;
-        assert_eq!(
-            url(r#"{"conn_kwargs":{"host":"h","port":5433}}"#).as_deref(),
-            Some("postgresql://h:5433")
-        );
-        assert_eq!(
-            url(r#"{"conn_kwargs":{"host":"::1","port":"1"}}"#).as_deref(),
-            Some("postgresql://[::1]:1")
-        );
-        assert_eq!(
-            url(r#"{"conn_kwargs":{"host":"h"}}"#).as_deref(),
-            Some("postgresql://h:5432")
-        );
+        assert_eq!(url(r#"{"conn_kwargs":{"host":"h","port":5433}}"#).as_deref(), Some("postgresql://h:5433"));
+        assert_eq!(url(r#"{"conn_kwargs":{"host":"::1","port":"1"}}"#).as_deref(), Some("postgresql://[::1]:1"));
+        assert_eq!(url(r#"{"conn_kwargs":{"host":"h"}}"#).as_deref(), Some("postgresql://h:5432"));
         assert_eq!(url(r#"{"conn_kwargs":{"host":7}}"#), None);
-        assert_eq!(
-            url(r#"{"conn_kwargs":{"host":"h"},"conn_url":"u"}"#).as_deref(),
-            Some("u")
-        );
+        assert_eq!(url(r#"{"conn_kwargs":{"host":"h"},"conn_url":"u"}"#).as_deref(), Some("u"));
     }
 
     #[test]
     fn numbers_as_text_are_numbers_and_what_cannot_be_read_is_absent_but_kept() {
-        let decoded = decode_member(
-            br#"{"xlog_location":"42","replay_lsn":"x","timeline":"3","role":7,"tags":[1]}"#,
-        );
+        let decoded = decode_member(br#"{"xlog_location":"42","replay_lsn":"x","timeline":"3","role":7,"tags":[1]}"#);
         assert_eq!(decoded.value.xlog_location, Some(Lsn(42)));
         assert_eq!(decoded.value.timeline, Some(Timeline(3)));
-        assert_eq!(
-            (decoded.value.replay_lsn, decoded.value.role.as_deref()),
-            (None, None)
-        );
-        assert_eq!(
-            decoded.value.other.keys().collect::<Vec<_>>(),
-            ["replay_lsn", "role", "tags"]
-        );
+        assert_eq!((decoded.value.replay_lsn, decoded.value.role.as_deref()), (None, None));
+        assert_eq!(decoded.value.other.keys().collect::<Vec<_>>(), ["replay_lsn", "role", "tags"]);
         let problem = decoded.problem.unwrap();
         assert!(problem.ends_with("role, tags, replay_lsn"), "{problem}");
     }
 
     #[test]
     fn nulls_are_absent_without_complaint() {
-        let decoded =
-            decode_member(br#"{"state":"running","timeline":null,"pause":null,"tags":null}"#);
-        assert_eq!(
-            decoded,
-            Decoded::good(MemberRecord {
-                state: Some("running".into()),
-                ..MemberRecord::default()
-            })
-        );
+        let decoded = decode_member(br#"{"state":"running","timeline":null,"pause":null,"tags":null}"#);
+        assert_eq!(decoded, Decoded::good(MemberRecord { state: Some("running".into()), ..MemberRecord::default() }));
     }
 }

@@ -45,17 +45,11 @@ pub struct Decoded<T> {
 
 impl<T> Decoded<T> {
     fn good(value: T) -> Self {
-        Self {
-            value,
-            problem: None,
-        }
+        Self { value, problem: None }
     }
 
     fn damaged(value: T, problem: impl Into<String>) -> Self {
-        Self {
-            value,
-            problem: Some(problem.into()),
-        }
+        Self { value, problem: Some(problem.into()) }
     }
 
     fn with(value: T, problem: Option<String>) -> Self {

@@ -29,10 +29,7 @@ pub(super) fn lsn(value: &Value) -> Option<Lsn> {
 
 fn whole(float: f64) -> Option<i64> {
     let fits = float.is_finite() && float.abs() < 9.0e18;
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "cutting the fraction off is meant, and it fits"
-    )]
+    #[expect(clippy::cast_possible_truncation, reason = "cutting the fraction off is meant, and it fits")]
     fits.then_some(float as i64)
 }
 
@@ -49,13 +46,7 @@ mod tests {
         assert_eq!(integer(&json!(1.9)), Some(1));
         assert_eq!(unsigned(&json!(u64::MAX)), Some(u64::MAX));
         assert_eq!(unsigned(&json!(-1)), None);
-        for not in [
-            json!(1e300),
-            json!("x"),
-            json!(null),
-            json!(true),
-            json!([1]),
-        ] {
+        for not in [json!(1e300), json!("x"), json!(null), json!(true), json!([1])] {
             assert_eq!(integer(&not), None, "{not}");
         }
     }

@@ -42,11 +42,7 @@ pub fn decode_failover(bytes: &[u8]) -> Decoded<FailoverRequest> {
             let mut names = text.split(':').map(|name| name.trim()).map(named);
             let leader = names.next().flatten();
             let candidate = names.next().flatten();
-            Decoded::good(FailoverRequest {
-                leader,
-                candidate,
-                scheduled_at: None,
-            })
+            Decoded::good(FailoverRequest { leader, candidate, scheduled_at: None })
         }
     }
 }
@@ -55,34 +51,18 @@ fn from_object(object: &Map<String, Value>) -> Result<FailoverRequest, String> {
     let name = |key: &str| match object.get(key) {
         None | Some(Value::Null) => Ok(None),
         Some(Value::String(name)) => Ok(named(name)),
-        Some(other) => Err(format!(
-            "its `{key}` is {}, not a name; the request is ignored",
-            kind(other)
-        )),
+        Some(other) => Err(format!("its `{key}` is {}, not a name; the request is ignored", kind(other))),
     };
     let scheduled_at = match object.get("scheduled_at") {
         None | Some(Value::Null) => None,
         Some(Value::String(text)) if text.is_empty() => None,
         Some(Value::String(text)) => match parse_schedule(text) {
             Ok(time) => Some(time),
-            Err(error) => {
-                return Err(format!(
-                    "its time `{text}` cannot be used ({error}); the request is ignored"
-                ));
-            }
+            Err(error) => return Err(format!("its time `{text}` cannot be used ({error}); the request is ignored")),
         },
-        Some(other) => {
-            return Err(format!(
-                "its time is {}; the request is ignored",
-                kind(other)
-            ));
-        }
+        Some(other) => return Err(format!("its time is {}; the request is ignored", kind(other))),
     };
-    Ok(FailoverRequest {
-        leader: name("leader")?,
-        candidate: name("member")?,
-        scheduled_at,
-    })
+    Ok(FailoverRequest { leader: name("leader")?, candidate: name("member")?, scheduled_at })
 }
 
 fn named(name: &str) -> Option<MemberName> {
@@ -93,11 +73,7 @@ fn named(name: &str) -> Option<MemberName> {
 mod tests {
     use super::*;
 
-    fn request(
-        leader: Option<&str>,
-        candidate: Option<&str>,
-        time: Option<&str>,
-    ) -> FailoverRequest {
+    fn request(leader: Option<&str>, candidate: Option<&str>, time: Option<&str>) -> FailoverRequest {
         FailoverRequest {
             leader: leader.map(MemberName::from),
             candidate: candidate.map(MemberName::from),
@@ -108,10 +84,7 @@ mod tests {
     #[test]
     fn nothing_is_written_for_what_is_not_set() {
         assert_eq!(encode_failover(&FailoverRequest::default()), "{}");
-        assert_eq!(
-            encode_failover(&request(None, Some("b"), None)),
-            r#"{"member":"b"}"#
-        );
+        assert_eq!(encode_failover(&request(None, Some("b"), None)), r#"{"member":"b"}"#);
         let full = request(Some("a"), Some("b"), Some("2030-01-01T10:00:00+02:00"));
         let text = r#"{"leader":"a","member":"b","scheduled_at":"2030-01-01T10:00:00+02:00"}"#;
         assert_eq!(encode_failover(&full), text);
@@ -128,15 +101,9 @@ mod tests {
     #[test]
     fn the_legacy_form_is_leader_and_member_with_a_colon_between() {
         assert_eq!(decode_failover(b"a").value, request(Some("a"), None, None));
-        assert_eq!(
-            decode_failover(b" a : b ").value,
-            request(Some("a"), Some("b"), None)
-        );
+        assert_eq!(decode_failover(b" a : b ").value, request(Some("a"), Some("b"), None));
         assert_eq!(decode_failover(b":b").value, request(None, Some("b"), None));
-        assert_eq!(
-            decode_failover(b"a:b:c").value,
-            request(Some("a"), Some("b"), None)
-        );
+        assert_eq!(decode_failover(b"a:b:c").value, request(Some("a"), Some("b"), None));
         assert!(decode_failover(b"\xff\xfe").value.is_empty());
     }
 
@@ -156,9 +123,6 @@ mod tests {
     fn names_that_are_not_text_are_no_request() {
         let decoded = decode_failover(br#"{"leader":5,"member":"b"}"#);
         assert!(decoded.value.is_empty() && decoded.problem.is_some());
-        assert_eq!(
-            decode_failover(br#"{"leader":"","member":null}"#),
-            Decoded::good(FailoverRequest::default())
-        );
+        assert_eq!(decode_failover(br#"{"leader":"","member":null}"#), Decoded::good(FailoverRequest::default()));
     }
 }

@@ -9,9 +9,7 @@ use serde_json::{Map, Value};
 /// Whether two objects have the same keys at every level and scalars (and lists) of the same text.
 pub fn same_object(left: &Map<String, Value>, right: &Map<String, Value>) -> bool {
     left.len() == right.len()
-        && left
-            .iter()
-            .all(|(key, value)| right.get(key).is_some_and(|other| same_value(value, other)))
+        && left.iter().all(|(key, value)| right.get(key).is_some_and(|other| same_value(value, other)))
 }
 
 /// Whether two values are the same by the rule of [`same_object`].
@@ -35,9 +33,7 @@ pub fn merge_patch(config: &mut Map<String, Value>, patch: &Map<String, Value>) 
             // Keeps the order of the other keys, which people see in their editor.
             (Some(_), Value::Null) => changed |= config.shift_remove(key).is_some(),
             (None, Value::Null) => {}
-            (Some(Value::Object(inner)), Value::Object(patch)) => {
-                changed |= merge_patch(inner, patch)
-            }
+            (Some(Value::Object(inner)), Value::Object(patch)) => changed |= merge_patch(inner, patch),
             (Some(present), _) if same_value(present, value) => {}
             (Some(present), _) => {
                 *present = value.clone();
@@ -68,15 +64,9 @@ fn quoted(value: &Value) -> String {
         Value::Bool(false) => "False".to_owned(),
         Value::Number(number) => number.to_string(),
         Value::String(text) => format!("{text:?}"),
-        Value::Array(list) => format!(
-            "[{}]",
-            list.iter().map(quoted).collect::<Vec<_>>().join(", ")
-        ),
+        Value::Array(list) => format!("[{}]", list.iter().map(quoted).collect::<Vec<_>>().join(", ")),
         Value::Object(map) => {
-            let pairs: Vec<_> = map
-                .iter()
-                .map(|(key, value)| format!("{key:?}: {}", quoted(value)))
-                .collect();
+            let pairs: Vec<_> = map.iter().map(|(key, value)| format!("{key:?}: {}", quoted(value))).collect();
             format!("{{{}}}", pairs.join(", "))
         }
     }
@@ -89,9 +79,7 @@ mod tests {
     use super::*;
 
     fn patched(config: Value, patch: Value) -> (Value, bool) {
-        let (Value::Object(mut config), Value::Object(patch)) = (config, patch) else {
-            panic!("objects")
-        };
+        let (Value::Object(mut config), Value::Object(patch)) = (config, patch) else { panic!("objects") };
         let changed = merge_patch(&mut config, &patch);
         (Value::Object(config), changed)
     }
@@ -103,10 +91,7 @@ mod tests {
         assert!(!same_value(&json!(true), &json!("true")));
         assert!(same_value(&json!(true), &json!("True")));
         assert!(!same_value(&json!([1]), &json!(["1"])));
-        assert!(same_value(
-            &json!({"a": {"b": 1, "c": 2}}),
-            &json!({"a": {"c": "2", "b": "1"}})
-        ));
+        assert!(same_value(&json!({"a": {"b": 1, "c": 2}}), &json!({"a": {"c": "2", "b": "1"}})));
         assert!(!same_value(&json!({"a": 1}), &json!({"a": 1, "b": 1})));
         assert!(!same_value(&json!({}), &json!("{}")));
     }
@@ -114,20 +99,14 @@ mod tests {
     #[test]
     fn null_removes_one_parameter_and_leaves_the_emptied_object() {
         let config = json!({"ttl": 30, "postgresql": {"parameters": {"max_connections": 100}}});
-        let (config, changed) = patched(
-            config,
-            json!({"postgresql": {"parameters": {"max_connections": null}}}),
-        );
+        let (config, changed) = patched(config, json!({"postgresql": {"parameters": {"max_connections": null}}}));
         assert_eq!(config, json!({"ttl": 30, "postgresql": {"parameters": {}}}));
         assert!(changed);
     }
 
     #[test]
     fn what_has_the_same_text_is_not_a_change_and_keeps_its_form() {
-        let (config, changed) = patched(
-            json!({"a": "101", "b": "x"}),
-            json!({"a": 101, "b": "x", "c": null}),
-        );
+        let (config, changed) = patched(json!({"a": "101", "b": "x"}), json!({"a": 101, "b": "x", "c": null}));
         assert_eq!(config, json!({"a": "101", "b": "x"}));
         assert!(!changed);
         let (config, changed) = patched(json!({"a": "true"}), json!({"a": true}));
@@ -137,10 +116,7 @@ mod tests {
 
     #[test]
     fn objects_replace_scalars_and_scalars_replace_objects() {
-        let (config, changed) = patched(
-            json!({"a": 1, "b": {"c": 2}}),
-            json!({"a": {"x": 1}, "b": 3}),
-        );
+        let (config, changed) = patched(json!({"a": 1, "b": {"c": 2}}), json!({"a": {"x": 1}, "b": 3}));
         assert_eq!(config, json!({"a": {"x": 1}, "b": 3}));
         assert!(changed);
     }

@@ -3,13 +3,12 @@
 use serde_json::Value;
 
 use super::{
-    Decoded, decode_failover, decode_failsafe, decode_history, decode_member, decode_optime,
-    decode_status, decode_sync, json, kind,
+    Decoded, decode_failover, decode_failsafe, decode_history, decode_member, decode_optime, decode_status,
+    decode_sync, json, kind,
 };
 use crate::keys::Key;
 use crate::model::{
-    ClusterView, Damage, DynamicConfig, FailoverKey, HandleId, History, Leader, Member, MemberName,
-    Revision, SyncState,
+    ClusterView, Damage, DynamicConfig, FailoverKey, HandleId, History, Leader, Member, MemberName, Revision, SyncState,
 };
 
 /// One stored value, with what the store says about it.
@@ -26,16 +25,10 @@ pub struct RawValue<'a> {
 /// Reads the dynamic configuration. Anything but an object is "present but invalid": no data, and the revision to repair
 /// it with.
 pub fn decode_config(raw: RawValue<'_>) -> Decoded<DynamicConfig> {
-    let config = |data| DynamicConfig {
-        revision: raw.revision.clone(),
-        data,
-    };
+    let config = |data| DynamicConfig { revision: raw.revision.clone(), data };
     match json(raw.bytes) {
         Ok(Value::Object(data)) => Decoded::good(config(Some(data))),
-        Ok(other) => Decoded::damaged(
-            config(None),
-            format!("it is {}, not an object", kind(&other)),
-        ),
+        Ok(other) => Decoded::damaged(config(None), format!("it is {}, not an object", kind(&other))),
         Err(problem) => Decoded::damaged(config(None), problem),
     }
 }
@@ -81,28 +74,18 @@ impl<'a> Reader<'a> {
             }
             Key::Failover => {
                 let request = self.keep(key, decode_failover(raw.bytes));
-                self.view.failover = (!request.is_empty()).then(|| FailoverKey {
-                    revision: raw.revision.clone(),
-                    request,
-                });
+                self.view.failover =
+                    (!request.is_empty()).then(|| FailoverKey { revision: raw.revision.clone(), request });
             }
             Key::Sync => {
                 let decoded = decode_sync(raw.bytes);
                 let damaged = decoded.problem.is_some();
                 let record = self.keep(key, decoded);
-                self.view.sync = SyncState {
-                    revision: Some(raw.revision.clone()),
-                    record,
-                    damaged,
-                };
+                self.view.sync = SyncState { revision: Some(raw.revision.clone()), record, damaged };
             }
             Key::History => {
                 let (raw_value, lines) = self.keep(key, decode_history(raw.bytes));
-                self.view.history = Some(History {
-                    revision: raw.revision.clone(),
-                    lines,
-                    raw: raw_value,
-                });
+                self.view.history = Some(History { revision: raw.revision.clone(), lines, raw: raw_value });
             }
             Key::Status => {
                 self.has_status = true;
@@ -117,20 +100,14 @@ impl<'a> Reader<'a> {
     fn text(&mut self, key: Key<'_>, raw: RawValue<'_>) -> String {
         let decoded = match std::str::from_utf8(raw.bytes) {
             Ok(text) => Decoded::good(text.to_owned()),
-            Err(_) => Decoded::damaged(
-                String::from_utf8_lossy(raw.bytes).into_owned(),
-                "it is not UTF-8",
-            ),
+            Err(_) => Decoded::damaged(String::from_utf8_lossy(raw.bytes).into_owned(), "it is not UTF-8"),
         };
         self.keep(key, decoded)
     }
 
     fn keep<T>(&mut self, key: Key<'_>, decoded: Decoded<T>) -> T {
         if let Some(problem) = decoded.problem {
-            self.view.damages.push(Damage {
-                key: key.to_string(),
-                problem,
-            });
+            self.view.damages.push(Damage { key: key.to_string(), problem });
         }
         decoded.value
     }
@@ -140,9 +117,7 @@ impl<'a> Reader<'a> {
         if let (false, Some(raw)) = (self.has_status, self.legacy_optime) {
             self.view.status.last_lsn = self.keep(Key::LegacyOptime, decode_optime(raw.bytes));
         }
-        self.view
-            .members
-            .sort_by(|left, right| left.name.cmp(&right.name));
+        self.view.members.sort_by(|left, right| left.name.cmp(&right.name));
         self.view
     }
 }
@@ -154,16 +129,8 @@ mod tests {
 
     fn view(entries: &[(&'static str, &'static [u8])]) -> ClusterView {
         let revision = Revision::from(7_u64);
-        let raw = |bytes| RawValue {
-            bytes,
-            revision: &revision,
-            handle: None,
-        };
-        decode_view(
-            entries
-                .iter()
-                .filter_map(|(key, bytes)| Some((Key::parse(key)?, raw(bytes)))),
-        )
+        let raw = |bytes| RawValue { bytes, revision: &revision, handle: None };
+        decode_view(entries.iter().filter_map(|(key, bytes)| Some((Key::parse(key)?, raw(bytes)))))
     }
 
     #[test]
@@ -175,27 +142,15 @@ mod tests {
     fn an_invalid_configuration_keeps_its_revision_for_the_repair() {
         for bytes in [b"x".as_slice(), b"[]", b"5", b"", b"\xff"] {
             let config = view(&[("config", bytes)]).config.unwrap();
-            assert_eq!(
-                (config.data, config.revision),
-                (None, Revision::from(7_u64))
-            );
+            assert_eq!((config.data, config.revision), (None, Revision::from(7_u64)));
         }
-        assert!(
-            view(&[("config", b"{\"ttl\":30}")])
-                .config
-                .unwrap()
-                .is_usable()
-        );
+        assert!(view(&[("config", b"{\"ttl\":30}")]).config.unwrap().is_usable());
     }
 
     #[test]
     fn a_damaged_member_is_a_member_without_data() {
         let view = view(&[("members/b", b"{}"), ("members/a", b"\xff")]);
-        let names: Vec<_> = view
-            .members
-            .iter()
-            .map(|member| member.name.as_str())
-            .collect();
+        let names: Vec<_> = view.members.iter().map(|member| member.name.as_str()).collect();
         assert_eq!(names, ["a", "b"]);
         assert_eq!(view.members[0].record, MemberRecord::default());
         assert_eq!(view.damages.len(), 1);
@@ -217,17 +172,9 @@ mod tests {
     #[test]
     fn the_legacy_position_counts_only_without_status() {
         assert_eq!(view(&[("optime/leader", b"42")]).status.last_lsn, Lsn(42));
-        assert_eq!(
-            view(&[("optime/leader", b"42"), ("status", b"{}")])
-                .status
-                .last_lsn,
-            Lsn(0)
-        );
+        assert_eq!(view(&[("optime/leader", b"42"), ("status", b"{}")]).status.last_lsn, Lsn(0));
         let damaged = view(&[("optime/leader", b"42"), ("status", b"garbage")]);
-        assert_eq!(
-            (damaged.status.last_lsn, damaged.damages.len()),
-            (Lsn(0), 1)
-        );
+        assert_eq!((damaged.status.last_lsn, damaged.damages.len()), (Lsn(0), 1));
     }
 
     #[test]
@@ -248,17 +195,10 @@ mod tests {
 
     #[test]
     fn a_damaged_history_has_no_lines_and_an_odd_failsafe_is_kept() {
-        let view = view(&[
-            ("history", b"{}"),
-            ("failsafe", b"5"),
-            ("initialize", b"\xff"),
-        ]);
+        let view = view(&[("history", b"{}"), ("failsafe", b"5"), ("initialize", b"\xff")]);
         assert_eq!(view.history.unwrap().lines, []);
         assert_eq!(view.failsafe, Some(Value::from(5)));
-        assert!(
-            view.initialize.is_some(),
-            "the key exists, so nobody may bootstrap"
-        );
+        assert!(view.initialize.is_some(), "the key exists, so nobody may bootstrap");
         assert_eq!(view.damages.len(), 3);
     }
 }

@@ -36,8 +36,7 @@ impl History {
     pub fn cluster_timeline(&self) -> Option<Timeline> {
         match self.lines.last() {
             Some(line) => line.timeline.checked_add(1).map(Timeline),
-            None => matches!(&self.raw, Value::Array(entries) if entries.is_empty())
-                .then_some(Timeline(1)),
+            None => matches!(&self.raw, Value::Array(entries) if entries.is_empty()).then_some(Timeline(1)),
         }
     }
 }

@@ -140,10 +140,7 @@ impl FromStr for ServerState {
     type Err = UnknownName;
 
     fn from_str(text: &str) -> Result<Self, UnknownName> {
-        Self::ALL
-            .into_iter()
-            .find(|state| state.as_str() == text)
-            .ok_or_else(|| UnknownName(text.to_owned()))
+        Self::ALL.into_iter().find(|state| state.as_str() == text).ok_or_else(|| UnknownName(text.to_owned()))
     }
 }
 
@@ -177,9 +174,9 @@ impl Tags {
     /// The value of `key` read as an integer, from a number or its text.
     pub fn integer(&self, key: &str) -> Option<i64> {
         match self.0.get(key)? {
-            Value::Number(number) => number
-                .as_i64()
-                .or_else(|| number.as_f64().map(|float| float.round_ties_even() as i64)),
+            Value::Number(number) => {
+                number.as_i64().or_else(|| number.as_f64().map(|float| float.round_ties_even() as i64))
+            }
             Value::String(text) => text.trim().parse().ok(),
             _ => None,
         }
@@ -189,39 +186,27 @@ impl Tags {
     /// less.
     pub fn nofailover(&self) -> bool {
         match self.0.get("nofailover") {
-            None | Some(Value::Null) => self
-                .integer("failover_priority")
-                .is_some_and(|priority| priority <= 0),
+            None | Some(Value::Null) => self.integer("failover_priority").is_some_and(|priority| priority <= 0),
             Some(_) => self.is_truthy("nofailover"),
         }
     }
 
     /// The tie-break between equally advanced nodes; 0 if the `nofailover` tag is set, 1 by default.
     pub fn failover_priority(&self) -> i64 {
-        if self.is_truthy("nofailover") {
-            0
-        } else {
-            self.integer("failover_priority").unwrap_or(1)
-        }
+        if self.is_truthy("nofailover") { 0 } else { self.integer("failover_priority").unwrap_or(1) }
     }
 
     /// Whether the node must not be a synchronous standby.
     pub fn nosync(&self) -> bool {
         match self.0.get("nosync") {
-            None | Some(Value::Null) => self
-                .integer("sync_priority")
-                .is_some_and(|priority| priority <= 0),
+            None | Some(Value::Null) => self.integer("sync_priority").is_some_and(|priority| priority <= 0),
             Some(_) => self.is_truthy("nosync"),
         }
     }
 
     /// The order in which synchronous standbys are chosen.
     pub fn sync_priority(&self) -> i64 {
-        if self.is_truthy("nosync") {
-            0
-        } else {
-            self.integer("sync_priority").unwrap_or(1)
-        }
+        if self.is_truthy("nosync") { 0 } else { self.integer("sync_priority").unwrap_or(1) }
     }
 
     /// Whether other nodes should rather be cloned from here.
@@ -237,20 +222,14 @@ impl Tags {
     /// Whether the node does not stream.
     pub fn nostream(&self) -> bool {
         match self.0.get("nostream") {
-            Some(Value::String(text)) => matches!(
-                text.to_ascii_lowercase().as_str(),
-                "on" | "true" | "yes" | "1"
-            ),
+            Some(Value::String(text)) => matches!(text.to_ascii_lowercase().as_str(), "on" | "true" | "yes" | "1"),
             _ => self.is_truthy("nostream"),
         }
     }
 
     /// The member to stream from instead of the leader.
     pub fn replicatefrom(&self) -> Option<&str> {
-        self.0
-            .get("replicatefrom")
-            .and_then(Value::as_str)
-            .filter(|name| !name.is_empty())
+        self.0.get("replicatefrom").and_then(Value::as_str).filter(|name| !name.is_empty())
     }
 }
 
@@ -306,11 +285,7 @@ impl MemberRecord {
 
     /// The agent's version as integers; nothing if it cannot be read.
     pub fn version_parts(&self) -> Option<Vec<u32>> {
-        self.version
-            .as_deref()?
-            .split('.')
-            .map(|part| part.parse().ok())
-            .collect()
+        self.version.as_deref()?.split('.').map(|part| part.parse().ok()).collect()
     }
 }
 

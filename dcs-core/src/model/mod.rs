@@ -20,9 +20,7 @@ pub use self::failover::{FailoverKey, FailoverRequest};
 pub use self::history::{History, HistoryLine};
 pub use self::leader::Leader;
 pub use self::lsn::{Lsn, Timeline};
-pub use self::member::{
-    Member, MemberRecord, PendingRestart, Role, ServerState, Tags, UnknownName,
-};
+pub use self::member::{Member, MemberRecord, PendingRestart, Role, ServerState, Tags, UnknownName};
 pub use self::names::{HandleId, MemberName, Revision, SystemId};
 pub use self::schedule::ScheduledTime;
 pub use self::status::Status;

@@ -31,10 +31,7 @@ impl ScheduledTime {
 
 impl From<&Zoned> for ScheduledTime {
     fn from(zoned: &Zoned) -> Self {
-        Self {
-            instant: zoned.timestamp(),
-            offset: zoned.offset(),
-        }
+        Self { instant: zoned.timestamp(), offset: zoned.offset() }
     }
 }
 

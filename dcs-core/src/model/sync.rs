@@ -32,21 +32,11 @@ impl SyncState {
 
     /// Whether `name` is listed as standby, without regard to case.
     pub fn lists(&self, name: &MemberName) -> bool {
-        !self.is_empty()
-            && self
-                .record
-                .standbys
-                .iter()
-                .any(|standby| standby.same_as_standby(name.as_str()))
+        !self.is_empty() && self.record.standbys.iter().any(|standby| standby.same_as_standby(name.as_str()))
     }
 
     /// Whether `name` is the leader or a standby, without regard to case.
     pub fn lists_or_leads(&self, name: &MemberName) -> bool {
-        self.lists(name)
-            || self
-                .record
-                .leader
-                .as_ref()
-                .is_some_and(|leader| leader.same_as_standby(name.as_str()))
+        self.lists(name) || self.record.leader.as_ref().is_some_and(|leader| leader.same_as_standby(name.as_str()))
     }
 }

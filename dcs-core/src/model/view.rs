@@ -2,9 +2,7 @@
 
 use serde_json::Value;
 
-use super::{
-    DynamicConfig, FailoverKey, History, Leader, Member, MemberName, Status, SyncState, SystemId,
-};
+use super::{DynamicConfig, FailoverKey, History, Leader, Member, MemberName, Status, SyncState, SystemId};
 
 /// A stored value that could not be understood. It is kept as it is, and treated as the codec's table says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,10 +66,6 @@ impl ClusterView {
 
     /// Whether nothing at all is stored.
     pub fn is_empty(&self) -> bool {
-        *self
-            == Self {
-                damages: self.damages.clone(),
-                ..Self::default()
-            }
+        *self == Self { damages: self.damages.clone(), ..Self::default() }
     }
 }
