@@ -16,17 +16,13 @@ pub struct ConnUrl {
 impl ConnUrl {
     /// Reads a published URL; nothing if it is not one.
     pub fn parse(url: &str) -> Option<Self> {
-        let rest = url
-            .strip_prefix("postgres://")
-            .or_else(|| url.strip_prefix("postgresql://"))?;
+        let rest = url.strip_prefix("postgres://").or_else(|| url.strip_prefix("postgresql://"))?;
         let rest = rest.split(['?', '#']).next()?;
         let (authority, dbname) = match rest.split_once('/') {
             Some((authority, dbname)) => (authority, Some(dbname).filter(|name| !name.is_empty())),
             None => (rest, None),
         };
-        let address = authority
-            .rsplit_once('@')
-            .map_or(authority, |(_, address)| address);
+        let address = authority.rsplit_once('@').map_or(authority, |(_, address)| address);
         let (host, port) = match address.strip_prefix('[') {
             Some(rest) => {
                 let (host, tail) = rest.split_once(']')?;
@@ -41,11 +37,7 @@ impl ConnUrl {
             Some(port) => port.parse().ok()?,
             None => 5432,
         };
-        Some(Self {
-            host: host.to_owned(),
-            port,
-            dbname: dbname.map(str::to_owned),
-        })
+        Some(Self { host: host.to_owned(), port, dbname: dbname.map(str::to_owned) })
     }
 }
 
@@ -67,24 +59,15 @@ mod tests {
 
     #[test]
     fn published_urls_are_read_and_written_back() {
-        for url in [
-            "postgres://10.0.0.1:5433/postgres",
-            "postgres://[fe80::1]:5432/app",
-        ] {
-            assert_eq!(
-                ConnUrl::parse(url).expect("a published URL").to_string(),
-                url
-            );
+        for url in ["postgres://10.0.0.1:5433/postgres", "postgres://[fe80::1]:5432/app"] {
+            assert_eq!(ConnUrl::parse(url).expect("a published URL").to_string(), url);
         }
     }
 
     #[test]
     fn missing_parts_have_their_defaults() {
         let url = ConnUrl::parse("postgres://db").expect("a host is enough");
-        assert_eq!(
-            (url.host.as_str(), url.port, url.dbname),
-            ("db", 5432, None)
-        );
+        assert_eq!((url.host.as_str(), url.port, url.dbname), ("db", 5432, None));
     }
 
     #[test]

@@ -46,9 +46,7 @@ impl Snapshot {
     /// The view, if it is still good at `now`.
     pub fn fresh_view(&self, now: Moment) -> Option<&Arc<ClusterView>> {
         let loaded = self.view_loaded_at?;
-        self.view
-            .as_ref()
-            .filter(|_| now < loaded + self.settings.global.ttl)
+        self.view.as_ref().filter(|_| now < loaded + self.settings.global.ttl)
     }
 
     /// Whether this node may believe to be the leader at `now`.
@@ -198,14 +196,9 @@ impl EngineHandle {
     /// # Errors
     ///
     /// The engine has ended.
-    pub async fn schedule_restart(
-        &self,
-        at: ScheduledTime,
-        filters: Map<String, Value>,
-    ) -> Result<bool, EngineGone> {
+    pub async fn schedule_restart(&self, at: ScheduledTime, filters: Map<String, Value>) -> Result<bool, EngineGone> {
         let (reply, answer) = oneshot::channel();
-        self.send(Command::ScheduleRestart { at, filters, reply })
-            .await?;
+        self.send(Command::ScheduleRestart { at, filters, reply }).await?;
         answer.await.map_err(|_| EngineGone)
     }
 
@@ -225,18 +218,9 @@ impl EngineHandle {
     /// # Errors
     ///
     /// The engine has ended.
-    pub async fn reinitialize(
-        &self,
-        force: bool,
-        from_leader: bool,
-    ) -> Result<Option<String>, EngineGone> {
+    pub async fn reinitialize(&self, force: bool, from_leader: bool) -> Result<Option<String>, EngineGone> {
         let (reply, answer) = oneshot::channel();
-        self.send(Command::Reinitialize {
-            force,
-            from_leader,
-            reply,
-        })
-        .await?;
+        self.send(Command::Reinitialize { force, from_leader, reply }).await?;
         answer.await.map_err(|_| EngineGone)
     }
 }

@@ -11,9 +11,7 @@ use dcs_core::model::{HistoryLine, Lsn, MemberName, Role, ServerState, Timeline}
 use tokio::sync::{mpsc, watch};
 
 use crate::cancel::Cancel;
-use crate::decide::observation::{
-    Monitor, PeerAnswer, PeerTarget, PendingRestarts, ServerObservation, SlotObservation, Upstream,
-};
+use crate::decide::observation::{Monitor, PeerAnswer, PeerTarget, PendingRestarts, ServerObservation, SlotObservation, Upstream};
 use crate::decide::slots::SlotPlan;
 use crate::settings::{BootstrapSettings, EffectiveSettings, ReplicaMethod};
 
@@ -302,22 +300,13 @@ pub trait Postgres: Send + Sync + fmt::Debug {
     async fn can_rewind(&self) -> bool;
 
     /// Compares histories with `leader`.
-    async fn observe_divergence(
-        &self,
-        leader: &Upstream,
-        deadline: Deadline,
-    ) -> Result<DivergenceFacts, Inconclusive>;
+    async fn observe_divergence(&self, leader: &Upstream, deadline: Deadline) -> Result<DivergenceFacts, Inconclusive>;
 
     /// What would have to change so that the server follows `plan`.
     async fn recovery_diff(&self, plan: &FollowPlan, deadline: Deadline) -> RecoveryDiff;
 
     /// Whether the slot of this member exists on `upstream` (asked there), so that a standby need not start too early.
-    async fn slot_exists_on(
-        &self,
-        upstream: &Upstream,
-        slot: &str,
-        deadline: Deadline,
-    ) -> Option<bool>;
+    async fn slot_exists_on(&self, upstream: &Upstream, slot: &str, deadline: Deadline) -> Option<bool>;
 
     // ---- bookkeeping -----------------------------------------------------------------------------------------------
 
@@ -346,24 +335,14 @@ pub trait Postgres: Send + Sync + fmt::Debug {
     async fn start_as_primary(&self, timeout: Option<Duration>, cancel: &Cancel) -> StartOutcome;
 
     /// Stops the server. `events` hears what happens meanwhile.
-    async fn stop(
-        &self,
-        request: StopRequest,
-        events: Option<mpsc::Sender<StopEvent>>,
-    ) -> StopOutcome;
+    async fn stop(&self, request: StopRequest, events: Option<mpsc::Sender<StopEvent>>) -> StopOutcome;
 
     /// Stops and starts the server, keeping role and recovery settings.
     async fn restart(&self, timeout: Duration, cancel: &Cancel) -> StartOutcome;
 
     /// Writes recovery settings for `plan` and makes the server follow them: reload if it runs and that suffices
     /// (`reload_only`), restart if it runs, start otherwise.
-    async fn follow(
-        &self,
-        plan: &FollowPlan,
-        reload_only: bool,
-        timeout: Option<Duration>,
-        cancel: &Cancel,
-    ) -> StartOutcome;
+    async fn follow(&self, plan: &FollowPlan, reload_only: bool, timeout: Option<Duration>, cancel: &Cancel) -> StartOutcome;
 
     /// Runs `pre_promote`. True if there is none or it succeeded.
     async fn run_pre_promote(&self, cancel: &Cancel) -> bool;
@@ -383,34 +362,17 @@ pub trait Postgres: Send + Sync + fmt::Debug {
     // ---- building --------------------------------------------------------------------------------------------------
 
     /// Makes a new data directory (initdb or the custom method) and starts it for the first time.
-    async fn bootstrap(
-        &self,
-        how: &BootstrapSettings,
-        cancel: &Cancel,
-    ) -> Result<(), OperationFailed>;
+    async fn bootstrap(&self, how: &BootstrapSettings, cancel: &Cancel) -> Result<(), OperationFailed>;
 
     /// What follows once the new server is a primary: users, `post_bootstrap`, final configuration.
-    async fn post_bootstrap(
-        &self,
-        how: &BootstrapSettings,
-        cancel: &Cancel,
-    ) -> Result<(), OperationFailed>;
+    async fn post_bootstrap(&self, how: &BootstrapSettings, cancel: &Cancel) -> Result<(), OperationFailed>;
 
     /// Makes the data directory a copy of `source`. An existing one is removed first (unless a method keeps it), and after
     /// a failure. Does not start the server.
-    async fn clone_from(
-        &self,
-        source: &CloneSource,
-        cancel: &Cancel,
-    ) -> Result<(), OperationFailed>;
+    async fn clone_from(&self, source: &CloneSource, cancel: &Cancel) -> Result<(), OperationFailed>;
 
     /// Stops the server if it runs and rewinds it to `source`.
-    async fn rewind(
-        &self,
-        source: &Upstream,
-        source_checkpointed: bool,
-        cancel: &Cancel,
-    ) -> RewindOutcome;
+    async fn rewind(&self, source: &Upstream, source_checkpointed: bool, cancel: &Cancel) -> RewindOutcome;
 
     /// Crash recovery in single-user mode.
     async fn single_user_recovery(&self, cancel: &Cancel) -> Result<(), OperationFailed>;
@@ -432,11 +394,7 @@ pub trait Postgres: Send + Sync + fmt::Debug {
 pub trait Peers: Send + Sync + fmt::Debug {
     /// `GET <api_url>` of every target at once; 2 s each, no retry. The answers in order of arrival; every target is in
     /// the result.
-    async fn poll(
-        &self,
-        targets: &[PeerTarget],
-        deadline: Deadline,
-    ) -> Vec<(MemberName, PeerAnswer)>;
+    async fn poll(&self, targets: &[PeerTarget], deadline: Deadline) -> Vec<(MemberName, PeerAnswer)>;
 
     /// Whether anything answers `GET /liveness` at `api_url`, with any status (the duplicate name check).
     async fn is_alive(&self, api_url: &str, deadline: Deadline) -> bool;

@@ -3,18 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use dcs_core::model::{
-    ClusterView, FailoverRequest, Lsn, MemberName, Revision, Role, ServerState, Status, SyncRecord,
-    SystemId,
-};
+use dcs_core::model::{ClusterView, FailoverRequest, Lsn, MemberName, Revision, Role, ServerState, Status, SyncRecord, SystemId};
 use dcs_core::{Acquisition, InitializeWrite, Moment, Renewal};
 
 use super::memory::Memory;
 use super::observation::{PeerAnswer, PeerTarget, StoreFailed, Upstream};
 use super::slots::SlotPlan;
-use crate::ports::{
-    CallbackEvent, CloneSource, ControlData, DivergenceFacts, FollowPlan, RecoveryDiff,
-};
+use crate::ports::{CallbackEvent, CloneSource, ControlData, DivergenceFacts, FollowPlan, RecoveryDiff};
 
 /// One run of `decide`.
 #[derive(Clone, Debug)]
@@ -128,10 +123,7 @@ impl Answers {
 
     /// The answer to `ask`, if it was given.
     pub fn get(&self, ask: &Ask) -> Option<&Answer> {
-        self.0
-            .iter()
-            .find(|(asked, _)| asked == ask)
-            .map(|(_, answer)| answer)
+        self.0.iter().find(|(asked, _)| asked == ask).map(|(_, answer)| answer)
     }
 }
 
@@ -302,9 +294,7 @@ impl Task {
         match self {
             Self::Bootstrap => "bootstrap".to_owned(),
             Self::PostBootstrap => "post_bootstrap".to_owned(),
-            Self::Clone { name, .. }
-            | Self::Reinitialize { name, .. }
-            | Self::Demote { name, .. } => name.clone(),
+            Self::Clone { name, .. } | Self::Reinitialize { name, .. } | Self::Demote { name, .. } => name.clone(),
             Self::StartPrimaryAfterFailure { .. } => "starting primary after failure".to_owned(),
             Self::CrashRecovery => "doing crash recovery in a single user mode".to_owned(),
             Self::Rewind { source, .. } => format!("running pg_rewind from {}", source.name),

@@ -21,18 +21,13 @@ pub(super) fn without_data(c: &mut Cycle<'_>) -> Outcome {
     if let DataDir::Inaccessible(error) = &c.obs.server.data_dir {
         if mine {
             c.release_lock();
-            return Ok(
-                "released leader key voluntarily as data dir not accessible and currently leader"
-                    .to_owned(),
-            );
+            return Ok("released leader key voluntarily as data dir not accessible and currently leader".to_owned());
         }
         return Ok(format!("data directory is not accessible: {error}"));
     }
     if mine {
         c.release_lock();
-        return Ok(
-            "released leader key voluntarily as data dir empty and currently leader".to_owned(),
-        );
+        return Ok("released leader key voluntarily as data dir empty and currently leader".to_owned());
     }
     if c.paused() {
         return Ok("running with empty data directory".to_owned());
@@ -42,11 +37,7 @@ pub(super) fn without_data(c: &mut Cycle<'_>) -> Outcome {
 
 /// Rows N.
 fn fill(c: &mut Cycle<'_>) -> Outcome {
-    if c.view.is_unlocked()
-        && c.view.initialize.is_none()
-        && !c.obs.tags.nofailover()
-        && c.obs.may_bootstrap
-    {
+    if c.view.is_unlocked() && c.view.initialize.is_none() && !c.obs.tags.nofailover() && c.obs.may_bootstrap {
         if let Some(reason) = unsupported(c.cfg) {
             c.warn(format!("not bootstrapping a new cluster: {reason}"));
             return Ok("waiting for leader to bootstrap".to_owned());
@@ -64,11 +55,7 @@ fn fill(c: &mut Cycle<'_>) -> Outcome {
     if let Some((source, from)) = clone_member(c) {
         // N4
         let name = format!("bootstrap {from}");
-        let task = Task::Clone {
-            name,
-            source,
-            follow: replica::plan(c),
-        };
+        let task = Task::Clone { name, source, follow: replica::plan(c) };
         c.task = Some(task);
         return Ok(format!("trying to bootstrap {from}"));
     }
@@ -77,11 +64,7 @@ fn fill(c: &mut Cycle<'_>) -> Outcome {
     if c.obs.has_leaderless_method && !bootstrap_elsewhere {
         let task = Task::Clone {
             name: "bootstrap (without leader)".to_owned(),
-            source: CloneSource {
-                node: None,
-                methods: Vec::new(),
-                fast_checkpoint: false,
-            },
+            source: CloneSource { node: None, methods: Vec::new(), fast_checkpoint: false },
             follow: replica::plan(c),
         };
         c.task = Some(task);
@@ -104,10 +87,7 @@ fn clone_node(view: &ClusterView, me: &MemberName, chance: usize) -> Option<(Ups
         .collect();
     match offering.len() {
         0 => replica::upstream(leader).map(|upstream| (upstream, true)),
-        count => offering
-            .into_iter()
-            .nth(chance % count)
-            .map(|upstream| (upstream, false)),
+        count => offering.into_iter().nth(chance % count).map(|upstream| (upstream, false)),
     }
 }
 
@@ -119,40 +99,21 @@ fn chance(c: &Cycle<'_>) -> usize {
 /// The node to copy, and how operators call it.
 fn clone_member(c: &Cycle<'_>) -> Option<(CloneSource, String)> {
     let (node, is_leader) = clone_node(&c.view, c.me(), chance(c))?;
-    let from = format!(
-        "from {} '{}'",
-        if is_leader { "leader" } else { "replica" },
-        node.name
-    );
-    let source = CloneSource {
-        node: Some(node),
-        methods: Vec::new(),
-        fast_checkpoint: is_brand_new(&c.view),
-    };
+    let from = format!("from {} '{}'", if is_leader { "leader" } else { "replica" }, node.name);
+    let source = CloneSource { node: Some(node), methods: Vec::new(), fast_checkpoint: is_brand_new(&c.view) };
     Some((source, from))
 }
 
 /// A cluster on its first timeline where nobody streams yet: a fast checkpoint disturbs nobody.
 fn is_brand_new(view: &ClusterView) -> bool {
-    let first_timeline = view
-        .leader_member()
-        .and_then(|leader| leader.record.timeline)
-        == Some(Timeline(1));
-    first_timeline
-        && view
-            .members
-            .iter()
-            .all(|member| member.record.replication_state.is_none())
+    let first_timeline = view.leader_member().and_then(|leader| leader.record.timeline) == Some(Timeline(1));
+    first_timeline && view.members.iter().all(|member| member.record.replication_state.is_none())
 }
 
 /// Where to copy from when the node is built anew because its history has diverged.
 pub(super) fn clone_source(c: &Cycle<'_>) -> CloneSource {
     let node = clone_node(&c.view, c.me(), chance(c)).map(|(node, _)| node);
-    CloneSource {
-        node,
-        methods: Vec::new(),
-        fast_checkpoint: false,
-    }
+    CloneSource { node, methods: Vec::new(), fast_checkpoint: false }
 }
 
 /// Where to copy from when an operator wants the node built anew; `from_leader` insists on the leader and
@@ -166,16 +127,9 @@ pub(crate) fn reinitialize_source(
 ) -> CloneSource {
     if !from_leader {
         let node = clone_node(view, me, chance).map(|(node, _)| node);
-        return CloneSource {
-            node,
-            methods: Vec::new(),
-            fast_checkpoint: false,
-        };
+        return CloneSource { node, methods: Vec::new(), fast_checkpoint: false };
     }
-    let basebackup = configured
-        .iter()
-        .find(|method| matches!(method, ReplicaMethod::BaseBackup(_)))
-        .cloned();
+    let basebackup = configured.iter().find(|method| matches!(method, ReplicaMethod::BaseBackup(_))).cloned();
     CloneSource {
         node: view.leader_member().and_then(replica::upstream),
         methods: vec![basebackup.unwrap_or(ReplicaMethod::BaseBackup(serde_json::Value::Null))],
@@ -217,10 +171,7 @@ pub(super) fn in_progress(c: &mut Cycle<'_>) -> Outcome {
     c.memory.bootstrapping = false;
     c.memory.critical = Critical::Idle;
     c.memory.managed = true;
-    c.push(Effect::WriteInitialize(
-        InitializeWrite::Overwrite,
-        system_id,
-    ));
+    c.push(Effect::WriteInitialize(InitializeWrite::Overwrite, system_id));
     c.push(Effect::WriteConfig);
     c.push(Effect::Call(CallbackEvent::Start));
     c.push(Effect::TouchMember);
@@ -234,10 +185,7 @@ fn give_up(c: &mut Cycle<'_>) -> String {
     c.push(Effect::StopImmediately);
     c.push(Effect::MoveDataDirectoryAside);
     let message = "Failed to bootstrap cluster".to_owned();
-    c.push(Effect::Exit(ExitReason {
-        message: message.clone(),
-        leave_postgres: false,
-    }));
+    c.push(Effect::Exit(ExitReason { message: message.clone(), leave_postgres: false }));
     message
 }
 
@@ -252,12 +200,7 @@ pub(super) fn repair_store(c: &mut Cycle<'_>) {
         };
         c.push(Effect::WriteInitialize(how, system_id));
     }
-    if !c
-        .view
-        .config
-        .as_ref()
-        .is_some_and(dcs_core::model::DynamicConfig::is_usable)
-    {
+    if !c.view.config.as_ref().is_some_and(dcs_core::model::DynamicConfig::is_usable) {
         c.push(Effect::WriteConfig);
     }
 }

@@ -26,11 +26,7 @@ pub(super) fn decide(c: &mut Cycle<'_>, task: &RunningTask) -> Outcome {
     }
     if !c.memory.bootstrapping && !c.paused() {
         // A3
-        if (task.kind
-            == TaskKind::Promote {
-                pre_promote_pending: true,
-            })
-        {
+        if (task.kind == TaskKind::Promote { pre_promote_pending: true }) {
             c.push(Effect::CancelTask);
             return Ok("lost leader before promote".to_owned());
         }

@@ -33,31 +33,18 @@ pub(super) fn action_word(request: Option<&FailoverRequest>) -> &'static str {
 
 /// The last word of an action: `switchover` or `failover`.
 pub(super) fn kind_word(request: &FailoverRequest) -> &'static str {
-    if request.leader.is_some() {
-        "switchover"
-    } else {
-        "failover"
-    }
+    if request.leader.is_some() { "switchover" } else { "failover" }
 }
 
 /// A member that can be asked.
 pub(super) fn target(member: &Member) -> Option<PeerTarget> {
-    let api_url = member
-        .record
-        .api_url
-        .clone()
-        .filter(|url| !url.is_empty())?;
-    Some(PeerTarget {
-        name: member.name.clone(),
-        api_url,
-    })
+    let api_url = member.record.api_url.clone().filter(|url| !url.is_empty())?;
+    Some(PeerTarget { name: member.name.clone(), api_url })
 }
 
 /// The timeline that the cluster should be on, by its history.
 pub(super) fn cluster_timeline(view: &ClusterView) -> Option<Timeline> {
-    view.history
-        .as_ref()
-        .and_then(|history| history.cluster_timeline())
+    view.history.as_ref().and_then(|history| history.cluster_timeline())
 }
 
 /// The members to compare with: those of the last view that had a leader, and those of the current one, which replace them
@@ -116,17 +103,11 @@ pub(super) struct Comparison<'m> {
 
 /// "Am I at least as far as everybody who could take over?" (section 2.3)
 pub(super) fn is_healthiest(c: &mut Cycle<'_>, comparison: &Comparison<'_>) -> Outcome<bool> {
-    let counted: Vec<&Member> = comparison
-        .members
-        .iter()
-        .filter(|member| !member.record.tags.nofailover())
-        .collect();
+    let counted: Vec<&Member> = comparison.members.iter().filter(|member| !member.record.tags.nofailover()).collect();
     let mut targets: Vec<PeerTarget> = counted.iter().filter_map(|member| target(member)).collect();
     if comparison.look_for_primaries {
         for member in known_members(c) {
-            if comparison.except.as_ref() != Some(&member.name)
-                && targets.iter().all(|known| known.name != member.name)
-            {
+            if comparison.except.as_ref() != Some(&member.name) && targets.iter().all(|known| known.name != member.name) {
                 targets.extend(target(&member));
             }
         }
@@ -146,9 +127,7 @@ pub(super) fn is_healthiest(c: &mut Cycle<'_>, comparison: &Comparison<'_>) -> O
     };
 
     let behind = c.view.status.last_lsn.saturating_sub(lsn);
-    if comparison.check_lag
-        && i64::try_from(behind).unwrap_or(i64::MAX) > c.cfg.maximum_lag_on_failover
-    {
+    if comparison.check_lag && i64::try_from(behind).unwrap_or(i64::MAX) > c.cfg.maximum_lag_on_failover {
         c.info("My wal position exceeds maximum replication lag");
         return Ok(false);
     }
@@ -159,9 +138,7 @@ pub(super) fn is_healthiest(c: &mut Cycle<'_>, comparison: &Comparison<'_>) -> O
             return Ok(false);
         };
         if let Some(newest) = cluster_timeline.filter(|newest| timeline < *newest) {
-            c.info(format!(
-                "My timeline {timeline} is behind last known cluster timeline {newest}"
-            ));
+            c.info(format!("My timeline {timeline} is behind last known cluster timeline {newest}"));
             return Ok(false);
         }
     }
@@ -182,27 +159,18 @@ pub(super) fn is_healthiest(c: &mut Cycle<'_>, comparison: &Comparison<'_>) -> O
             verdict = false;
             continue;
         }
-        let counts = counted.iter().any(|member| member.name == *name)
-            && limitation(answer, false).is_none();
+        let counts = counted.iter().any(|member| member.name == *name) && limitation(answer, false).is_none();
         if !counts || status.position.is_zero() {
             continue;
         }
         // Without a timeline of my own there is nothing but the bare position to compare.
         let theirs = match timeline {
-            Some(_) => Position {
-                lsn: status.position,
-                timeline: status.timeline.unwrap_or(mine.timeline),
-            },
-            None => Position {
-                lsn: status.position,
-                timeline: mine.timeline,
-            },
+            Some(_) => Position { lsn: status.position, timeline: status.timeline.unwrap_or(mine.timeline) },
+            None => Position { lsn: status.position, timeline: mine.timeline },
         };
         match lineage.compare(theirs, mine) {
             Ordering::Greater => {
-                c.info(format!(
-                    "Wal position of {name} is ahead of my wal position"
-                ));
+                c.info(format!("Wal position of {name} is ahead of my wal position"));
                 verdict = false;
             }
             Ordering::Equal => {
@@ -229,29 +197,13 @@ pub(super) fn is_healthiest(c: &mut Cycle<'_>, comparison: &Comparison<'_>) -> O
 }
 
 /// The lineage that positions are compared on, and my position. With an unknown own timeline everything counts as on one.
-fn lineage(
-    c: &Cycle<'_>,
-    answers: &[(MemberName, PeerAnswer)],
-    timeline: Option<Timeline>,
-    lsn: Lsn,
-) -> Outcome<(Lineage, Position)> {
+fn lineage(c: &Cycle<'_>, answers: &[(MemberName, PeerAnswer)], timeline: Option<Timeline>, lsn: Lsn) -> Outcome<(Lineage, Position)> {
     use super::action::Answer;
 
     let Some(timeline) = timeline else {
-        return Ok((
-            Lineage::default(),
-            Position {
-                lsn,
-                timeline: Timeline(0),
-            },
-        ));
+        return Ok((Lineage::default(), Position { lsn, timeline: Timeline(0) }));
     };
-    let mut lineage = c
-        .view
-        .history
-        .as_ref()
-        .map(|history| Lineage::new(&history.lines))
-        .unwrap_or_default();
+    let mut lineage = c.view.history.as_ref().map(|history| Lineage::new(&history.lines)).unwrap_or_default();
     lineage.note(timeline);
     let mut differ = lineage.is_old(timeline);
     for (_, answer) in answers {
@@ -306,29 +258,19 @@ pub(crate) struct Bar {
 }
 
 /// Why `answer` of `name` does not make it a successor; nothing if it does.
-pub(crate) fn disqualification(
-    name: &MemberName,
-    answer: &PeerAnswer,
-    bar: &Bar,
-) -> Option<String> {
+pub(crate) fn disqualification(name: &MemberName, answer: &PeerAnswer, bar: &Bar) -> Option<String> {
     if let Some(limitation) = limitation(answer, false) {
         return Some(format!("Member {name} is {limitation}"));
     }
     let PeerAnswer::Status(status) = answer else {
         return Some(format!("Member {name} is not reachable"));
     };
-    let position = if status.in_recovery {
-        status.position
-    } else {
-        Lsn::ZERO
-    };
+    let position = if status.in_recovery { status.position } else { Lsn::ZERO };
     match bar.at_least {
         Some(least) if position < least => {
             return Some(format!("Member {name} exceeds maximum replication lag"));
         }
-        None if i64::try_from(bar.last_lsn.saturating_sub(position)).unwrap_or(i64::MAX)
-            > bar.maximum_lag =>
-        {
+        None if i64::try_from(bar.last_lsn.saturating_sub(position)).unwrap_or(i64::MAX) > bar.maximum_lag => {
             return Some(format!("Member {name} exceeds maximum replication lag"));
         }
         _ => {}
@@ -336,25 +278,17 @@ pub(crate) fn disqualification(
     let newest = bar.timeline?;
     match status.timeline {
         Some(timeline) if timeline >= newest => None,
-        behind => Some(format!(
-            "Timeline {} of member {name} is behind the cluster timeline {newest}",
-            behind.map_or(0, |timeline| timeline.0)
-        )),
+        behind => {
+            Some(format!("Timeline {} of member {name} is behind the cluster timeline {newest}", behind.map_or(0, |timeline| timeline.0)))
+        }
     }
 }
 
 /// "Could anybody take over if I stepped down?" (section 2.7)
-pub(super) fn failover_is_possible(
-    c: &mut Cycle<'_>,
-    request: Option<&FailoverRequest>,
-    exclude_candidate: bool,
-) -> Outcome<bool> {
+pub(super) fn failover_is_possible(c: &mut Cycle<'_>, request: Option<&FailoverRequest>, exclude_candidate: bool) -> Outcome<bool> {
     let targets = failover_candidates_in(&c.view, c.me(), request, exclude_candidate);
     if targets.is_empty() {
-        c.warn(format!(
-            "{}: candidates list is empty",
-            action_word(request)
-        ));
+        c.warn(format!("{}: candidates list is empty", action_word(request)));
         return Ok(false);
     }
     let answers = c.poll(&targets)?;
@@ -372,13 +306,7 @@ pub(super) fn failover_is_possible(
 /// The bar for successors in the current view.
 pub(super) fn bar(c: &Cycle<'_>, at_least: Option<Lsn>) -> Bar {
     // As leader my own position is newer than what I last published.
-    let own = c
-        .obs
-        .server
-        .monitor
-        .lsn()
-        .filter(|_| c.is_primary())
-        .unwrap_or(Lsn::ZERO);
+    let own = c.obs.server.monitor.lsn().filter(|_| c.is_primary()).unwrap_or(Lsn::ZERO);
     Bar {
         at_least,
         last_lsn: c.view.status.last_lsn.max(own),

@@ -67,18 +67,7 @@ impl<'a> Cycle<'a> {
         answers: &'a Answers,
         view: Arc<ClusterView>,
     ) -> Self {
-        Self {
-            obs,
-            cfg,
-            now,
-            answers,
-            view,
-            memory: memory.clone(),
-            effects: Vec::new(),
-            task: None,
-            wake_at: None,
-            watch_members: false,
-        }
+        Self { obs, cfg, now, answers, view, memory: memory.clone(), effects: Vec::new(), task: None, wake_at: None, watch_members: false }
     }
 
     // ---- what is the case ----------------------------------------------------------------------------------------
@@ -111,10 +100,7 @@ impl<'a> Cycle<'a> {
 
     /// The request for a switchover or failover, if there is one.
     pub(super) fn failover(&self) -> Option<&FailoverKey> {
-        self.view
-            .failover
-            .as_ref()
-            .filter(|key| !key.request.is_empty())
+        self.view.failover.as_ref().filter(|key| !key.request.is_empty())
     }
 
     // ---- wanting something ---------------------------------------------------------------------------------------
@@ -174,16 +160,8 @@ impl<'a> Cycle<'a> {
 
     /// Makes sure that all of `asks` are answered, asking for what is missing at once.
     pub(super) fn need_all(&self, asks: &[Ask]) -> Outcome<()> {
-        let missing: Vec<Ask> = asks
-            .iter()
-            .filter(|ask| self.answer(ask).is_none())
-            .cloned()
-            .collect();
-        if missing.is_empty() {
-            Ok(())
-        } else {
-            Err(Interrupt::Ask(missing))
-        }
+        let missing: Vec<Ask> = asks.iter().filter(|ask| self.answer(ask).is_none()).cloned().collect();
+        if missing.is_empty() { Ok(()) } else { Err(Interrupt::Ask(missing)) }
     }
 
     /// The answer to `ask`, or the interruption that brings it.
@@ -195,11 +173,7 @@ impl<'a> Cycle<'a> {
     pub(super) fn renew(&mut self) -> Outcome<bool> {
         match self.need(Ask::RenewLock)? {
             Answer::Renewal(Ok(Renewal::Renewed(lease))) => {
-                self.memory.lease = Some(
-                    self.memory
-                        .lease
-                        .map_or(*lease, |known| known.latest(*lease)),
-                );
+                self.memory.lease = Some(self.memory.lease.map_or(*lease, |known| known.latest(*lease)));
                 Ok(true)
             }
             Answer::Renewal(Ok(Renewal::Lost)) => {
@@ -256,12 +230,7 @@ impl<'a> Cycle<'a> {
 
     /// Writes an empty failover request over the one in the view.
     pub(super) fn clean_failover(&mut self, conditional: bool) -> Outcome<()> {
-        let expected = self
-            .view
-            .failover
-            .as_ref()
-            .filter(|_| conditional)
-            .map(|key| key.revision.clone());
+        let expected = self.view.failover.as_ref().filter(|_| conditional).map(|key| key.revision.clone());
         self.written(Ask::WriteFailover(FailoverRequest::default(), expected))?;
         Ok(())
     }

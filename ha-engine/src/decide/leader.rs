@@ -11,10 +11,7 @@ use super::{action::DemoteKind, history, requests, slots};
 pub(super) fn keep(c: &mut Cycle<'_>) -> Outcome {
     let primary = c.is_primary();
     if c.paused() && !primary {
-        let candidate_is_me = c
-            .failover()
-            .and_then(|key| key.request.candidate.as_ref())
-            .is_some_and(|candidate| candidate == c.me());
+        let candidate_is_me = c.failover().and_then(|key| key.request.candidate.as_ref()).is_some_and(|candidate| candidate == c.me());
         if candidate_is_me {
             // H1
             return Ok("waiting to become primary after promote...".to_owned());
@@ -31,11 +28,7 @@ pub(super) fn keep(c: &mut Cycle<'_>) -> Outcome {
         }
         let line = format!("no action. I am ({}), the leader with the lock", c.me());
         // H5
-        let line = enforce_primary(
-            c,
-            &line,
-            "promoted self to leader because I had the session lock",
-        )?;
+        let line = enforce_primary(c, &line, "promoted self to leader because I had the session lock")?;
         if primary {
             check_checkpoint_after_promotion(c);
         }
@@ -48,9 +41,7 @@ pub(super) fn keep(c: &mut Cycle<'_>) -> Outcome {
     }
     if c.paused() {
         // H6
-        return Ok(
-            "continue to run as primary after failing to update leader lock in DCS".to_owned(),
-        );
+        return Ok("continue to run as primary after failing to update leader lock in DCS".to_owned());
     }
     // H7
     c.arm_rewind_check();
@@ -82,9 +73,7 @@ pub(super) fn enforce_primary(c: &mut Cycle<'_>, as_primary: &str, promoting: &s
     if !c.view.sync.is_empty() {
         let revision = c.view.sync.revision.clone();
         if !c.written(Ask::DeleteSync(revision))? {
-            return Ok(
-                "Postponing promotion because synchronous replication state was updated by somebody else".to_owned()
-            );
+            return Ok("Postponing promotion because synchronous replication state was updated by somebody else".to_owned());
         }
         c.info("Disabled synchronous replication");
     }

@@ -30,11 +30,7 @@ pub struct Publication<'a> {
 }
 
 /// The record to publish.
-pub fn record(
-    server: &ServerObservation,
-    memory: &Memory,
-    about: &Publication<'_>,
-) -> MemberRecord {
+pub fn record(server: &ServerObservation, memory: &Memory, about: &Publication<'_>) -> MemberRecord {
     let mut record = MemberRecord {
         conn_url: Some(about.conn_url.to_owned()),
         api_url: Some(about.api_url.to_owned()),
@@ -42,20 +38,15 @@ pub fn record(
         state: Some(server.state.as_str().to_owned()),
         role: Some(server.role.as_str().to_owned()),
         version: Some(COMPATIBLE_VERSION.to_owned()),
-        checkpoint_after_promote: (about.leads && memory.rewind != RewindState::Checkpoint)
-            .then_some(false),
+        checkpoint_after_promote: (about.leads && memory.rewind != RewindState::Checkpoint).then_some(false),
         tags: about.tags.clone(),
-        pending_restart: (!server.pending_restart.is_empty())
-            .then(|| server.pending_restart.clone()),
+        pending_restart: (!server.pending_restart.is_empty()).then(|| server.pending_restart.clone()),
         pause: about.paused,
         scheduled_restart: memory.scheduled_restart.as_ref().map(published_schedule),
         ..MemberRecord::default()
     };
     let undisturbed = matches!(about.task, None | Some(TaskKind::Promote { .. }));
-    let has_positions = matches!(
-        server.state,
-        ServerState::Running | ServerState::Restarting | ServerState::Starting
-    );
+    let has_positions = matches!(server.state, ServerState::Running | ServerState::Restarting | ServerState::Starting);
     if undisturbed && has_positions {
         add_positions(&mut record, server, memory);
     }
@@ -75,11 +66,7 @@ fn add_positions(record: &mut MemberRecord, server: &ServerObservation, memory: 
             record.replication_state = standby.replication_state.clone();
             record.timeline = standby
                 .received_timeline
-                .or_else(|| {
-                    standby
-                        .control_timeline
-                        .filter(|_| server.role == Role::StandbyLeader)
-                })
+                .or_else(|| standby.control_timeline.filter(|_| server.role == Role::StandbyLeader))
                 .or_else(|| memory.cached_own_timeline.map(|(_, own)| own));
         }
         Monitor::NotAsked | Monitor::Failed => {}

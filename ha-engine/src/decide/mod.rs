@@ -60,24 +60,14 @@ use crate::settings::{GlobalConfig, SyncMode};
 ///
 /// Called with the same arguments and more answers until it is [`Step::Done`]. Deterministic: the same arguments give the
 /// same step.
-pub fn decide(
-    obs: &Observation,
-    cfg: &GlobalConfig,
-    memory: &Memory,
-    now: Now,
-    answers: &Answers,
-) -> Step {
+pub fn decide(obs: &Observation, cfg: &GlobalConfig, memory: &Memory, now: Now, answers: &Answers) -> Step {
     let Ok(view) = &obs.view else {
         return without_store(obs, cfg, memory);
     };
     let mut c = Cycle::new(obs, cfg, memory, now, answers, view.clone());
     match run(&mut c) {
         Ok(message) => {
-            if !c
-                .effects
-                .iter()
-                .any(|effect| matches!(effect, Effect::Exit(_)))
-            {
+            if !c.effects.iter().any(|effect| matches!(effect, Effect::Exit(_))) {
                 // C24
                 c.push(Effect::TouchMember);
             }
@@ -98,27 +88,16 @@ pub fn decide(
 fn without_store(obs: &Observation, cfg: &GlobalConfig, memory: &Memory) -> Step {
     let mut memory = memory.clone();
     let (effects, message) = store_lost::decide(obs, cfg, &mut memory);
-    Step::Done(Box::new(Decision {
-        memory,
-        effects,
-        task: None,
-        message,
-        wake_at: None,
-        watch_members: false,
-    }))
+    Step::Done(Box::new(Decision { memory, effects, task: None, message, wake_at: None, watch_members: false }))
 }
 
 /// What this version cannot keep safe yet, in words. A node never becomes the leader of such a cluster.
 pub(crate) fn unsupported(cfg: &GlobalConfig) -> Option<&'static str> {
     if cfg.standby_cluster.is_some() {
-        return Some(
-            "`standby_cluster` is configured, and standby clusters are not supported by this version",
-        );
+        return Some("`standby_cluster` is configured, and standby clusters are not supported by this version");
     }
     if cfg.synchronous_mode != SyncMode::Off {
-        return Some(
-            "`synchronous_mode` is on, and synchronous replication is not supported by this version",
-        );
+        return Some("`synchronous_mode` is on, and synchronous replication is not supported by this version");
     }
     None
 }
@@ -180,11 +159,7 @@ fn run(c: &mut Cycle<'_>) -> Outcome {
     let line = if c.view.is_unlocked() {
         unlocked::decide(c)?
     } else {
-        let line = if c.lock_is_mine() {
-            leader::keep(c)?
-        } else {
-            replica::follow_leader(c)?
-        };
+        let line = if c.lock_is_mine() { leader::keep(c)? } else { replica::follow_leader(c)? };
         restart::scheduled(c)?.unwrap_or(line)
     };
     look_after(c)?;
@@ -199,19 +174,14 @@ fn remember_view(c: &mut Cycle<'_>) {
     if !c.lock_is_mine() {
         c.memory.lease = None;
     }
-    c.memory.leader_timeline = c
-        .view
-        .leader_member()
-        .and_then(|leader| leader.record.timeline);
+    c.memory.leader_timeline = c.view.leader_member().and_then(|leader| leader.record.timeline);
 }
 
 /// C15 to C19: whose data this is. A line if the cycle ends here.
 fn check_identity(c: &mut Cycle<'_>) -> Outcome<Option<String>> {
     // C15
     let Some(own) = c.obs.server.system_id.clone() else {
-        return Ok(Some(
-            "data dir for the cluster is not empty, but system ID is invalid; consider doing reinitialize".to_owned(),
-        ));
+        return Ok(Some("data dir for the cluster is not empty, but system ID is invalid; consider doing reinitialize".to_owned()));
     };
     match c.view.system_id() {
         Some(stored) if stored != own && c.paused() => {
@@ -222,38 +192,22 @@ fn check_identity(c: &mut Cycle<'_>) -> Outcome<Option<String>> {
             ));
             if c.lock_is_mine() {
                 c.release_lock();
-                return Ok(Some(
-                    "released leader key voluntarily due to the system ID mismatch".to_owned(),
-                ));
+                return Ok(Some("released leader key voluntarily due to the system ID mismatch".to_owned()));
             }
             Ok(None)
         }
         Some(stored) if stored != own => {
             // C17
-            let message = format!(
-                "system ID mismatch, node {} belongs to a different cluster: {stored} != {own}",
-                c.me()
-            );
-            c.push(Effect::Exit(ExitReason {
-                message: message.clone(),
-                leave_postgres: true,
-            }));
+            let message = format!("system ID mismatch, node {} belongs to a different cluster: {stored} != {own}", c.me());
+            c.push(Effect::Exit(ExitReason { message: message.clone(), leave_postgres: true }));
             Ok(Some(message))
         }
         None if c.view.is_unlocked() && !c.paused() && !c.memory.managed => {
-            if c.obs.server.postmaster.is_running()
-                && matches!(c.obs.server.monitor, Monitor::Standby(_))
-            {
+            if c.obs.server.postmaster.is_running() && matches!(c.obs.server.monitor, Monitor::Standby(_)) {
                 // C18
-                c.error(
-                    "No initialize key in DCS and PostgreSQL is running as replica, aborting start",
-                );
-                let message =
-                    "Please first start Patroni on the node running as primary".to_owned();
-                c.push(Effect::Exit(ExitReason {
-                    message: message.clone(),
-                    leave_postgres: true,
-                }));
+                c.error("No initialize key in DCS and PostgreSQL is running as replica, aborting start");
+                let message = "Please first start Patroni on the node running as primary".to_owned();
+                c.push(Effect::Exit(ExitReason { message: message.clone(), leave_postgres: true }));
                 return Ok(Some(message));
             }
             // C19
@@ -271,10 +225,7 @@ fn check_identity(c: &mut Cycle<'_>) -> Outcome<Option<String>> {
 /// C23: what is looked after once the main decision is made and all is calm.
 fn look_after(c: &mut Cycle<'_>) -> Outcome<()> {
     let calm = matches!(c.task, None | Some(Task::Promote)) && !c.obs.server.state.is_starting();
-    let demoting = c
-        .effects
-        .iter()
-        .any(|effect| matches!(effect, Effect::Demote(_) | Effect::StopImmediately));
+    let demoting = c.effects.iter().any(|effect| matches!(effect, Effect::Demote(_) | Effect::StopImmediately));
     if !calm || demoting {
         return Ok(());
     }
@@ -305,10 +256,7 @@ fn note_own_timeline(c: &mut Cycle<'_>) -> Outcome<()> {
         return Ok(());
     }
     let leader_timeline = c.memory.leader_timeline;
-    let known = c
-        .memory
-        .cached_own_timeline
-        .filter(|(leader, _)| *leader == leader_timeline);
+    let known = c.memory.cached_own_timeline.filter(|(leader, _)| *leader == leader_timeline);
     if known.is_none()
         && let Answer::OwnTimeline(Some(timeline)) = c.need(Ask::OwnTimeline)?
     {

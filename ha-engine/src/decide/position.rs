@@ -55,17 +55,12 @@ impl Lineage {
     fn worth(&self, position: Position) -> Option<Lsn> {
         (position.timeline.0..self.newest)
             .map(|timeline| self.switches.get(&timeline).copied())
-            .try_fold(position.lsn, |worth, switch| {
-                switch.map(|switch| worth.min(switch))
-            })
+            .try_fold(position.lsn, |worth, switch| switch.map(|switch| worth.min(switch)))
     }
 
     /// Compares two positions: greater is further ahead.
     pub(crate) fn compare(&self, a: Position, b: Position) -> Ordering {
-        self.worth(a)
-            .cmp(&self.worth(b))
-            .then_with(|| a.timeline.cmp(&b.timeline))
-            .then_with(|| a.lsn.cmp(&b.lsn))
+        self.worth(a).cmp(&self.worth(b)).then_with(|| a.timeline.cmp(&b.timeline)).then_with(|| a.lsn.cmp(&b.lsn))
     }
 }
 
@@ -74,20 +69,11 @@ mod tests {
     use super::*;
 
     fn line(timeline: u32, lsn: u64) -> HistoryLine {
-        HistoryLine {
-            timeline,
-            lsn: Lsn(lsn),
-            reason: String::new(),
-            timestamp: None,
-            new_leader: None,
-        }
+        HistoryLine { timeline, lsn: Lsn(lsn), reason: String::new(), timestamp: None, new_leader: None }
     }
 
     fn at(timeline: u32, lsn: u64) -> Position {
-        Position {
-            lsn: Lsn(lsn),
-            timeline: Timeline(timeline),
-        }
+        Position { lsn: Lsn(lsn), timeline: Timeline(timeline) }
     }
 
     #[test]
@@ -101,11 +87,7 @@ mod tests {
     fn what_was_written_after_the_switch_counts_for_nothing() {
         let lineage = Lineage::new(&[line(1, 100)]);
         assert_eq!(lineage.compare(at(1, 500), at(2, 110)), Ordering::Less);
-        assert_eq!(
-            lineage.compare(at(1, 500), at(2, 100)),
-            Ordering::Less,
-            "the newer timeline breaks the tie"
-        );
+        assert_eq!(lineage.compare(at(1, 500), at(2, 100)), Ordering::Less, "the newer timeline breaks the tie");
         assert_eq!(lineage.compare(at(1, 90), at(2, 100)), Ordering::Less);
     }
 
@@ -120,10 +102,6 @@ mod tests {
         let mut lineage = Lineage::new(&[]);
         lineage.note(Timeline(3));
         assert_eq!(lineage.compare(at(2, 999), at(3, 1)), Ordering::Less);
-        assert_eq!(
-            lineage.compare(at(2, 9), at(2, 8)),
-            Ordering::Greater,
-            "two such nodes compare by their LSN"
-        );
+        assert_eq!(lineage.compare(at(2, 9), at(2, 8)), Ordering::Greater, "two such nodes compare by their LSN");
     }
 }

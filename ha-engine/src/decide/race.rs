@@ -13,9 +13,7 @@ pub(super) fn should_i_lead(c: &mut Cycle<'_>) -> Outcome<bool> {
     // Q1
     if let Some(released) = c.memory.released_lock_at {
         if c.now.moment.saturating_since(released) < c.cfg.ttl {
-            c.info(
-                "backoff: skip leader race after pre_promote script failure and releasing the lock voluntarily",
-            );
+            c.info("backoff: skip leader race after pre_promote script failure and releasing the lock voluntarily");
             return Ok(false);
         }
         c.memory.released_lock_at = None;
@@ -26,9 +24,7 @@ pub(super) fn should_i_lead(c: &mut Cycle<'_>) -> Outcome<bool> {
     // Q2: in pause only a request for a definite candidate promotes anybody.
     if c.paused()
         && !nofailover
-        && let Some(request) = request
-            .as_ref()
-            .filter(|request| request.scheduled_at.is_none())
+        && let Some(request) = request.as_ref().filter(|request| request.scheduled_at.is_none())
         && let Some(verdict) = race_with_request(c, request)?
     {
         return Ok(verdict);
@@ -54,28 +50,15 @@ pub(super) fn should_i_lead(c: &mut Cycle<'_>) -> Outcome<bool> {
     }
     // Q14
     let members = candidates::known_members(c);
-    let former_leader = c
-        .memory
-        .last_locked_view
-        .as_ref()
-        .and_then(|view| view.leader_name().cloned());
-    let comparison = Comparison {
-        members: &members,
-        check_lag: true,
-        former_leader,
-        look_for_primaries: true,
-        except: None,
-    };
+    let former_leader = c.memory.last_locked_view.as_ref().and_then(|view| view.leader_name().cloned());
+    let comparison = Comparison { members: &members, check_lag: true, former_leader, look_for_primaries: true, except: None };
     candidates::is_healthiest(c, &comparison)
 }
 
 /// Q4 to Q6: whether a running primary may take the free lock.
 fn may_primary_lead(c: &mut Cycle<'_>) -> bool {
     if c.paused() {
-        let foreign = c
-            .view
-            .system_id()
-            .is_some_and(|id| c.obs.server.system_id.as_ref() != Some(&id));
+        let foreign = c.view.system_id().is_some_and(|id| c.obs.server.system_id.as_ref() != Some(&id));
         return !foreign;
     }
     let newest = candidates::cluster_timeline(&c.view);
@@ -83,9 +66,7 @@ fn may_primary_lead(c: &mut Cycle<'_>) -> bool {
         && primary.timeline < newest
     {
         let timeline = primary.timeline;
-        c.warn(format!(
-            "My timeline {timeline} is behind last known cluster timeline {newest}"
-        ));
+        c.warn(format!("My timeline {timeline} is behind last known cluster timeline {newest}"));
         return false;
     }
     true
@@ -102,9 +83,7 @@ fn race_with_request(c: &mut Cycle<'_>, request: &FailoverRequest) -> Outcome<Op
         if c.paused() {
             // K2
             if c.view.member(candidate).is_none() && c.is_primary() {
-                c.warn(format!(
-                    "{action}: removing failover key because failover candidate is not running"
-                ));
+                c.warn(format!("{action}: removing failover key because failover candidate is not running"));
                 c.clean_failover(true)?;
                 return Ok(None);
             }
@@ -121,25 +100,14 @@ fn race_with_request(c: &mut Cycle<'_>, request: &FailoverRequest) -> Outcome<Op
     }
     if request.leader.as_ref() == Some(c.me()) {
         // K8, K9: I stepped down. Leave it to the others if one of them is able; otherwise take it back.
-        let others_are_able =
-            candidates::failover_is_possible(c, Some(request), request.candidate.is_some())?;
+        let others_are_able = candidates::failover_is_possible(c, Some(request), request.candidate.is_some())?;
         return Ok(Some(!others_are_able));
     }
     // K10
-    let members: Vec<_> = c
-        .view
-        .members
-        .iter()
-        .filter(|member| member.name != *c.me() && request.leader.as_ref() != Some(&member.name))
-        .cloned()
-        .collect();
-    let comparison = Comparison {
-        members: &members,
-        check_lag: false,
-        former_leader: None,
-        look_for_primaries: true,
-        except: request.leader.clone(),
-    };
+    let members: Vec<_> =
+        c.view.members.iter().filter(|member| member.name != *c.me() && request.leader.as_ref() != Some(&member.name)).cloned().collect();
+    let comparison =
+        Comparison { members: &members, check_lag: false, former_leader: None, look_for_primaries: true, except: request.leader.clone() };
     candidates::is_healthiest(c, &comparison).map(Some)
 }
 

@@ -24,9 +24,7 @@ pub(super) fn judge_attempt(c: &mut Cycle<'_>) -> Outcome<Option<String>> {
                 c.push(Effect::Call(CallbackEvent::RoleChange));
             }
             c.release_lock();
-            return Ok(Some(
-                "removed leader key after trying and failing to start postgres".to_owned(),
-            ));
+            return Ok(Some("removed leader key after trying and failing to start postgres".to_owned()));
         }
         // P2
         return Ok(Some("failed to start postgres".to_owned()));
@@ -53,18 +51,14 @@ pub(super) fn decide(c: &mut Cycle<'_>) -> Outcome {
             return Ok("removed leader lock because postgres is not running".to_owned());
         }
         // R2
-        let rewinding = c.memory.rewind == RewindState::Success
-            || (c.memory.rewind == RewindState::Need && c.obs.rewind_policy.can_act());
+        let rewinding = c.memory.rewind == RewindState::Success || (c.memory.rewind == RewindState::Need && c.obs.rewind_policy.can_act());
         if c.memory.rewind == RewindState::Failed || !rewinding {
             c.push(Effect::SetState(ServerState::Stopped));
             return Ok("postgres is not running".to_owned());
         }
     }
     // R3
-    let crashed = matches!(
-        c.obs.server.state,
-        ServerState::Running | ServerState::Starting | ServerState::Crashed
-    );
+    let crashed = matches!(c.obs.server.state, ServerState::Running | ServerState::Starting | ServerState::Crashed);
     if crashed {
         c.push(Effect::SetState(ServerState::Crashed));
     }
@@ -86,30 +80,17 @@ pub(super) fn decide(c: &mut Cycle<'_>) -> Outcome {
         return Ok("pg_controldata could not be read".to_owned());
     };
     if let Some(control) = control {
-        let lines: String = control
-            .lines
-            .iter()
-            .map(|(label, value)| format!("\n  {label}: {value}"))
-            .collect();
+        let lines: String = control.lines.iter().map(|(label, value)| format!("\n  {label}: {value}")).collect();
         c.info(format!("pg_controldata:{lines}"));
     }
-    let state = control
-        .as_ref()
-        .map(|control| control.cluster_state.as_str())
-        .unwrap_or_default();
+    let state = control.as_ref().map(|control| control.cluster_state.as_str()).unwrap_or_default();
     let (recovery_file, backup_label) = match c.obs.server.data_dir {
-        DataDir::Present {
-            recovery_file,
-            backup_label,
-        } => (recovery_file, backup_label),
+        DataDir::Present { recovery_file, backup_label } => (recovery_file, backup_label),
         _ => (false, false),
     };
     // R6
     if let Some(timeout) = limit
-        && matches!(
-            state,
-            "in production" | "in crash recovery" | "shutting down" | "shut down"
-        )
+        && matches!(state, "in production" | "in crash recovery" | "shutting down" | "shut down")
         && crashed
         && c.role() == Role::Primary
         && !recovery_file
@@ -119,23 +100,13 @@ pub(super) fn decide(c: &mut Cycle<'_>) -> Outcome {
         return Ok(c.start(Task::StartPrimaryAfterFailure { timeout }));
     }
     // R8, R9
-    if matches!(
-        state,
-        "in production" | "shutting down" | "in crash recovery"
-    ) {
-        if backup_label
-            && c.obs
-                .server
-                .major_version
-                .is_some_and(|version| version >= 150_000)
-        {
+    if matches!(state, "in production" | "shutting down" | "in crash recovery") {
+        if backup_label && c.obs.server.major_version.is_some_and(|version| version >= 150_000) {
             c.info(
                 "Skipping single-user crash recovery because backup_label exists; PostgreSQL will handle it during \
                  normal startup",
             );
-        } else if c.memory.crash_recovery_started.is_none()
-            && (c.view.is_unlocked() || c.obs.rewind_policy.can_rewind)
-        {
+        } else if c.memory.crash_recovery_started.is_none() && (c.view.is_unlocked() || c.obs.rewind_policy.can_rewind) {
             return Ok(rewind::single_user_recovery(c));
         }
     }
@@ -145,10 +116,7 @@ pub(super) fn decide(c: &mut Cycle<'_>) -> Outcome {
     // R11
     if c.lock_is_mine() {
         c.memory.rewind = RewindState::Initial;
-        c.task = Some(Task::Follow {
-            name: "restarting after failure",
-            plan: replica::plan_nobody(),
-        });
+        c.task = Some(Task::Follow { name: "restarting after failure", plan: replica::plan_nobody() });
         return Ok("starting as readonly because i had the session lock".to_owned());
     }
     // R12
@@ -160,9 +128,6 @@ pub(super) fn decide(c: &mut Cycle<'_>) -> Outcome {
         return Ok(line);
     }
     // R15
-    c.task = Some(Task::Follow {
-        name: "restarting after failure",
-        plan: replica::plan(c),
-    });
+    c.task = Some(Task::Follow { name: "restarting after failure", plan: replica::plan(c) });
     Ok("starting as a secondary".to_owned())
 }

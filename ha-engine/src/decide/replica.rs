@@ -13,21 +13,11 @@ use crate::ports::{FollowPlan, RecoveryDiff};
 /// The server of `member`, if it publishes where it is.
 pub(crate) fn upstream(member: &Member) -> Option<Upstream> {
     let url = ConnUrl::parse(member.record.conn_url.as_deref()?)?;
-    Some(Upstream {
-        name: member.name.as_str().to_owned(),
-        host: url.host,
-        port: Some(url.port),
-        dbname: url.dbname,
-        remote: false,
-    })
+    Some(Upstream { name: member.name.as_str().to_owned(), host: url.host, port: Some(url.port), dbname: url.dbname, remote: false })
 }
 
 /// The member to follow: `replicatefrom` if it is there and not me, otherwise the leader. Never myself.
-pub(crate) fn member_to_follow<'v>(
-    view: &'v ClusterView,
-    me: &str,
-    replicatefrom: Option<&str>,
-) -> Option<&'v Member> {
+pub(crate) fn member_to_follow<'v>(view: &'v ClusterView, me: &str, replicatefrom: Option<&str>) -> Option<&'v Member> {
     replicatefrom
         .filter(|name| *name != me)
         .and_then(|name| view.members.iter().find(|member| member.name == name))
@@ -46,35 +36,15 @@ pub(crate) fn plan_in(view: &ClusterView, obs: &super::observation::Observation)
 }
 
 /// The plan for the replica `me` with these tags.
-pub(crate) fn plan_for(
-    view: &ClusterView,
-    me: &MemberName,
-    tags: &Tags,
-    use_slots: bool,
-) -> FollowPlan {
-    let upstream = if tags.nostream() {
-        None
-    } else {
-        member_to_follow(view, me.as_str(), tags.replicatefrom()).and_then(upstream)
-    };
-    let slot = (use_slots && upstream.is_some())
-        .then(|| dcs_core::keys::slot_name_from_member(me.as_str()));
-    FollowPlan {
-        upstream,
-        slot,
-        role: Role::Replica,
-        overrides: Vec::new(),
-    }
+pub(crate) fn plan_for(view: &ClusterView, me: &MemberName, tags: &Tags, use_slots: bool) -> FollowPlan {
+    let upstream = if tags.nostream() { None } else { member_to_follow(view, me.as_str(), tags.replicatefrom()).and_then(upstream) };
+    let slot = (use_slots && upstream.is_some()).then(|| dcs_core::keys::slot_name_from_member(me.as_str()));
+    FollowPlan { upstream, slot, role: Role::Replica, overrides: Vec::new() }
 }
 
 /// The plan that follows nobody: local WAL and `restore_command` only.
 pub(crate) fn plan_nobody() -> FollowPlan {
-    FollowPlan {
-        upstream: None,
-        slot: None,
-        role: Role::Replica,
-        overrides: Vec::new(),
-    }
+    FollowPlan { upstream: None, slot: None, role: Role::Replica, overrides: Vec::new() }
 }
 
 /// Rows F. `demoted` is the line if this node had to stop being primary, `following` the line otherwise.
@@ -112,15 +82,8 @@ pub(super) fn follow(c: &mut Cycle<'_>, demoted: &str, following: &str, reload: 
             return Ok(line);
         }
         // F7
-        let replay_paused =
-            matches!(&c.obs.server.monitor, Monitor::Standby(standby) if standby.replay_paused);
-        if !c.paused()
-            && replay_paused
-            && c.obs
-                .server
-                .major_version
-                .is_some_and(|version| version >= 140_000)
-        {
+        let replay_paused = matches!(&c.obs.server.monitor, Monitor::Standby(standby) if standby.replay_paused);
+        if !c.paused() && replay_paused && c.obs.server.major_version.is_some_and(|version| version >= 140_000) {
             c.info("Resuming paused WAL replay for PostgreSQL 14+");
             c.push(Effect::ResumeReplay);
         }
@@ -130,10 +93,7 @@ pub(super) fn follow(c: &mut Cycle<'_>, demoted: &str, following: &str, reload: 
         RecoveryDiff::Restart => {
             // F9
             c.arm_rewind_check();
-            c.task = Some(Task::Follow {
-                name: "changing primary_conninfo and restarting",
-                plan,
-            });
+            c.task = Some(Task::Follow { name: "changing primary_conninfo and restarting", plan });
         }
         RecoveryDiff::Reload => {
             // F10
@@ -143,8 +103,7 @@ pub(super) fn follow(c: &mut Cycle<'_>, demoted: &str, following: &str, reload: 
         RecoveryDiff::None => {
             c.set_role(Role::Replica);
             // F12: the same leader on a new timeline was promoted again after a crash.
-            if let (Some(own), Some(leader)) =
-                (c.memory.own_last_timeline, c.memory.leader_timeline)
+            if let (Some(own), Some(leader)) = (c.memory.own_last_timeline, c.memory.leader_timeline)
                 && own < leader
                 && !c.memory.rewind.is_open()
             {
@@ -167,19 +126,7 @@ fn recovery_diff(c: &Cycle<'_>, plan: &FollowPlan) -> Outcome<RecoveryDiff> {
 
 /// H10: somebody else holds the lock.
 pub(super) fn follow_leader(c: &mut Cycle<'_>) -> Outcome {
-    let leader = c
-        .view
-        .leader_name()
-        .map(ToString::to_string)
-        .unwrap_or_default();
-    let line = format!(
-        "no action. I am ({}), a secondary, and following a leader ({leader})",
-        c.me()
-    );
-    follow(
-        c,
-        "demoting self because I do not have the lock and I was a leader",
-        &line,
-        false,
-    )
+    let leader = c.view.leader_name().map(ToString::to_string).unwrap_or_default();
+    let line = format!("no action. I am ({}), a secondary, and following a leader ({leader})", c.me());
+    follow(c, "demoting self because I do not have the lock and I was a leader", &line, false)
 }

@@ -41,17 +41,12 @@ pub(super) fn process(c: &mut Cycle<'_>) -> Outcome<Option<String>> {
     }
     // M3
     if let Some(leader) = request.leader.as_ref().filter(|leader| *leader != c.me()) {
-        c.warn(format!(
-            "{action}: leader name does not match: {leader} != {}",
-            c.me()
-        ));
+        c.warn(format!("{action}: leader name does not match: {leader} != {}", c.me()));
         return refuse(c);
     }
     // M4
     if request.candidate.as_ref() == Some(c.me()) {
-        c.warn(format!(
-            "{action}: I am already the leader, no need to {kind}"
-        ));
+        c.warn(format!("{action}: I am already the leader, no need to {kind}"));
         return refuse(c);
     }
     // M5
@@ -60,24 +55,17 @@ pub(super) fn process(c: &mut Cycle<'_>) -> Outcome<Option<String>> {
         if let Some(first) = word.get_mut(0..1) {
             first.make_ascii_uppercase();
         }
-        c.warn(format!(
-            "{word} is possible only to a specific candidate in a paused state"
-        ));
+        c.warn(format!("{word} is possible only to a specific candidate in a paused state"));
         return refuse(c);
     }
     // M6
     if failover_is_possible(c, Some(&request), false)? {
         c.arm_rewind_check();
-        c.task = Some(Task::Demote {
-            name: format!("{action}: demote"),
-            request,
-        });
+        c.task = Some(Task::Demote { name: format!("{action}: demote"), request });
         return Ok(Some(format!("{action}: demoting myself")));
     }
     // M7
-    c.warn(format!(
-        "{action}: no healthy members found, {kind} is not possible"
-    ));
+    c.warn(format!("{action}: no healthy members found, {kind} is not possible"));
     refuse(c)
 }
 

@@ -27,18 +27,9 @@ impl ScheduledRestart {
     fn request(&self) -> RestartRequest {
         let filters = &self.filters;
         RestartRequest {
-            role: filters
-                .get("role")
-                .and_then(Value::as_str)
-                .map(str::to_owned),
-            postgres_version: filters
-                .get("postgres_version")
-                .and_then(Value::as_str)
-                .and_then(version_number),
-            timeout: filters
-                .get("timeout")
-                .and_then(Value::as_u64)
-                .map(Duration::from_secs),
+            role: filters.get("role").and_then(Value::as_str).map(str::to_owned),
+            postgres_version: filters.get("postgres_version").and_then(Value::as_str).and_then(version_number),
+            timeout: filters.get("timeout").and_then(Value::as_u64).map(Duration::from_secs),
             restart_pending: filters.contains_key("restart_pending"),
         }
     }
@@ -46,10 +37,7 @@ impl ScheduledRestart {
 
 /// A version text as PostgreSQL's number: `15.2` is 150002, `9.5.3` is 90503.
 pub fn version_number(text: &str) -> Option<u32> {
-    let parts: Vec<u32> = text
-        .split('.')
-        .map(|part| part.parse().ok())
-        .collect::<Option<_>>()?;
+    let parts: Vec<u32> = text.split('.').map(|part| part.parse().ok()).collect::<Option<_>>()?;
     match parts.as_slice() {
         [major, minor] if *major >= 10 => Some(major * 10_000 + minor),
         [first, second] => Some(first * 10_000 + second * 100),
@@ -59,16 +47,8 @@ pub fn version_number(text: &str) -> Option<u32> {
 }
 
 /// Why a restart must not happen now; nothing if it may.
-pub(crate) fn refusal(
-    request: &RestartRequest,
-    server: &ServerObservation,
-    server_version: Option<u32>,
-) -> Option<&'static str> {
-    if request
-        .role
-        .as_deref()
-        .is_some_and(|role| role != server.role.as_str())
-    {
+pub(crate) fn refusal(request: &RestartRequest, server: &ServerObservation, server_version: Option<u32>) -> Option<&'static str> {
+    if request.role.as_deref().is_some_and(|role| role != server.role.as_str()) {
         return Some("host role mismatch");
     }
     if let (Some(wanted), Some(running)) = (request.postgres_version, server_version)
@@ -97,18 +77,13 @@ pub(super) fn scheduled(c: &mut Cycle<'_>) -> Outcome<Option<String>> {
     if let (Some(then), Some(now)) = (scheduled.postmaster_started_at, started_at)
         && then != now
     {
-        c.info(format!(
-            "Cancelling scheduled restart: postgres restart has already happened at {now}"
-        ));
+        c.info(format!("Cancelling scheduled restart: postgres restart has already happened at {now}"));
         c.memory.scheduled_restart = None;
         return Ok(None);
     }
     match due(scheduled.at, c.now.wall, c.cfg.loop_wait) {
         Due::Waiting { seconds } => {
-            c.info(format!(
-                "Awaiting restart at {} (in {seconds} seconds)",
-                scheduled.at
-            ));
+            c.info(format!("Awaiting restart at {} (in {seconds} seconds)", scheduled.at));
             Ok(None)
         }
         Due::Soon(wait) => {
@@ -116,10 +91,7 @@ pub(super) fn scheduled(c: &mut Cycle<'_>) -> Outcome<Option<String>> {
             Ok(None)
         }
         Due::Stale => {
-            c.warn(format!(
-                "Found a stale restart value, cleaning up: {}",
-                scheduled.at
-            ));
+            c.warn(format!("Found a stale restart value, cleaning up: {}", scheduled.at));
             c.memory.scheduled_restart = None;
             Ok(None)
         }
@@ -146,13 +118,7 @@ mod tests {
 
     #[test]
     fn version_texts_become_numbers() {
-        for (text, number) in [
-            ("15.2", Some(150_002)),
-            ("9.5.3", Some(90_503)),
-            ("9.6", Some(90_600)),
-            ("15", None),
-            ("x.y", None),
-        ] {
+        for (text, number) in [("15.2", Some(150_002)), ("9.5.3", Some(90_503)), ("9.6", Some(90_600)), ("15", None), ("x.y", None)] {
             assert_eq!(version_number(text), number, "{text}");
         }
     }

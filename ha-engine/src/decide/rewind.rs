@@ -32,10 +32,7 @@ pub(crate) fn verdict(facts: &DivergenceFacts) -> Verdict {
     let Some(history) = &facts.leader_history else {
         return Verdict::Inconclusive;
     };
-    let Some(left) = history
-        .iter()
-        .find(|line| line.timeline >= facts.local_timeline.0)
-    else {
+    let Some(left) = history.iter().find(|line| line.timeline >= facts.local_timeline.0) else {
         return Verdict::Need;
     };
     if left.timeline != facts.local_timeline.0 {
@@ -47,19 +44,12 @@ pub(crate) fn verdict(facts: &DivergenceFacts) -> Verdict {
         // A primary that stopped cleanly may end exactly where its successor began.
         facts.local_lsn >= left.lsn || facts.checkpoint_end != Some(left.lsn)
     };
-    if need {
-        Verdict::Need
-    } else {
-        Verdict::NotNeed
-    }
+    if need { Verdict::Need } else { Verdict::NotNeed }
 }
 
 /// The leader to compare with: not me, with an address, and by its own word a primary.
 fn comparable_leader(c: &Cycle<'_>) -> Option<Upstream> {
-    let leader = c
-        .view
-        .leader_member()
-        .filter(|leader| leader.name != *c.me())?;
+    let leader = c.view.leader_member().filter(|leader| leader.name != *c.me())?;
     (leader.record.role() == Some(Role::Primary)).then(|| replica::upstream(leader))?
 }
 
@@ -91,12 +81,7 @@ pub(super) fn rewind_or_reinitialize(c: &mut Cycle<'_>) -> Outcome<Option<String
     if c.memory.rewind != RewindState::Need {
         return Ok(None);
     }
-    let Some(leader) = c
-        .view
-        .leader_member()
-        .filter(|leader| leader.name != *c.me())
-        .cloned()
-    else {
+    let Some(leader) = c.view.leader_member().filter(|leader| leader.name != *c.me()).cloned() else {
         return Ok(None);
     };
     let Some(source) = replica::upstream(&leader) else {
@@ -111,17 +96,13 @@ pub(super) fn rewind_or_reinitialize(c: &mut Cycle<'_>) -> Outcome<Option<String
             return Ok(Some(single_user_recovery(c)));
         }
         // W2
-        let checkpointed = leader.record.role() == Some(Role::Primary)
-            && leader.record.checkpoint_after_promote != Some(false);
+        let checkpointed = leader.record.role() == Some(Role::Primary) && leader.record.checkpoint_after_promote != Some(false);
         if !checkpointed {
             let line = format!("Waiting for checkpoint on {} before rewind", leader.name);
             c.watch_members = true;
             return Ok(Some(line));
         }
-        return Ok(Some(c.start(Task::Rewind {
-            source,
-            checkpointed,
-        })));
+        return Ok(Some(c.start(Task::Rewind { source, checkpointed })));
     }
     // W3
     if c.obs.rewind_policy.rebuild_diverged {
@@ -157,13 +138,7 @@ mod tests {
     use super::*;
 
     fn facts(local: u32, lsn: u64, in_recovery: bool, leader: u32) -> DivergenceFacts {
-        let line = |timeline, lsn| HistoryLine {
-            timeline,
-            lsn: Lsn(lsn),
-            reason: String::new(),
-            timestamp: None,
-            new_leader: None,
-        };
+        let line = |timeline, lsn| HistoryLine { timeline, lsn: Lsn(lsn), reason: String::new(), timestamp: None, new_leader: None };
         DivergenceFacts {
             local_timeline: Timeline(local),
             local_lsn: Lsn(lsn),
@@ -193,37 +168,22 @@ mod tests {
     #[test]
     fn a_former_primary_is_fine_only_if_its_last_record_ends_at_the_switch() {
         assert_eq!(verdict(&facts(2, 200, false, 3)), Verdict::Need);
-        assert_eq!(
-            verdict(&facts(2, 150, false, 3)),
-            Verdict::Need,
-            "the end could not be read"
-        );
-        let clean = DivergenceFacts {
-            checkpoint_end: Some(Lsn(200)),
-            ..facts(2, 150, false, 3)
-        };
+        assert_eq!(verdict(&facts(2, 150, false, 3)), Verdict::Need, "the end could not be read");
+        let clean = DivergenceFacts { checkpoint_end: Some(Lsn(200)), ..facts(2, 150, false, 3) };
         assert_eq!(verdict(&clean), Verdict::NotNeed);
     }
 
     #[test]
     fn a_timeline_that_the_leader_never_had_has_diverged() {
         let mut unknown = facts(1, 50, true, 3);
-        unknown.leader_history = Some(vec![HistoryLine {
-            timeline: 2,
-            lsn: Lsn(200),
-            reason: String::new(),
-            timestamp: None,
-            new_leader: None,
-        }]);
+        unknown.leader_history =
+            Some(vec![HistoryLine { timeline: 2, lsn: Lsn(200), reason: String::new(), timestamp: None, new_leader: None }]);
         assert_eq!(verdict(&unknown), Verdict::Need);
     }
 
     #[test]
     fn without_the_leaders_history_nothing_is_known() {
-        let unreadable = DivergenceFacts {
-            leader_history: None,
-            ..facts(2, 150, true, 3)
-        };
+        let unreadable = DivergenceFacts { leader_history: None, ..facts(2, 150, true, 3) };
         assert_eq!(verdict(&unreadable), Verdict::Inconclusive);
     }
 }

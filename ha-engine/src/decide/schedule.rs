@@ -27,9 +27,7 @@ pub(crate) fn due(at: ScheduledTime, now: Timestamp, loop_wait: Duration) -> Due
     let period = i64::try_from(loop_wait.as_millis()).unwrap_or(i64::MAX);
     let oldest = -(period.saturating_mul(3) / 2 / 1000 * 1000);
     match millis {
-        away if away > period => Due::Waiting {
-            seconds: away / 1000,
-        },
+        away if away > period => Due::Waiting { seconds: away / 1000 },
         away if away < oldest => Due::Stale,
         away if away <= 0 => Due::Now,
         away => Due::Soon(Duration::from_millis(away.unsigned_abs())),
@@ -45,11 +43,7 @@ mod tests {
     fn judged(offset_seconds: i64) -> Due {
         let now = Timestamp::from_second(1_800_000_000).expect("in range");
         let at = Timestamp::from_second(1_800_000_000 + offset_seconds).expect("in range");
-        due(
-            ScheduledTime::new(at, Offset::UTC),
-            now,
-            Duration::from_secs(10),
-        )
+        due(ScheduledTime::new(at, Offset::UTC), now, Duration::from_secs(10))
     }
 
     #[test]

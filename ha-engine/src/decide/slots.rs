@@ -50,12 +50,7 @@ fn streams_from_me(member: &Member, me: &str, leads: bool, view: &ClusterView) -
 }
 
 /// Physical slots for members, and for absent ones that are still kept.
-fn desired(
-    obs: &Observation,
-    cfg: &GlobalConfig,
-    view: &ClusterView,
-    leads: bool,
-) -> BTreeMap<String, Desired> {
+fn desired(obs: &Observation, cfg: &GlobalConfig, view: &ClusterView, leads: bool) -> BTreeMap<String, Desired> {
     let mut slots = BTreeMap::new();
     if !obs.use_slots {
         return slots;
@@ -67,47 +62,22 @@ fn desired(
         .leader_member()
         .and_then(|leader| leader.record.version_parts())
         .is_some_and(|version| version.first().is_some_and(|major| *major < 4));
-    for member in view
-        .members
-        .iter()
-        .filter(|member| member.name != me && !member.record.tags.nostream())
-    {
+    for member in view.members.iter().filter(|member| member.name != me && !member.record.tags.nostream()) {
         let active = streams_from_me(member, me, leads, view);
         let cascades_from_me = member.record.tags.replicatefrom() == Some(me);
-        let wanted = if keep_all {
-            !nofailover || cascades_from_me
-        } else {
-            active
-        };
+        let wanted = if keep_all { !nofailover || cascades_from_me } else { active };
         if !wanted {
             continue;
         }
         let name = slot_name_from_member(member.name.as_str());
-        let told = view
-            .status
-            .slots
-            .as_ref()
-            .and_then(|slots| slots.get(&name).copied());
-        let own_word = (member.record.tags.replicatefrom().is_some() || leader_is_old)
-            .then_some(member.record.xlog_location)
-            .flatten();
-        let wanted = Desired {
-            active: Some(active),
-            feedback: told.max(own_word),
-        };
-        slots
-            .entry(name)
-            .and_modify(|known: &mut Desired| known.active = known.active.max(wanted.active))
-            .or_insert(wanted);
+        let told = view.status.slots.as_ref().and_then(|slots| slots.get(&name).copied());
+        let own_word = (member.record.tags.replicatefrom().is_some() || leader_is_old).then_some(member.record.xlog_location).flatten();
+        let wanted = Desired { active: Some(active), feedback: told.max(own_word) };
+        slots.entry(name).and_modify(|known: &mut Desired| known.active = known.active.max(wanted.active)).or_insert(wanted);
     }
     if !nofailover {
         let mine = slot_name_from_member(me);
-        for name in view
-            .status
-            .retain_slots
-            .iter()
-            .filter(|name| **name != mine)
-        {
+        for name in view.status.retain_slots.iter().filter(|name| **name != mine) {
             slots.entry(name.clone()).or_default();
         }
     }
@@ -118,39 +88,30 @@ fn desired(
 fn is_ignored(slot: &SlotObservation, entries: &[Value]) -> bool {
     let kind = if slot.logical { "logical" } else { "physical" };
     let matches = |entry: &Map<String, Value>| {
-        ["name", "type", "database", "plugin"]
-            .into_iter()
-            .all(|property| {
-                let Some(wanted) = entry.get(property).and_then(Value::as_str) else {
-                    return true;
-                };
-                match property {
-                    "name" => wanted == slot.name,
-                    "type" => wanted == kind,
-                    "database" => slot.database.as_deref() == Some(wanted),
-                    _ => slot.plugin.as_deref() == Some(wanted),
-                }
-            })
+        ["name", "type", "database", "plugin"].into_iter().all(|property| {
+            let Some(wanted) = entry.get(property).and_then(Value::as_str) else {
+                return true;
+            };
+            match property {
+                "name" => wanted == slot.name,
+                "type" => wanted == kind,
+                "database" => slot.database.as_deref() == Some(wanted),
+                _ => slot.plugin.as_deref() == Some(wanted),
+            }
+        })
     };
     entries.iter().filter_map(Value::as_object).any(matches)
 }
 
 /// What to do about slots on this node now.
-pub(crate) fn plan(
-    obs: &Observation,
-    cfg: &GlobalConfig,
-    view: &ClusterView,
-    seen: &[SlotObservation],
-    leads: bool,
-) -> SlotPlan {
+pub(crate) fn plan(obs: &Observation, cfg: &GlobalConfig, view: &ClusterView, seen: &[SlotObservation], leads: bool) -> SlotPlan {
     let mut plan = SlotPlan::default();
     // A wiped store drops no slot.
     if view.config.is_none() {
         return plan;
     }
     let desired = desired(obs, cfg, view, leads);
-    let may_touch_xmin =
-        !view.is_unlocked() && (view.leader_name() != Some(&obs.me) || obs.server.is_primary());
+    let may_touch_xmin = !view.is_unlocked() && (view.leader_name() != Some(&obs.me) || obs.server.is_primary());
     for slot in seen {
         // Permanent slots are kept as they are.
         if cfg.slots.contains_key(&slot.name) {
@@ -158,30 +119,15 @@ pub(crate) fn plan(
         }
         let Some(wanted) = desired.get(&slot.name).filter(|_| !slot.logical) else {
             if !cfg.pause && !is_ignored(slot, &cfg.ignore_slots) {
-                let lost = if slot.lost {
-                    " with wal_status=lost"
-                } else {
-                    ""
-                };
-                plan.drop.push((
-                    slot.name.clone(),
-                    format!(
-                        "Trying to drop unknown replication slot '{}'{lost}",
-                        slot.name
-                    ),
-                ));
+                let lost = if slot.lost { " with wal_status=lost" } else { "" };
+                plan.drop.push((slot.name.clone(), format!("Trying to drop unknown replication slot '{}'{lost}", slot.name)));
             }
             continue;
         };
         if slot.lost {
             if !cfg.pause {
-                plan.drop.push((
-                    slot.name.clone(),
-                    format!(
-                        "Trying to drop unknown replication slot '{}' with wal_status=lost",
-                        slot.name
-                    ),
-                ));
+                plan.drop
+                    .push((slot.name.clone(), format!("Trying to drop unknown replication slot '{}' with wal_status=lost", slot.name)));
                 plan.create.push(slot.name.clone());
             }
             continue;
@@ -189,13 +135,7 @@ pub(crate) fn plan(
         let expected_inactive = wanted.active == Some(false);
         if slot.has_xmin {
             if expected_inactive && may_touch_xmin {
-                plan.drop.push((
-                    slot.name.clone(),
-                    format!(
-                        "Dropping physical replication slot {} because of its xmin value",
-                        slot.name
-                    ),
-                ));
+                plan.drop.push((slot.name.clone(), format!("Dropping physical replication slot {} because of its xmin value", slot.name)));
                 plan.create.push(slot.name.clone());
             }
             continue;
@@ -219,28 +159,15 @@ pub(crate) fn plan(
         }
     }
     let existing: BTreeSet<&str> = seen.iter().map(|slot| slot.name.as_str()).collect();
-    plan.create.extend(
-        desired
-            .into_keys()
-            .filter(|name| !existing.contains(name.as_str())),
-    );
+    plan.create.extend(desired.into_keys().filter(|name| !existing.contains(name.as_str())));
     plan
 }
 
 /// The status that a leader publishes: its position, the positions of members' slots, and the slots that are kept for
 /// absent members.
-pub(crate) fn status(
-    obs: &Observation,
-    cfg: &GlobalConfig,
-    view: &ClusterView,
-    memory: &mut Memory,
-    now: Moment,
-) -> (Status, Vec<String>) {
+pub(crate) fn status(obs: &Observation, cfg: &GlobalConfig, view: &ClusterView, memory: &mut Memory, now: Moment) -> (Status, Vec<String>) {
     let lsn = obs.server.monitor.lsn().unwrap_or(Lsn::ZERO);
-    let mut status = Status {
-        last_lsn: lsn,
-        ..Status::default()
-    };
+    let mut status = Status { last_lsn: lsn, ..Status::default() };
     let mut expired = Vec::new();
     let (Some(seen), true) = (&obs.server.slots, obs.use_slots) else {
         status.slots = view.status.slots.clone();
@@ -251,15 +178,8 @@ pub(crate) fn status(
         return (status, expired);
     }
     let mine = slot_name_from_member(obs.me.as_str());
-    let mut slots: BTreeMap<String, Lsn> = seen
-        .iter()
-        .filter_map(|slot| {
-            Some((
-                slot.name.clone(),
-                slot.restart_lsn.or(slot.confirmed_flush_lsn)?,
-            ))
-        })
-        .collect();
+    let mut slots: BTreeMap<String, Lsn> =
+        seen.iter().filter_map(|slot| Some((slot.name.clone(), slot.restart_lsn.or(slot.confirmed_flush_lsn)?))).collect();
     slots.insert(mine.clone(), lsn);
     let present: BTreeSet<String> = view
         .members
@@ -272,29 +192,18 @@ pub(crate) fn status(
     for name in &view.status.retain_slots {
         memory.retain_slots_seen.entry(name.clone()).or_insert(now);
     }
-    for name in slots
-        .keys()
-        .filter(|name| present.contains(*name) && !cfg.slots.contains_key(*name))
-    {
+    for name in slots.keys().filter(|name| present.contains(*name) && !cfg.slots.contains_key(*name)) {
         memory.retain_slots_seen.insert(name.clone(), now);
     }
     memory.retain_slots_seen.retain(|name, last_seen| {
         let age = now.saturating_since(*last_seen);
         let keep = age < cfg.member_slots_ttl;
         if !keep {
-            expired.push(format!(
-                "Replication slot '{name}' for absent cluster member is expired after {} sec.",
-                age.as_secs()
-            ));
+            expired.push(format!("Replication slot '{name}' for absent cluster member is expired after {} sec.", age.as_secs()));
         }
         keep
     });
-    status.retain_slots = memory
-        .retain_slots_seen
-        .keys()
-        .filter(|name| slots.contains_key(*name))
-        .cloned()
-        .collect();
+    status.retain_slots = memory.retain_slots_seen.keys().filter(|name| slots.contains_key(*name)).cloned().collect();
     slots.retain(|name, _| present.contains(name) || memory.retain_slots_seen.contains_key(name));
     status.slots = Some(slots);
     (status, expired)
@@ -317,8 +226,7 @@ pub(super) fn maintain(c: &mut Cycle<'_>) {
     let Some(seen) = &c.obs.server.slots else {
         return;
     };
-    let leads =
-        c.lock_is_mine() && c.is_primary() || matches!(c.role(), Role::Primary | Role::Promoted);
+    let leads = c.lock_is_mine() && c.is_primary() || matches!(c.role(), Role::Primary | Role::Promoted);
     let plan = plan(c.obs, c.cfg, &c.view, seen, leads);
     if !plan.is_empty() {
         c.push(Effect::MaintainSlots(plan));

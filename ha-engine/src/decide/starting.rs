@@ -17,11 +17,7 @@ pub(super) fn decide(c: &mut Cycle<'_>) -> Outcome<Option<String>> {
 
         c.memory.start_timeout = None;
         let running = c.obs.server.postmaster.is_running();
-        c.push(Effect::SetState(if running {
-            ServerState::Running
-        } else {
-            ServerState::Stopped
-        }));
+        c.push(Effect::SetState(if running { ServerState::Running } else { ServerState::Stopped }));
         return Ok(None);
     }
     if !c.lock_is_mine() {
@@ -34,14 +30,9 @@ pub(super) fn decide(c: &mut Cycle<'_>) -> Outcome<Option<String>> {
         c.info("Lost lock while starting up. Demoting self.");
         c.arm_rewind_check();
         c.push(Effect::Demote(DemoteKind::ImmediateNoLock));
-        return Ok(Some(
-            "stopped PostgreSQL while starting up because leader key was lost".to_owned(),
-        ));
+        return Ok(Some("stopped PostgreSQL while starting up because leader key was lost".to_owned()));
     }
-    let timeout = c
-        .memory
-        .start_timeout
-        .unwrap_or(c.cfg.primary_start_timeout);
+    let timeout = c.memory.start_timeout.unwrap_or(c.cfg.primary_start_timeout);
     let elapsed = c.now.moment.saturating_since(c.obs.server.since);
     if elapsed >= timeout {
         let request = c.failover().map(|key| key.request.clone());
@@ -50,22 +41,15 @@ pub(super) fn decide(c: &mut Cycle<'_>) -> Outcome<Option<String>> {
             c.info("Demoting self because primary startup is taking too long");
             c.arm_rewind_check();
             c.push(Effect::Demote(DemoteKind::Immediate));
-            return Ok(Some(
-                "stopped PostgreSQL because of startup timeout".to_owned(),
-            ));
+            return Ok(Some("stopped PostgreSQL because of startup timeout".to_owned()));
         }
         // S3
-        return Ok(Some(
-            "primary start has timed out, but continuing to wait because failover is not possible"
-                .to_owned(),
-        ));
+        return Ok(Some("primary start has timed out, but continuing to wait because failover is not possible".to_owned()));
     }
     // S4
     if let Some(line) = requests::process(c)? {
         return Ok(Some(line));
     }
     let left = timeout.saturating_sub(elapsed).as_secs();
-    Ok(Some(format!(
-        "PostgreSQL is still starting up, {left} seconds until timeout"
-    )))
+    Ok(Some(format!("PostgreSQL is still starting up, {left} seconds until timeout")))
 }

@@ -7,11 +7,7 @@ use crate::settings::GlobalConfig;
 
 /// What to do without the store: effects, and the line of the cycle. A primary stops, whether it holds the lock or not: it
 /// must be down before the lock can expire.
-pub(super) fn decide(
-    obs: &Observation,
-    cfg: &GlobalConfig,
-    memory: &mut Memory,
-) -> (Vec<Effect>, String) {
+pub(super) fn decide(obs: &Observation, cfg: &GlobalConfig, memory: &mut Memory) -> (Vec<Effect>, String) {
     use super::action::Severity;
 
     // D1, D2. With hardening rule X10 a promotion under way counts as a primary.
@@ -20,10 +16,7 @@ pub(super) fn decide(
     }
     let mut effects = Vec::new();
     // D4
-    effects.push(Effect::Log(
-        Severity::Info,
-        "demoting self because DCS is not accessible and I was a leader".to_owned(),
-    ));
+    effects.push(Effect::Log(Severity::Info, "demoting self because DCS is not accessible and I was a leader".to_owned()));
     memory.lease = None;
     if obs.rewind_policy.can_act() && memory.rewind != super::memory::RewindState::Need {
         memory.rewind = super::memory::RewindState::Check;
@@ -38,8 +31,5 @@ pub(super) fn decide(
         }
         None => effects.push(Effect::Demote(DemoteKind::Offline)),
     }
-    (
-        effects,
-        "demoted self because DCS is not accessible and I was a leader".to_owned(),
-    )
+    (effects, "demoted self because DCS is not accessible and I was a leader".to_owned())
 }

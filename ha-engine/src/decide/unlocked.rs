@@ -26,9 +26,7 @@ pub(super) fn decide(c: &mut Cycle<'_>) -> Outcome {
         return acquired(c);
     }
     let nofailover = c.obs.tags.nofailover();
-    let names_a_candidate = c
-        .failover()
-        .is_some_and(|key| key.request.candidate.is_some());
+    let names_a_candidate = c.failover().is_some_and(|key| key.request.candidate.is_some());
     if names_a_candidate || (nofailover && !c.paused()) {
         // U1
         c.arm_rewind_check();
@@ -59,10 +57,7 @@ fn acquired(c: &mut Cycle<'_>) -> Outcome {
         let request = &key.request;
         if c.paused() && request.leader.is_some() && request.candidate.is_some() {
             c.info("Updating failover key after acquiring leader lock...");
-            let remaining = FailoverRequest {
-                leader: None,
-                ..request.clone()
-            };
+            let remaining = FailoverRequest { leader: None, ..request.clone() };
             c.written(Ask::WriteFailover(remaining, Some(key.revision.clone())))?;
         } else if !request.is_empty() {
             c.info("Cleaning up failover key after acquiring leader lock...");
@@ -70,11 +65,7 @@ fn acquired(c: &mut Cycle<'_>) -> Outcome {
         }
     }
     c.reload(Reload::AfterAcquisition)?;
-    let line = leader::enforce_primary(
-        c,
-        "acquired session lock as a leader",
-        "promoted self to leader by acquiring session lock",
-    )?;
+    let line = leader::enforce_primary(c, "acquired session lock as a leader", "promoted self to leader by acquiring session lock")?;
     // Everybody should see the new state at once.
     c.push(Effect::TouchMember);
     Ok(line)

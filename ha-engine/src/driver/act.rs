@@ -14,32 +14,16 @@ use crate::ports::{StopHook, StopMode, StopOutcome, StopRequest};
 
 impl Engine {
     pub(super) async fn act(&mut self, decision: Decision, obs: &Observation) {
-        let Decision {
-            memory,
-            effects,
-            task,
-            message,
-            wake_at,
-            watch_members,
-        } = decision;
+        let Decision { memory, effects, task, message, wake_at, watch_members } = decision;
         self.remember(memory);
         self.guard_lease();
         self.wake_at = wake_at;
         self.watch_members = watch_members;
-        let owner = self
-            .view
-            .as_ref()
-            .and_then(|view| view.leader_name().map(ToString::to_string));
-        tracing::info!(
-            "Lock owner: {}; I am {}",
-            owner.as_deref().unwrap_or("None"),
-            self.me
-        );
+        let owner = self.view.as_ref().and_then(|view| view.leader_name().map(ToString::to_string));
+        tracing::info!("Lock owner: {}; I am {}", owner.as_deref().unwrap_or("None"), self.me);
         // The long task starts before the member key is published, so that the key tells of it; effects before it stay
         // before it.
-        let (first, last): (Vec<Effect>, Vec<Effect>) = effects
-            .into_iter()
-            .partition(|effect| !matches!(effect, Effect::TouchMember));
+        let (first, last): (Vec<Effect>, Vec<Effect>) = effects.into_iter().partition(|effect| !matches!(effect, Effect::TouchMember));
         for effect in first {
             self.carry_out(effect, obs).await;
         }
@@ -68,31 +52,19 @@ impl Engine {
             Effect::CancelTask => self.cancel_task().await,
             Effect::ReleaseLock(last_lsn) => self.release_lock(last_lsn).await,
             Effect::WriteInitialize(how, system_id) => {
-                let outcome = self
-                    .dcs
-                    .initialize(how, system_id.as_str(), self.short_write())
-                    .await;
+                let outcome = self.dcs.initialize(how, system_id.as_str(), self.short_write()).await;
                 report("write the system identifier to the store", outcome);
             }
             Effect::CancelInitialize => {
-                report(
-                    "remove the initialize key",
-                    self.dcs.cancel_initialization(self.short_write()).await,
-                );
+                report("remove the initialize key", self.dcs.cancel_initialization(self.short_write()).await);
             }
             Effect::WriteConfig => {
-                let outcome = self
-                    .dcs
-                    .set_config(&self.dynamic, None, self.short_write())
-                    .await;
+                let outcome = self.dcs.set_config(&self.dynamic, None, self.short_write()).await;
                 report("write the configuration to the store", outcome);
             }
             Effect::WriteStatus(status) => {
                 let legacy = self.has_legacy_member();
-                let outcome = self
-                    .dcs
-                    .write_status(&status, legacy, self.short_write())
-                    .await;
+                let outcome = self.dcs.write_status(&status, legacy, self.short_write()).await;
                 report("write the status to the store", outcome);
             }
             Effect::WriteHistory(history) => {
@@ -102,9 +74,7 @@ impl Engine {
             Effect::Call(event) => self.postgres.call(event),
             Effect::ResumeReplay => self.postgres.resume_replay(self.short_write()).await,
             Effect::FollowByReload(plan) => {
-                self.postgres
-                    .follow(&plan, true, None, &Cancel::never())
-                    .await;
+                self.postgres.follow(&plan, true, None, &Cancel::never()).await;
             }
             Effect::MaintainSlots(plan) => {
                 self.postgres.apply_slots(&plan, self.short_write()).await;
@@ -112,16 +82,10 @@ impl Engine {
             Effect::CheckpointAfterPromotion => self.checkpoint_after_promotion(),
             Effect::Nudge => self.postgres.nudge().await,
             Effect::MoveDataDirectoryAside => {
-                report(
-                    "move the data directory aside",
-                    self.postgres.move_data_directory_aside().await,
-                );
+                report("move the data directory aside", self.postgres.move_data_directory_aside().await);
             }
             Effect::RemoveDataDirectory => {
-                report(
-                    "remove the data directory",
-                    self.postgres.remove_data_directory().await,
-                );
+                report("remove the data directory", self.postgres.remove_data_directory().await);
             }
             Effect::Exit(reason) => self.exit = Some(reason),
         }
@@ -130,10 +94,7 @@ impl Engine {
     /// Members older than 2.1.0 read the leader's position from a key of its own.
     fn has_legacy_member(&self) -> bool {
         let Some(view) = &self.view else { return false };
-        view.members
-            .iter()
-            .filter_map(|member| member.record.version_parts())
-            .any(|version| version.as_slice() < [2, 1, 0].as_slice())
+        view.members.iter().filter_map(|member| member.record.version_parts()).any(|version| version.as_slice() < [2, 1, 0].as_slice())
     }
 
     pub(super) async fn stop_immediately(&mut self) -> StopOutcome {
@@ -149,11 +110,7 @@ impl Engine {
 
     /// Releases the lock, unless PostgreSQL might still acknowledge something.
     pub(super) async fn release_lock(&mut self, last_lsn: Option<Lsn>) {
-        match self
-            .dcs
-            .release_leader(last_lsn, self.store_deadline_without_lease())
-            .await
-        {
+        match self.dcs.release_leader(last_lsn, self.store_deadline_without_lease()).await {
             Ok(true) => tracing::info!("Leader key released"),
             Ok(false) => tracing::info!("the leader key was not ours to release"),
             Err(error) => tracing::error!("could not release the leader key: {}", error.chain()),
@@ -202,10 +159,7 @@ impl Engine {
         if kind == DemoteKind::Immediate {
             self.release_lock(None).await;
         }
-        if kind != DemoteKind::Offline
-            && self.memory.rewind == RewindState::Check
-            && obs.rewind_policy.can_rewind
-        {
+        if kind != DemoteKind::Offline && self.memory.rewind == RewindState::Check && obs.rewind_policy.can_rewind {
             // The data may have diverged: the next cycle compares before anything is started on it.
             self.next_run = self.clock.now();
             self.dcs.wake();
@@ -218,13 +172,7 @@ impl Engine {
         let mut memory = self.memory.clone();
         memory.recovering = true;
         self.remember(memory);
-        self.start_task(
-            Task::Follow {
-                name: "starting after demotion",
-                plan,
-            },
-            None,
-        );
+        self.start_task(Task::Follow { name: "starting after demotion", plan }, None);
     }
 
     /// A CHECKPOINT beside the loop; others may rewind from here once it has ended.
@@ -233,9 +181,7 @@ impl Engine {
             return;
         }
         let postgres = Arc::clone(&self.postgres);
-        self.checkpoint = Some(tokio::spawn(async move {
-            postgres.checkpoint(&Cancel::never()).await
-        }));
+        self.checkpoint = Some(tokio::spawn(async move { postgres.checkpoint(&Cancel::never()).await }));
     }
 
     pub(super) fn on_checkpoint(&mut self, done: bool) {

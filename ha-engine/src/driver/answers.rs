@@ -19,12 +19,7 @@ impl Engine {
         let (looking, writing): (Vec<Ask>, Vec<Ask>) = asks.into_iter().partition(only_looks);
         let mut answers = Vec::with_capacity(looking.len() + writing.len());
         let looks = join_all(looking.iter().map(|ask| self.look(ask))).await;
-        answers.extend(
-            looking
-                .into_iter()
-                .zip(looks)
-                .filter_map(|(ask, answer)| Some((ask, answer?))),
-        );
+        answers.extend(looking.into_iter().zip(looks).filter_map(|(ask, answer)| Some((ask, answer?))));
         for ask in writing {
             let answer = self.write(&ask).await;
             answers.push((ask, answer));
@@ -35,35 +30,20 @@ impl Engine {
     async fn look(&self, ask: &Ask) -> Option<Answer> {
         let deadline = Deadline::after(LOOK);
         Some(match ask {
-            Ask::Poll(targets) => {
-                Answer::Peers(self.peers.poll(targets, Deadline::after(PEER)).await)
-            }
-            Ask::ControlData => {
-                Answer::ControlData(self.postgres.control_data(deadline).await.ok())
-            }
-            Ask::Divergence(leader) => {
-                match self.postgres.observe_divergence(leader, deadline).await {
-                    Ok(facts) => Answer::Divergence(Some(facts)),
-                    Err(reason) => {
-                        tracing::info!("{reason}");
-                        Answer::Divergence(None)
-                    }
+            Ask::Poll(targets) => Answer::Peers(self.peers.poll(targets, Deadline::after(PEER)).await),
+            Ask::ControlData => Answer::ControlData(self.postgres.control_data(deadline).await.ok()),
+            Ask::Divergence(leader) => match self.postgres.observe_divergence(leader, deadline).await {
+                Ok(facts) => Answer::Divergence(Some(facts)),
+                Err(reason) => {
+                    tracing::info!("{reason}");
+                    Answer::Divergence(None)
                 }
-            }
-            Ask::RecoveryDiff(plan) => {
-                Answer::RecoveryDiff(self.postgres.recovery_diff(plan, deadline).await)
-            }
-            Ask::OwnTimeline => {
-                Answer::OwnTimeline(self.postgres.own_timeline(Deadline::after(PEER)).await)
-            }
+            },
+            Ask::RecoveryDiff(plan) => Answer::RecoveryDiff(self.postgres.recovery_diff(plan, deadline).await),
+            Ask::OwnTimeline => Answer::OwnTimeline(self.postgres.own_timeline(Deadline::after(PEER)).await),
             Ask::HistoryFile(timeline) => {
                 let file = self.postgres.history_file(*timeline).await;
-                Answer::HistoryFile(file.map(|(lines, written)| {
-                    (
-                        lines,
-                        dcs_core::model::ScheduledTime::from(&written).to_string(),
-                    )
-                }))
+                Answer::HistoryFile(file.map(|(lines, written)| (lines, dcs_core::model::ScheduledTime::from(&written).to_string())))
             }
             Ask::WaitForLock(limit) => {
                 let _: Wake = self.dcs.wait(Interest::FOLLOWER, *limit).await;
@@ -83,10 +63,7 @@ impl Engine {
                 })
             }
             Ask::AcquireLock => {
-                let outcome = self
-                    .dcs
-                    .attempt_to_acquire_leader(self.store_deadline())
-                    .await;
+                let outcome = self.dcs.attempt_to_acquire_leader(self.store_deadline()).await;
                 Answer::Acquisition(outcome.map_err(|error| self.store_failed(&error)))
             }
             Ask::TakeLock => {
@@ -98,24 +75,14 @@ impl Engine {
                 Err(error) => Err(self.store_failed(&error)),
             }),
             Ask::ClaimBootstrap => {
-                let outcome = self
-                    .dcs
-                    .initialize(InitializeWrite::CreateOnly, "", self.store_deadline())
-                    .await;
+                let outcome = self.dcs.initialize(InitializeWrite::CreateOnly, "", self.store_deadline()).await;
                 self.written("claim the bootstrap", outcome)
             }
             Ask::WriteFailover(request, expected) => {
-                let outcome = self
-                    .dcs
-                    .set_failover(request, expected.as_ref(), self.short_write())
-                    .await;
+                let outcome = self.dcs.set_failover(request, expected.as_ref(), self.short_write()).await;
                 self.written("write the failover key", outcome)
             }
-            Ask::DeleteSync(expected) => match self
-                .dcs
-                .delete_sync(expected.as_ref(), self.short_write())
-                .await
-            {
+            Ask::DeleteSync(expected) => match self.dcs.delete_sync(expected.as_ref(), self.short_write()).await {
                 Ok(deleted) => Answer::Written(deleted),
                 Err(error) => {
                     tracing::error!("{}", error.chain());
@@ -123,10 +90,7 @@ impl Engine {
                 }
             },
             Ask::WriteSync(record, expected) => {
-                let outcome = self
-                    .dcs
-                    .set_sync(record, expected.as_ref(), self.short_write())
-                    .await;
+                let outcome = self.dcs.set_sync(record, expected.as_ref(), self.short_write()).await;
                 self.written("write the synchronous state", outcome)
             }
             // The others only look.

@@ -32,9 +32,7 @@ impl Engine {
                     let _ = reply.send(answer);
                     return Next::SleepOn;
                 }
-                let timeout = request
-                    .timeout
-                    .unwrap_or(self.settings.global.primary_start_timeout);
+                let timeout = request.timeout.unwrap_or(self.settings.global.primary_start_timeout);
                 let mut memory = self.memory.clone();
                 memory.recovering = true;
                 memory.start_timeout = Some(timeout);
@@ -45,19 +43,12 @@ impl Engine {
             Command::ScheduleRestart { at, filters, reply } => {
                 let free = self.memory.scheduled_restart.is_none();
                 if free {
-                    let postmaster_started_at =
-                        self.server
-                            .as_ref()
-                            .and_then(|server| match server.postmaster {
-                                Postmaster::Running { started_at, .. } => Some(started_at),
-                                _ => None,
-                            });
-                    let mut memory = self.memory.clone();
-                    memory.scheduled_restart = Some(ScheduledRestart {
-                        at,
-                        postmaster_started_at,
-                        filters,
+                    let postmaster_started_at = self.server.as_ref().and_then(|server| match server.postmaster {
+                        Postmaster::Running { started_at, .. } => Some(started_at),
+                        _ => None,
                     });
+                    let mut memory = self.memory.clone();
+                    memory.scheduled_restart = Some(ScheduledRestart { at, postmaster_started_at, filters });
                     self.remember(memory);
                     self.publish_change().await;
                 }
@@ -74,11 +65,7 @@ impl Engine {
                 let _ = reply.send(existed);
                 Next::SleepOn
             }
-            Command::Reinitialize {
-                force,
-                from_leader,
-                reply,
-            } => {
+            Command::Reinitialize { force, from_leader, reply } => {
                 let refusal = self.reinitialize(force, from_leader).await;
                 let started = refusal.is_none();
                 let _ = reply.send(refusal);
@@ -99,11 +86,7 @@ impl Engine {
 
     /// Starts building this node anew; the refusal, if it is refused.
     async fn reinitialize(&mut self, force: bool, from_leader: bool) -> Option<String> {
-        let view = match self
-            .dcs
-            .load(Deadline::after(self.settings.global.retry_timeout))
-            .await
-        {
+        let view = match self.dcs.load(Deadline::after(self.settings.global.retry_timeout)).await {
             Ok(view) => self.take_view(view),
             Err(error) => {
                 self.store_failed(&error);
@@ -123,32 +106,15 @@ impl Engine {
             return Some(format!("{} already in progress", job.name()));
         }
         let methods = &self.settings.postgresql.create_replica_methods;
-        let source =
-            reinitialize_source(&view, &self.me, from_leader, methods, fastrand::usize(..));
-        let follow = plan_for(
-            &view,
-            &self.me,
-            &self.settings.tags,
-            self.settings.postgresql.use_slots,
-        );
-        self.start_task(
-            Task::Reinitialize {
-                name: "reinitialize".to_owned(),
-                source,
-                follow,
-            },
-            None,
-        );
+        let source = reinitialize_source(&view, &self.me, from_leader, methods, fastrand::usize(..));
+        let follow = plan_for(&view, &self.me, &self.settings.tags, self.settings.postgresql.use_slots);
+        self.start_task(Task::Reinitialize { name: "reinitialize".to_owned(), source, follow }, None);
         None
     }
 
     /// Takes the configuration of a loaded view into force: global settings at once, the others after the cycle.
     pub(super) fn take_config(&mut self, view: &ClusterView) {
-        let Some(DynamicConfig {
-            revision,
-            data: Some(document),
-        }) = &view.config
-        else {
+        let Some(DynamicConfig { revision, data: Some(document) }) = &view.config else {
             return;
         };
         if self.config_revision.as_ref() == Some(revision) || document.is_empty() {
@@ -186,9 +152,7 @@ impl Engine {
             }
         }
         if std::mem::take(&mut self.unapplied_settings) || reload {
-            self.postgres
-                .apply_settings(Arc::clone(&self.settings), reload)
-                .await;
+            self.postgres.apply_settings(Arc::clone(&self.settings), reload).await;
         }
         self.save_dynamic().await;
     }
@@ -197,9 +161,7 @@ impl Engine {
         let source = Arc::clone(&self.source);
         let changed = tokio::task::spawn_blocking(move || source.reload_local())
             .await
-            .map_err(|error| SettingsError {
-                message: format!("the configuration reader ended unexpectedly: {error}"),
-            })??;
+            .map_err(|error| SettingsError { message: format!("the configuration reader ended unexpectedly: {error}") })??;
         if !changed {
             tracing::info!("No local configuration items changed.");
             return Ok(());
@@ -217,8 +179,7 @@ impl Engine {
         }
         let source = Arc::clone(&self.source);
         let document = self.settings.global.document.clone();
-        let saved =
-            tokio::task::spawn_blocking(move || source.store_dynamic_cache(&document)).await;
+        let saved = tokio::task::spawn_blocking(move || source.store_dynamic_cache(&document)).await;
         match saved {
             Ok(Ok(())) => self.unsaved_dynamic = false,
             Ok(Err(error)) => tracing::error!("Exception when saving file: {error}"),

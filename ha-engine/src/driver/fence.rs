@@ -50,11 +50,7 @@ impl Fence {
     }
 }
 
-async fn guard(
-    clock: Arc<dyn Clock>,
-    postgres: Arc<dyn Postgres>,
-    mut deadline: watch::Receiver<Option<Moment>>,
-) {
+async fn guard(clock: Arc<dyn Clock>, postgres: Arc<dyn Postgres>, mut deadline: watch::Receiver<Option<Moment>>) {
     loop {
         let armed = *deadline.borrow_and_update();
         let Some(stop_at) = armed else {
@@ -72,9 +68,7 @@ async fn guard(
             continue;
         }
         if matches!(postgres.local().role, Role::Primary | Role::Promoted) {
-            tracing::error!(
-                "the leader lock could not be renewed in time: stopping PostgreSQL before another node can be promoted"
-            );
+            tracing::error!("the leader lock could not be renewed in time: stopping PostgreSQL before another node can be promoted");
             let request = StopRequest {
                 mode: StopMode::Immediate,
                 checkpoint_first: false,

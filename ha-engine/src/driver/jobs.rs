@@ -21,8 +21,7 @@ use crate::decide::memory::{Critical, Memory, RewindState};
 use crate::decide::observation::{RunningTask, TaskKind};
 use crate::handle::RestartAnswer;
 use crate::ports::{
-    CloneSource, FollowPlan, Peers, Postgres, PromoteOutcome, RewindOutcome, StartOutcome,
-    StopHook, StopMode, StopRequest,
+    CloneSource, FollowPlan, Peers, Postgres, PromoteOutcome, RewindOutcome, StartOutcome, StopHook, StopMode, StopRequest,
 };
 use crate::settings::{BootstrapSettings, EffectiveSettings};
 
@@ -45,11 +44,7 @@ pub(super) struct RunningJob {
 
 impl RunningJob {
     pub(super) fn describe(&self) -> RunningTask {
-        RunningTask {
-            name: self.name.clone(),
-            kind: self.kind,
-            since: self.since,
-        }
+        RunningTask { name: self.name.clone(), kind: self.kind, since: self.since }
     }
 
     pub(super) fn name(&self) -> &str {
@@ -116,11 +111,7 @@ impl Engine {
     /// Starts a task. The caller has made sure that none is running.
     pub(super) fn start_task(&mut self, task: Task, reply: Option<oneshot::Sender<RestartAnswer>>) {
         if let Some(job) = &self.job {
-            tracing::info!(
-                "Failed to run {}, {} is already in progress",
-                task.name(),
-                job.name
-            );
+            tracing::info!("Failed to run {}, {} is already in progress", task.name(), job.name);
             return;
         }
         if matches!(task, Task::Promote) {
@@ -140,19 +131,9 @@ impl Engine {
             lease: self.lease.subscribe(),
             events: self.job_sender.clone(),
             cancel: cancel.token(),
-            observation: TaskView {
-                tags: self.settings.tags.clone(),
-                use_slots: self.settings.postgresql.use_slots,
-            },
+            observation: TaskView { tags: self.settings.tags.clone(), use_slots: self.settings.postgresql.use_slots },
         };
-        self.job = Some(RunningJob {
-            name: task.name(),
-            kind: kind_of(&task),
-            since: self.clock.now(),
-            cancel,
-            ended,
-            reply,
-        });
+        self.job = Some(RunningJob { name: task.name(), kind: kind_of(&task), since: self.clock.now(), cancel, ended, reply });
         // The handle is not kept: the task tells its end through `done` and an event, also when it panics (by the sender
         // being dropped).
         drop(tokio::spawn(async move {
@@ -208,9 +189,7 @@ impl Engine {
                 memory.critical = Critical::Done(ok);
                 self.remember(memory);
                 if let Some(job) = &mut self.job {
-                    job.kind = TaskKind::Promote {
-                        pre_promote_pending: false,
-                    };
+                    job.kind = TaskKind::Promote { pre_promote_pending: false };
                 }
                 Next::SleepOn
             }
@@ -286,9 +265,7 @@ impl Engine {
 
 const fn kind_of(task: &Task) -> TaskKind {
     match task {
-        Task::Promote => TaskKind::Promote {
-            pre_promote_pending: true,
-        },
+        Task::Promote => TaskKind::Promote { pre_promote_pending: true },
         Task::CrashRecovery => TaskKind::CrashRecovery,
         Task::Restart { .. } => TaskKind::Restart,
         Task::StartPrimaryAfterFailure { .. } => TaskKind::StartAfterFailure,
@@ -302,11 +279,7 @@ impl Tools {
         match task {
             Task::Bootstrap => TaskResult::Bootstrap(self.bootstrap().await),
             Task::PostBootstrap => TaskResult::PostBootstrap(self.post_bootstrap().await),
-            Task::Clone {
-                name,
-                source,
-                follow,
-            } => TaskResult::Clone(self.clone_node(&name, source, &follow).await),
+            Task::Clone { name, source, follow } => TaskResult::Clone(self.clone_node(&name, source, &follow).await),
             Task::Reinitialize { source, follow, .. } => {
                 let request = StopRequest {
                     mode: StopMode::Immediate,
@@ -316,15 +289,13 @@ impl Tools {
                     part_of_restart: false,
                 };
                 self.postgres.stop(request, None).await;
-                let from = source.node.as_ref().map_or_else(
-                    || "bootstrap (without leader)".to_owned(),
-                    |node| format!("bootstrap from '{}'", node.name),
-                );
+                let from = source
+                    .node
+                    .as_ref()
+                    .map_or_else(|| "bootstrap (without leader)".to_owned(), |node| format!("bootstrap from '{}'", node.name));
                 TaskResult::Clone(self.clone_node(&from, source, &follow).await)
             }
-            Task::StartPrimaryAfterFailure { timeout } => {
-                TaskResult::Start(self.postgres.start_as_primary(timeout, &self.cancel).await)
-            }
+            Task::StartPrimaryAfterFailure { timeout } => TaskResult::Start(self.postgres.start_as_primary(timeout, &self.cancel).await),
             Task::CrashRecovery => {
                 let outcome = self.postgres.single_user_recovery(&self.cancel).await;
                 if let Err(error) = &outcome {
@@ -332,29 +303,17 @@ impl Tools {
                 }
                 TaskResult::CrashRecovery(outcome.is_ok())
             }
-            Task::Rewind {
-                source,
-                checkpointed,
-            } => {
-                let outcome = self
-                    .postgres
-                    .rewind(&source, checkpointed, &self.cancel)
-                    .await;
+            Task::Rewind { source, checkpointed } => {
+                let outcome = self.postgres.rewind(&source, checkpointed, &self.cancel).await;
                 if let RewindOutcome::NotYet(reason) = &outcome {
                     tracing::info!("{reason}");
                 }
                 TaskResult::Rewind(outcome)
             }
-            Task::Follow { plan, .. } => {
-                TaskResult::Start(self.postgres.follow(&plan, false, None, &self.cancel).await)
-            }
+            Task::Follow { plan, .. } => TaskResult::Start(self.postgres.follow(&plan, false, None, &self.cancel).await),
             Task::Promote => TaskResult::Promote(self.promote().await),
-            Task::Restart { timeout } => {
-                TaskResult::Start(self.postgres.restart(timeout, &self.cancel).await)
-            }
-            Task::Demote { request, .. } => {
-                TaskResult::Demote(self.demote_gracefully(&request).await)
-            }
+            Task::Restart { timeout } => TaskResult::Start(self.postgres.restart(timeout, &self.cancel).await),
+            Task::Demote { request, .. } => TaskResult::Demote(self.demote_gracefully(&request).await),
         }
     }
 
@@ -363,11 +322,7 @@ impl Tools {
     }
 
     async fn bootstrap(&self) -> bool {
-        match self
-            .postgres
-            .bootstrap(&self.how_to_bootstrap(), &self.cancel)
-            .await
-        {
+        match self.postgres.bootstrap(&self.how_to_bootstrap(), &self.cancel).await {
             Ok(()) => true,
             Err(error) => {
                 tracing::error!("{error}");
@@ -377,11 +332,7 @@ impl Tools {
     }
 
     async fn post_bootstrap(&self) -> bool {
-        match self
-            .postgres
-            .post_bootstrap(&self.how_to_bootstrap(), &self.cancel)
-            .await
-        {
+        match self.postgres.post_bootstrap(&self.how_to_bootstrap(), &self.cancel).await {
             Ok(()) => true,
             Err(error) => {
                 tracing::error!("{error}");
@@ -395,21 +346,13 @@ impl Tools {
             source.methods = self.settings.postgresql.create_replica_methods.clone();
         }
         let from = name.strip_prefix("bootstrap ").unwrap_or(name);
-        if let Err(error) = self
-            .postgres
-            .as_ref()
-            .clone_from(&source, &self.cancel)
-            .await
-        {
+        if let Err(error) = self.postgres.as_ref().clone_from(&source, &self.cancel).await {
             tracing::error!("failed to bootstrap {from}: {error}");
             return false;
         }
         tracing::info!("bootstrapped {from}");
         self.wait_for_slot(follow).await;
-        self.postgres
-            .follow(follow, false, None, &self.cancel)
-            .await
-            != StartOutcome::Failed
+        self.postgres.follow(follow, false, None, &self.cancel).await != StartOutcome::Failed
     }
 
     /// A standby whose slot is not there yet would fail its first connection and then wait five seconds.
@@ -432,27 +375,16 @@ impl Tools {
     }
 
     async fn promote(&self) -> PromoteOutcome {
-        let ready =
-            self.postgres.run_pre_promote(&self.cancel).await && !self.cancel.is_cancelled();
-        if self
-            .events
-            .send(TaskEvent::PrePromote(ready))
-            .await
-            .is_err()
-            || !ready
-        {
+        let ready = self.postgres.run_pre_promote(&self.cancel).await && !self.cancel.is_cancelled();
+        if self.events.send(TaskEvent::PrePromote(ready)).await.is_err() || !ready {
             return PromoteOutcome::Cancelled;
         }
         // Only with proof that the lock is still ours.
         let lease = *self.lease.borrow();
-        if !self.settings.global.pause
-            && !lease.is_some_and(|lease| lease.is_valid(self.clock.now()))
-        {
+        if !self.settings.global.pause && !lease.is_some_and(|lease| lease.is_valid(self.clock.now())) {
             tracing::warn!("not promoting: the leader lock was not confirmed in time");
             return PromoteOutcome::Cancelled;
         }
-        self.postgres
-            .promote(self.settings.global.loop_wait, &self.cancel)
-            .await
+        self.postgres.promote(self.settings.global.loop_wait, &self.cancel).await
     }
 }

@@ -118,14 +118,7 @@ pub struct Engine {
 impl Engine {
     /// An engine, and the handle to talk to it. Nothing happens before [`Engine::run`].
     pub fn new(parts: Parts) -> (Self, EngineHandle) {
-        let Parts {
-            dcs,
-            postgres,
-            peers,
-            clock,
-            source,
-            settings,
-        } = parts;
+        let Parts { dcs, postgres, peers, clock, source, settings } = parts;
         let (commands, mailbox) = mpsc::channel(MAILBOX);
         let (job_sender, job_events) = mpsc::channel(TASK_EVENTS);
         let now = clock.now();
@@ -214,9 +207,7 @@ impl Engine {
 
     /// Whether the last view says that the lock is mine.
     fn lock_is_mine(&self) -> bool {
-        self.view
-            .as_ref()
-            .is_some_and(|view| view.leader_name() == Some(&self.me))
+        self.view.as_ref().is_some_and(|view| view.leader_name() == Some(&self.me))
     }
 
     fn short_write(&self) -> Deadline {
@@ -271,18 +262,11 @@ impl Engine {
                 by_timer = true;
             }
         }
-        let mut interest = if leads {
-            Interest::LEADER
-        } else {
-            Interest::FOLLOWER
-        };
+        let mut interest = if leads { Interest::LEADER } else { Interest::FOLLOWER };
         if self.watch_members {
             interest.members = MemberInterest::Any;
         }
-        let server_runs = self
-            .server
-            .as_ref()
-            .is_some_and(|server| server.postmaster.is_running());
+        let server_runs = self.server.as_ref().is_some_and(|server| server.postmaster.is_running());
         let watch_postmaster = server_runs && self.job.is_none() && !self.is_paused();
         let dcs = Arc::clone(&self.dcs);
         let postgres = Arc::clone(&self.postgres);

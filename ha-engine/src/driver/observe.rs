@@ -35,19 +35,13 @@ impl Engine {
         let decision = {
             let mut rounds = 0;
             loop {
-                let now = Now {
-                    moment: self.clock.now(),
-                    wall: self.clock.wall(),
-                };
+                let now = Now { moment: self.clock.now(), wall: self.clock.wall() };
                 match decide::decide(&obs, &self.settings.global, &self.memory, now, &answers) {
                     Step::Done(decision) => break decision,
                     Step::Ask(asks) => {
                         rounds += 1;
                         if rounds > MOST_ROUNDS {
-                            tracing::error!(
-                                ?asks,
-                                "Unexpected exception raised, please report it as a BUG"
-                            );
+                            tracing::error!(?asks, "Unexpected exception raised, please report it as a BUG");
                             return;
                         }
                         for (ask, answer) in self.answer(asks).await {
@@ -108,17 +102,9 @@ impl Engine {
 
     /// Damaged values are reported when they appear, not in every cycle.
     fn report_damages(&self, view: &ClusterView) {
-        let known = self
-            .view
-            .as_ref()
-            .map(|view| view.damages.as_slice())
-            .unwrap_or_default();
+        let known = self.view.as_ref().map(|view| view.damages.as_slice()).unwrap_or_default();
         for damage in view.damages.iter().filter(|damage| !known.contains(damage)) {
-            tracing::warn!(
-                "the value of `{}` in the store is damaged: {}",
-                damage.key,
-                damage.problem
-            );
+            tracing::warn!("the value of `{}` in the store is damaged: {}", damage.key, damage.problem);
         }
     }
 
@@ -138,9 +124,7 @@ impl Engine {
             Ok(Renewal::Renewed(lease)) => {
                 if !lease.is_valid(self.clock.now()) {
                     // An answer that comes after its own end proves nothing.
-                    tracing::error!(
-                        "the renewal of the leader lock took longer than the lock lives"
-                    );
+                    tracing::error!("the renewal of the leader lock took longer than the lock lives");
                     return Err(StoreFailed);
                 }
                 let mut memory = self.memory.clone();
@@ -188,17 +172,11 @@ impl Engine {
             callback_called: self.postgres.callback_called(),
             may_bootstrap: settings.bootstrap.is_some(),
             use_slots: settings.postgresql.use_slots,
-            has_leaderless_method: settings.postgresql.create_replica_methods.iter().any(
-                |method| {
-                    matches!(
-                        method,
-                        ReplicaMethod::Custom {
-                            no_leader: true,
-                            ..
-                        }
-                    )
-                },
-            ),
+            has_leaderless_method: settings
+                .postgresql
+                .create_replica_methods
+                .iter()
+                .any(|method| matches!(method, ReplicaMethod::Custom { no_leader: true, .. })),
         }
     }
 
@@ -208,8 +186,7 @@ impl Engine {
         RewindPolicy {
             can_rewind: postgresql.use_pg_rewind && self.postgres.can_rewind().await,
             rebuild_diverged,
-            rebuild_after_failure: rebuild_diverged
-                || postgresql.remove_data_directory_on_rewind_failure,
+            rebuild_after_failure: rebuild_diverged || postgresql.remove_data_directory_on_rewind_failure,
         }
     }
 }

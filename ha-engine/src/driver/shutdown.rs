@@ -29,21 +29,14 @@ impl Engine {
         self.cancel_task().await;
         self.mailbox.close();
         if self.is_paused() {
-            tracing::info!(
-                "Leader key is not deleted and Postgresql is not stopped due paused state"
-            );
+            tracing::info!("Leader key is not deleted and Postgresql is not stopped due paused state");
             self.fence.disarm();
             return;
         }
         let view = self.view.clone();
         let leads = self.lock_is_mine();
-        let request = StopRequest {
-            mode: StopMode::Fast,
-            checkpoint_first: false,
-            hook: StopHook::Run,
-            timeout: None,
-            part_of_restart: false,
-        };
+        let request =
+            StopRequest { mode: StopMode::Fast, checkpoint_first: false, hook: StopHook::Run, timeout: None, part_of_restart: false };
         let (events, mut heard) = mpsc::channel(4);
         let postgres = Arc::clone(&self.postgres);
         let mut stop = tokio::spawn(async move { postgres.stop(request, Some(events)).await });
@@ -81,8 +74,7 @@ impl Engine {
             StopOutcome::Stopped(position) => {
                 self.fence.disarm();
                 if leads && !released {
-                    self.release_lock(position.map(|position| position.final_lsn))
-                        .await;
+                    self.release_lock(position.map(|position| position.final_lsn)).await;
                 }
                 self.touch_stopped_member().await;
             }

@@ -20,11 +20,7 @@ impl Engine {
     pub(super) async fn start_up(&mut self) -> Option<String> {
         let mut pause = FIRST_RETRY;
         let view = loop {
-            match self
-                .dcs
-                .load(Deadline::after(self.settings.global.retry_timeout))
-                .await
-            {
+            match self.dcs.load(Deadline::after(self.settings.global.retry_timeout)).await {
                 Ok(view) => break self.take_view(view),
                 Err(error) => tracing::warn!("Can not get cluster from dcs: {}", error.chain()),
             }
@@ -35,18 +31,10 @@ impl Engine {
             }
             pause = (pause * 2).min(LAST_RETRY);
         };
-        if let Some(api_url) = view
-            .member(&self.me)
-            .and_then(|member| member.record.api_url.clone())
-            && self
-                .peers
-                .is_alive(&api_url, Deadline::after(NAMESAKE))
-                .await
+        if let Some(api_url) = view.member(&self.me).and_then(|member| member.record.api_url.clone())
+            && self.peers.is_alive(&api_url, Deadline::after(NAMESAKE)).await
         {
-            return Some(format!(
-                "Can't start; there is already a node named '{}' running",
-                self.me
-            ));
+            return Some(format!("Can't start; there is already a node named '{}' running", self.me));
         }
         if self.config_revision.is_none() {
             let document = self.source.initial_dynamic();
@@ -59,9 +47,7 @@ impl Engine {
                 Err(error) => return Some(error.message),
             }
         }
-        self.postgres
-            .apply_settings(std::sync::Arc::clone(&self.settings), false)
-            .await;
+        self.postgres.apply_settings(std::sync::Arc::clone(&self.settings), false).await;
         self.unapplied_settings = false;
         self.postgres.adopt(Deadline::after(ADOPT)).await;
         self.next_run = self.clock.now();

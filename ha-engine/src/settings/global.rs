@@ -96,10 +96,6 @@ pub struct GlobalConfig {
 impl GlobalConfig {
     /// The timings, as the store needs them.
     pub fn timing(&self) -> Timing {
-        Timing {
-            ttl: self.ttl,
-            loop_wait: self.loop_wait,
-            retry_timeout: self.retry_timeout,
-        }
+        Timing { ttl: self.ttl, loop_wait: self.loop_wait, retry_timeout: self.retry_timeout }
     }
 }

@@ -18,9 +18,7 @@ use serde_json::{Map, Value};
 pub use self::authentication::{Authentication, Credentials, Secret};
 pub use self::bootstrap::{BootstrapMethod, BootstrapSettings, CommandOption};
 pub use self::global::{GlobalConfig, LeaseGuardMode, StandbyCluster, SyncMode};
-pub use self::postgresql::{
-    BinaryNames, CommandLine, PostgresSettings, ReplicaMethod, ServerAddress,
-};
+pub use self::postgresql::{BinaryNames, CommandLine, PostgresSettings, ReplicaMethod, ServerAddress};
 
 /// Everything that is configured for this node, with the dynamic configuration applied.
 #[derive(Clone, Debug)]
@@ -56,10 +54,7 @@ pub trait SettingsSource: Send + Sync + fmt::Debug {
     /// # Errors
     ///
     /// The document cannot be used, e.g. `postgresql.parameters` is not an object.
-    fn effective(
-        &self,
-        dynamic: &Map<String, Value>,
-    ) -> Result<Arc<EffectiveSettings>, SettingsError>;
+    fn effective(&self, dynamic: &Map<String, Value>) -> Result<Arc<EffectiveSettings>, SettingsError>;
 
     /// Reads the local files again. `true` if they say something new.
     ///

@@ -8,9 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{TaskEvent, Tools};
 use crate::decide::{Bar, disqualification, failover_candidates_in, plan_for, plan_nobody};
-use crate::ports::{
-    Peers, ShutdownPosition, StopEvent, StopHook, StopMode, StopOutcome, StopRequest,
-};
+use crate::ports::{Peers, ShutdownPosition, StopEvent, StopHook, StopMode, StopOutcome, StopRequest};
 
 /// How often candidates are asked whether they have everything.
 const ASK_CANDIDATES: Duration = Duration::from_millis(50);
@@ -24,19 +22,11 @@ impl Tools {
     /// record, and follows whoever leads next. Whether PostgreSQL stopped.
     pub(super) async fn demote_gracefully(&self, request: &FailoverRequest) -> bool {
         tracing::info!("Demoting self (graceful)");
-        let stop = StopRequest {
-            mode: StopMode::Fast,
-            checkpoint_first: true,
-            hook: StopHook::Run,
-            timeout: None,
-            part_of_restart: false,
-        };
+        let stop = StopRequest { mode: StopMode::Fast, checkpoint_first: true, hook: StopHook::Run, timeout: None, part_of_restart: false };
         let (events, heard) = mpsc::channel(4);
         let view = self.dcs.load(self.budget()).await.ok();
-        let (outcome, released) = tokio::join!(
-            self.postgres.stop(stop, Some(events)),
-            self.release_when_caught_up(heard, view.as_ref(), Some(request)),
-        );
+        let (outcome, released) =
+            tokio::join!(self.postgres.stop(stop, Some(events)), self.release_when_caught_up(heard, view.as_ref(), Some(request)),);
         let StopOutcome::Stopped(position) = outcome else {
             tracing::error!("PostgreSQL could not be stopped; keeping the leader key");
             return false;
@@ -44,8 +34,7 @@ impl Tools {
         self.postgres.set_role(Role::Demoted);
         if !released {
             // Nobody was seen to have everything while the server stopped: what is left to give is on disk now.
-            self.release(position.map(|position| position.final_lsn))
-                .await;
+            self.release(position.map(|position| position.final_lsn)).await;
         }
         self.follow_next_leader().await;
         true
@@ -72,9 +61,7 @@ impl Tools {
         };
         let Some(view) = view else { return false };
         loop {
-            if ask_whether_somebody_has_everything(&*self.peers, &self.me, view, request, &position)
-                .await
-            {
+            if ask_whether_somebody_has_everything(&*self.peers, &self.me, view, request, &position).await {
                 self.postgres.set_role(Role::Demoted);
                 self.release(Some(position.final_lsn)).await;
                 return true;
@@ -89,12 +76,7 @@ impl Tools {
 
     async fn release(&self, final_lsn: Option<Lsn>) {
         let (reply, done) = oneshot::channel();
-        if self
-            .events
-            .send(TaskEvent::Release(final_lsn, reply))
-            .await
-            .is_ok()
-        {
+        if self.events.send(TaskEvent::Release(final_lsn, reply)).await.is_ok() {
             // Dropped without an answer: the engine is cancelling this task, and sees to the lock itself.
             let _ = done.await;
         }
@@ -106,12 +88,7 @@ impl Tools {
         let mut plan = plan_nobody();
         while !self.cancel.is_cancelled() {
             if let Ok(view) = self.dcs.load(self.budget()).await {
-                plan = plan_for(
-                    &view,
-                    &self.me,
-                    &self.observation.tags,
-                    self.observation.use_slots,
-                );
+                plan = plan_for(&view, &self.me, &self.observation.tags, self.observation.use_slots);
                 if plan.upstream.is_some() {
                     break;
                 }
@@ -119,12 +96,7 @@ impl Tools {
             if deadline.has_passed() {
                 break;
             }
-            self.dcs
-                .wait(
-                    Interest::FOLLOWER,
-                    deadline.remaining().min(Duration::from_secs(1)),
-                )
-                .await;
+            self.dcs.wait(Interest::FOLLOWER, deadline.remaining().min(Duration::from_secs(1))).await;
         }
         if !self.cancel.is_cancelled() {
             self.postgres.follow(&plan, false, None, &self.cancel).await;
@@ -144,14 +116,7 @@ pub(in crate::driver) async fn ask_whether_somebody_has_everything(
     if targets.is_empty() {
         return false;
     }
-    let bar = Bar {
-        at_least: Some(position.checkpoint_end),
-        last_lsn: position.checkpoint_end,
-        maximum_lag: 0,
-        timeline: None,
-    };
+    let bar = Bar { at_least: Some(position.checkpoint_end), last_lsn: position.checkpoint_end, maximum_lag: 0, timeline: None };
     let answers = peers.poll(&targets, Deadline::after(PEER)).await;
-    answers
-        .iter()
-        .any(|(name, answer)| disqualification(name, answer, &bar).is_none())
+    answers.iter().any(|(name, answer)| disqualification(name, answer, &bar).is_none())
 }
