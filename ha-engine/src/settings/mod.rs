@@ -18,9 +18,7 @@ use serde_json::{Map, Value};
 pub use self::authentication::{Authentication, Credentials, Secret};
 pub use self::bootstrap::{BootstrapMethod, BootstrapSettings, CommandOption};
 pub use self::global::{GlobalConfig, LeaseGuardMode, StandbyCluster, SyncMode};
-pub use self::postgresql::{
-    BinaryNames, CommandLine, PostgresSettings, ReplicaMethod, ServerAddress,
-};
+pub use self::postgresql::{BinaryNames, CommandLine, PostgresSettings, ReplicaMethod, ServerAddress};
 
 /// Everything that is configured for this node, with the dynamic configuration applied.
 #[derive(Clone, Debug)]
