@@ -26,8 +26,8 @@ pub(crate) fn parse(text: &str) -> Option<ControlData> {
     data.checkpoint_timeline = data.timeline("Latest checkpoint's TimeLineID");
     data.minimum_recovery_end = data.lsn("Minimum recovery ending location");
     data.minimum_recovery_timeline = data.timeline("Min recovery ending loc's timeline");
-    data.rewindable = data.value("wal_log_hints setting") == Some("on")
-        || data.value("Data page checksum version").is_some_and(|version| version != "0");
+    data.rewindable =
+        data.value("wal_log_hints setting") == Some("on") || data.value("Data page checksum version").is_some_and(|version| version != "0");
     Some(data)
 }
 
@@ -72,10 +72,11 @@ impl ControlData {
     /// Where the stopped server stands, for the divergence check; nothing if it was a primary that did not stop cleanly.
     pub(crate) fn local_position(&self) -> Option<LocalPosition> {
         let standby = matches!(self.cluster_state.as_str(), "shut down in recovery" | "in archive recovery");
-        if standby && !self.minimum_recovery_end.is_zero() {
-            if let Some(timeline) = self.minimum_recovery_timeline {
-                return Some(LocalPosition { in_recovery: true, timeline, lsn: self.minimum_recovery_end });
-            }
+        if standby
+            && !self.minimum_recovery_end.is_zero()
+            && let Some(timeline) = self.minimum_recovery_timeline
+        {
+            return Some(LocalPosition { in_recovery: true, timeline, lsn: self.minimum_recovery_end });
         }
         // A standby without a minimum recovery end was a primary when it went down.
         let timeline = self.checkpoint_timeline?;

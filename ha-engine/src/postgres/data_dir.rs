@@ -16,10 +16,7 @@ pub(crate) fn observe(data_dir: &Path) -> DataDir {
     }
     match is_empty(data_dir) {
         Ok(true) => DataDir::Empty,
-        Ok(false) => DataDir::Present {
-            recovery_file: has_recovery_file(data_dir),
-            backup_label: data_dir.join("backup_label").is_file(),
-        },
+        Ok(false) => DataDir::Present { recovery_file: has_recovery_file(data_dir), backup_label: data_dir.join("backup_label").is_file() },
         Err(error) => DataDir::Inaccessible(error.to_string()),
     }
 }

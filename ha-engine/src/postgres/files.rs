@@ -112,11 +112,7 @@ impl Modes {
     fn of(self, data_dir: &Path, path: &Path) -> Permissions {
         let real = |path: &Path| fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
         let parent = path.parent().map_or_else(PathBuf::new, real);
-        if parent.starts_with(real(data_dir)) {
-            data_dir::file_mode(data_dir)
-        } else {
-            Permissions::from_mode(self.outside)
-        }
+        if parent.starts_with(real(data_dir)) { data_dir::file_mode(data_dir) } else { Permissions::from_mode(self.outside) }
     }
 }
 
@@ -234,10 +230,7 @@ pub(crate) fn clean_auto_conf(paths: &Paths, modes: Modes) {
     };
     let Some(cleaned) = conf::without_recovery_settings(&content) else { return };
     if let Err(error) = write(paths, modes, &paths.auto_conf, &cleaned) {
-        tracing::error!(
-            "Failed to remove some unwanted parameters from {}: {error}",
-            paths.auto_conf.display()
-        );
+        tracing::error!("Failed to remove some unwanted parameters from {}: {error}", paths.auto_conf.display());
     }
 }
 
@@ -266,9 +259,7 @@ pub(crate) fn restore_backups(paths: &Paths, modes: Modes, hba_redirected: bool,
         }
         let restored = match fs::read(&backup) {
             Ok(content) => write(paths, modes, file, &content),
-            Err(error) if error.kind() == io::ErrorKind::NotFound && file == paths.pg_ident => {
-                write(paths, modes, file, b"")
-            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound && file == paths.pg_ident => write(paths, modes, file, b""),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             Err(error) => Err(error),
         };

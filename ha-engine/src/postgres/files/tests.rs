@@ -135,10 +135,8 @@ fn a_symbolic_link_stays_and_what_it_points_to_is_replaced() {
 fn nothing_is_left_beside_a_written_file() {
     let node = node(true);
     node.write(&node.paths.pg_hba, "a");
-    let names: Vec<_> = fs::read_dir(&node.paths.config_dir)
-        .expect("a directory")
-        .map(|entry| entry.expect("an entry").file_name())
-        .collect();
+    let names: Vec<_> =
+        fs::read_dir(&node.paths.config_dir).expect("a directory").map(|entry| entry.expect("an entry").file_name()).collect();
     assert_eq!(names.len(), 2, "{names:?}");
 }
 

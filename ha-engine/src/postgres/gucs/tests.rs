@@ -76,9 +76,7 @@ fn values_are_checked_by_type() {
         assert_eq!(check(name, value), Checked::Kept, "{name}={value}");
     }
     let dropped = |word: &str, name: &str, value: &str| {
-        Checked::Dropped(Line::warning(format!(
-            "Removing {word} parameter={name} from the config due to the invalid value={value}"
-        )))
+        Checked::Dropped(Line::warning(format!("Removing {word} parameter={name} from the config due to the invalid value={value}")))
     };
     assert_eq!(check("bonjour", "maybe"), dropped("bool", "bonjour", "maybe"));
     assert_eq!(check("log_rotation_age", "bad"), dropped("integer", "log_rotation_age", "bad"));
@@ -92,10 +90,7 @@ fn values_are_checked_by_type() {
 fn numbers_out_of_range_become_the_nearest_that_is_allowed() {
     let check = |name: &str, value: &str| server(150_000, name).expect("it is there").check(name, value);
     let clamped = |value: &str, text: &str| Checked::Clamped { value: value.to_owned(), line: Line::warning(text) };
-    assert_eq!(
-        check("work_mem", "1"),
-        clamped("64", "Value=1 of parameter=work_mem is too low, increasing to 64kB")
-    );
+    assert_eq!(check("work_mem", "1"), clamped("64", "Value=1 of parameter=work_mem is too low, increasing to 64kB"));
     assert_eq!(
         check("max_connections", "999999999"),
         clamped("262143", "Value=999999999 of parameter=max_connections is too big, decreasing to 262143")
