@@ -2,6 +2,7 @@
 
 mod lab;
 mod lifecycle;
+mod replication;
 mod running;
 
 /// Declares tests that get a lab, each under its own name.
