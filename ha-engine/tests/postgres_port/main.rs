@@ -1,5 +1,7 @@
 //! The PostgreSQL port against real servers.
 
+mod building;
+mod changing;
 mod lab;
 mod lifecycle;
 mod replication;
