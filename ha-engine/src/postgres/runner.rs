@@ -325,10 +325,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_late_program_is_ended() {
-        let error = shell("exec sleep 60")
-            .run(&Cancel::never(), Some(Deadline::after(Duration::from_millis(50))))
-            .await
-            .expect_err("it is late");
+        let error =
+            shell("exec sleep 60").run(&Cancel::never(), Some(Deadline::after(Duration::from_millis(50)))).await.expect_err("it is late");
         assert!(matches!(error, RunError::Late(_)), "{error}");
     }
 

@@ -214,8 +214,7 @@ impl LocalPostgres {
     /// The role that the data directory shows.
     pub(super) async fn role_from_data_directory(&self) -> Role {
         let path = self.data_dir();
-        let (empty, recovery) =
-            blocking(move || (data_dir::is_empty(&path).unwrap_or(true), data_dir::has_recovery_file(&path))).await;
+        let (empty, recovery) = blocking(move || (data_dir::is_empty(&path).unwrap_or(true), data_dir::has_recovery_file(&path))).await;
         if empty || self.read_control_data(Deadline::after(PROGRAM)).await.is_err() {
             Role::Uninitialized
         } else if recovery {
@@ -232,13 +231,7 @@ impl LocalPostgres {
             Callback::OnRestart => self.book().pending = Pending::Event(CallbackEvent::Restart),
             Callback::AsDecided => {}
         }
-        let stop = StopRequest {
-            mode: StopMode::Fast,
-            checkpoint_first: true,
-            hook: StopHook::Run,
-            timeout: None,
-            part_of_restart: true,
-        };
+        let stop = StopRequest { mode: StopMode::Fast, checkpoint_first: true, hook: StopHook::Run, timeout: None, part_of_restart: true };
         let outcome = match self.stop_server(stop, None).await {
             StopOutcome::Stopped(_) if cancel.is_cancelled() => StartOutcome::Failed,
             StopOutcome::Stopped(_) => self.start_server(Start { callback: Callback::AsDecided, ..start }, cancel).await,
