@@ -22,11 +22,7 @@ pub fn available() -> Vec<&'static str> {
 /// The section names a store that is not built in, or has an unusable value.
 pub fn open(settings: &StoreSettings, timing: Timing, clock: Arc<dyn Clock>) -> Result<Arc<dyn Dcs>, ConfigError> {
     if !settings.ignored.is_empty() {
-        tracing::warn!(
-            "Several stores are configured; `{}` is used, and `{}` not",
-            settings.section,
-            settings.ignored.join("`, `")
-        );
+        tracing::warn!("Several stores are configured; `{}` is used, and `{}` not", settings.section, settings.ignored.join("`, `"));
     }
     match settings.section {
         other => {
@@ -46,8 +42,5 @@ fn refusal(settings: &StoreSettings, section: &str) -> crate::config::KeyError {
         );
     }
     let available = available().join(", ");
-    settings.error(
-        format!("the store `{section}` is not built into this version yet"),
-        format!("configure one of: {available}"),
-    )
+    settings.error(format!("the store `{section}` is not built into this version yet"), format!("configure one of: {available}"))
 }

@@ -102,9 +102,7 @@ fn accept(check: Check, value: &Value) -> Option<Value> {
         Check::Never => false,
         Check::Word => values::bool_word(value).is_some(),
         Check::True => values::bool_word(value) == Some(true),
-        Check::Label(labels) => {
-            value.as_str().is_some_and(|text| labels.iter().any(|label| label.eq_ignore_ascii_case(text)))
-        }
+        Check::Label(labels) => value.as_str().is_some_and(|text| labels.iter().any(|label| label.eq_ignore_ascii_case(text))),
         Check::AtLeast(least, unit) => {
             let in_bounds = values::int(value, unit).is_some_and(|number| number >= least);
             return in_bounds.then(|| values::int(value, None).map_or_else(|| value.clone(), Value::from));

@@ -113,9 +113,7 @@ impl SettingsSource for AgentSettings {
         let current = self.local();
         let failed = |error: &ConfigError| {
             let path = current.path().unwrap_or_else(|| Path::new("the environment"));
-            SettingsError {
-                message: format!("Exception when reloading local configuration from {}: {error}", path.display()),
-            }
+            SettingsError { message: format!("Exception when reloading local configuration from {}: {error}", path.display()) }
         };
         let Some(next) = current.read_again().map_err(|error| failed(&error))? else { return Ok(false) };
         if next.says_the_same_as(&current) {
@@ -140,8 +138,7 @@ impl SettingsSource for AgentSettings {
     }
 
     fn store_dynamic_cache(&self, dynamic: &Map<String, Value>) -> Result<(), SettingsError> {
-        let adjusted =
-            GlobalConfig::adjusted_document(dynamic).map_err(|error| SettingsError { message: error.to_string() })?;
+        let adjusted = GlobalConfig::adjusted_document(dynamic).map_err(|error| SettingsError { message: error.to_string() })?;
         let local = self.local();
         let (settings, _) = node::effective(&local, &Map::new()).map_err(|error| settings_error(&error))?;
         let data_dir = settings.postgresql.data_dir;

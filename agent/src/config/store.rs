@@ -45,8 +45,7 @@ impl fmt::Debug for StoreSettings {
 impl StoreSettings {
     /// Finds the store in the effective tree. `name` may be missing for the control tool.
     pub(super) fn read(root: &Section<'_>, places: &Places, needs_name: bool) -> Result<Self, KeyError> {
-        let present: Vec<&'static str> =
-            STORES.into_iter().filter(|section| root.map().contains_key(*section)).collect();
+        let present: Vec<&'static str> = STORES.into_iter().filter(|section| root.map().contains_key(*section)).collect();
         let Some((&section, ignored)) = present.split_first() else {
             return Err(KeyError {
                 key: String::new(),
@@ -73,11 +72,6 @@ impl StoreSettings {
 
     /// An error about the section as a whole.
     pub fn error(&self, problem: impl Into<String>, hint: impl Into<String>) -> KeyError {
-        KeyError {
-            key: self.section.to_owned(),
-            place: self.place.clone(),
-            problem: problem.into(),
-            hint: Some(hint.into()),
-        }
+        KeyError { key: self.section.to_owned(), place: self.place.clone(), problem: problem.into(), hint: Some(hint.into()) }
     }
 }
