@@ -31,6 +31,8 @@ mod lease;
 #[cfg(feature = "memory")]
 pub mod memory;
 pub mod model;
+#[cfg(feature = "tls")]
+pub mod tls;
 mod watch;
 
 pub use crate::clock::{BootClock, Clock, Moment};
