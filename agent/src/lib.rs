@@ -1,2 +1,6 @@
-//! placeholder
+//! The agent: what runs beside every PostgreSQL.
+
+pub mod cluster_json;
 pub mod config;
+pub mod http_client;
+pub mod peers;
