@@ -8,3 +8,4 @@ pub mod config;
 pub mod http_client;
 pub mod peers;
 pub mod stores;
+pub mod telemetry;
