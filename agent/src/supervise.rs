@@ -121,8 +121,9 @@ impl Agent {
         &self.handle
     }
 
-    /// Runs until the engine ends, or `stop` completes: then ends in order. Follows reloads meanwhile.
-    pub async fn run(mut self, stop: impl Future<Output = ()> + Send) -> Ended {
+    /// Runs until the engine ends, or `stop` completes: then ends in order. Follows reloads meanwhile, and calls `reloaded`
+    /// with the local configuration for what is outside the agent (its log).
+    pub async fn run(mut self, stop: impl Future<Output = ()> + Send, mut reloaded: impl FnMut(&LocalConfig) + Send) -> Ended {
         let mut stop = std::pin::pin!(stop);
         loop {
             tokio::select! {
@@ -131,7 +132,10 @@ impl Agent {
                     return ended.unwrap_or_else(|error| Ended::Fatal(format!("the engine ended unexpectedly: {error}")));
                 }
                 () = &mut stop => break,
-                Ok(()) = self.reloads.changed() => self.follow_reload().await,
+                Ok(()) = self.reloads.changed() => {
+                    reloaded(&self.settings.local());
+                    self.follow_reload().await;
+                }
             }
         }
         // Clients get "connection refused" while PostgreSQL is being stopped.
