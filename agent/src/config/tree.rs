@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use ha_engine::settings::values;
@@ -261,17 +261,20 @@ impl Places {
         }
     }
 
-    /// The first file among the places, for messages about something that is missing.
-    pub fn first_file(&self) -> Option<&Path> {
-        self.0.values().find_map(|place| match place.source() {
-            Source::File(path) => Some(path.as_path()),
-            Source::Variable(_) => None,
-        })
+    /// Where `path` itself stands.
+    pub fn exact(&self, path: &str) -> Option<&Place> {
+        self.0.get(path)
+    }
+
+    /// The source of anything at all, files first; for messages about something that is missing.
+    pub fn first_source(&self) -> Option<Place> {
+        let file = self.0.values().find(|place| matches!(place.source(), Source::File(_)));
+        file.or_else(|| self.0.values().next()).map(|place| Place::of(&place.source))
     }
 }
 
 /// `prefix.key`, or `key` at the root.
-pub fn join(prefix: &str, key: &str) -> String {
+pub(super) fn join(prefix: &str, key: &str) -> String {
     if prefix.is_empty() { key.to_owned() } else { format!("{prefix}.{key}") }
 }
 
