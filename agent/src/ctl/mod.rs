@@ -1,0 +1,13 @@
+//! `quoratectl`: looking at clusters and operating them.
+//!
+//! ```text
+//!   arguments ──► commands/* ──► Dcs (what the store says)      no lease, no watch, no key of its own
+//!                     │   └────► agents (REST)
+//!                     └── prompt, output (tables, JSON, YAML)
+//! ```
+//!
+//! What was typed is converted once into [`arguments::Invocation`]; a command gets a [`context::Context`], which holds
+//! everything it may touch: the output, the answers of the user, the stores, the agents and the clock. Texts, prompts
+//! and exit statuses are those of Patroni's tool, because scripts read them.
+
+pub mod yaml_out;
