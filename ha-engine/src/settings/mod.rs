@@ -8,6 +8,7 @@ mod authentication;
 mod bootstrap;
 mod global;
 mod postgresql;
+pub mod values;
 
 use std::fmt;
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use serde_json::{Map, Value};
 
 pub use self::authentication::{Authentication, Credentials, Secret};
 pub use self::bootstrap::{BootstrapMethod, BootstrapSettings, CommandOption};
-pub use self::global::{GlobalConfig, LeaseGuardMode, StandbyCluster, SyncMode};
+pub use self::global::{GlobalConfig, LeaseGuardMode, StandbyCluster, SyncMode, UnusableDocument};
 pub use self::postgresql::{
     BinaryNames, CommandLine, PostgresSettings, ReplicaMethod, ServerAddress,
 };

@@ -1,0 +1,4 @@
+//! What the operator configured.
+
+pub mod tree;
+pub mod yaml;
