@@ -10,4 +10,15 @@
 //! everything it may touch: the output, the answers of the user, the stores, the agents and the clock. Texts, prompts
 //! and exit statuses are those of Patroni's tool, because scripts read them.
 
+pub mod failure;
+pub mod member_table;
+pub mod output;
+pub mod prompt;
+pub mod python;
+pub mod summary;
+pub mod table;
+#[cfg(test)]
+mod testing;
+pub mod time;
+pub mod topology;
 pub mod yaml_out;

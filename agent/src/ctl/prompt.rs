@@ -25,18 +25,8 @@ pub struct StandardInput;
 #[async_trait]
 impl Answers for StandardInput {
     async fn line(&mut self) -> io::Result<Option<String>> {
-        let read = || {
-            let mut line = String::new();
-            let length = io::stdin().read_line(&mut line)?;
-            Ok((length > 0).then_some(line))
-        };
-        let line: Option<String> = tokio::task::spawn_blocking(read).await.map_err(io::Error::other)??;
-        Ok(line.map(|mut line| {
-            if line.ends_with('\n') {
-                line.pop();
-            }
-            line
-        }))
+        let read = || io::stdin().lines().next().transpose();
+        tokio::task::spawn_blocking(read).await.map_err(io::Error::other)?
     }
 
     async fn rest(&mut self) -> io::Result<String> {

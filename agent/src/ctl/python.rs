@@ -132,10 +132,7 @@ mod tests {
     #[test]
     fn json_is_one_line_of_ascii_with_blanks_after_separators() {
         let value = json!({"a": [1, 1.0, null, true], "größe": "\u{1f600}\n\"\\\u{7f}"});
-        assert_eq!(
-            dumps(&value),
-            r#"{"a": [1, 1.0, null, true], "gr\u00f6\u00dfe": "\ud83d\ude00\n\"\\\u007f"}"#
-        );
+        assert_eq!(dumps(&value), r#"{"a": [1, 1.0, null, true], "gr\u00f6\u00dfe": "\ud83d\ude00\n\"\\\u007f"}"#);
     }
 
     #[test]

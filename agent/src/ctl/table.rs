@@ -151,7 +151,7 @@ mod tests {
     #[test]
     fn a_title_is_cut_where_the_table_ends() {
         let drawn = table(" Cluster: demo (1) ", &[("Member", Align::Left)], &[]);
-        assert_eq!(drawn.lines().next(), Some("+ Cluste+"));
+        assert_eq!(drawn.lines().next(), Some("+ Cluster+"));
     }
 
     #[test]
@@ -163,10 +163,11 @@ mod tests {
 
     #[test]
     fn names_that_are_not_ascii_do_not_shift_the_borders() {
-        let drawn = table(" Cluster: größe ", &[("Member", Align::Left), ("State", Align::Left)], &[
-            &["größe", "running"],
-            &["日本語の名前", "running"],
-        ]);
+        let drawn = table(
+            " Cluster: größe ",
+            &[("Member", Align::Left), ("State", Align::Left)],
+            &[&["größe", "running"], &["日本語の名前", "running"]],
+        );
         let widths: Vec<_> = drawn.lines().map(unicode_width::UnicodeWidthStr::width).collect();
         assert!(widths.iter().all(|width| *width == widths[0]), "{drawn}");
     }
