@@ -345,12 +345,17 @@ pub trait KeyValueStore: Send + Sync + fmt::Debug {
         deadline: Deadline,
     ) -> Result<LockRenewal, Error>;
 
-    /// Deletes the lock `key` if it holds `owner`, atomically. Other keys bound to the same handle stay.
+    /// Deletes the lock `key` if it is still exactly `held`, which the caller has just read and found to be its own.
+    /// Atomic. Other keys bound to the same handle stay.
+    ///
+    /// The revision counts, not only the name: a release that the network delivers late must not end a lock that its
+    /// owner has taken anew meanwhile. (etcd: a transaction on the mod_revision. Consul: `cas`. ZooKeeper: the version, by
+    /// the session that owns the node.)
     ///
     /// # Errors
     ///
     /// The key may still be there.
-    async fn release_lock(&self, key: &str, owner: &str, deadline: Deadline) -> Result<Deletion, Error>;
+    async fn release_lock(&self, key: &str, held: &Entry, deadline: Deadline) -> Result<Deletion, Error>;
 
     /// Sleeps until something under `prefix` has changed after `after`, or the deadline passes.
     ///
