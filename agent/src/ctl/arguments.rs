@@ -17,6 +17,7 @@ use super::commands::{
 };
 use self::typed::Typed;
 use super::failure::Failure;
+use super::output::Format;
 
 /// What the user wants.
 #[derive(Debug)]
@@ -58,6 +59,31 @@ pub enum Command {
     Dsn(dsn::Options),
     /// A command of Patroni's tool that is not there yet.
     Missing(&'static str),
+}
+
+impl Command {
+    /// Its name on the command line.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::List(options) if options.format == Format::Topology => "topology",
+            Self::List(_) => "list",
+            Self::Switchover(_) => "switchover",
+            Self::Failover(_) => "failover",
+            Self::Restart(_) => "restart",
+            Self::Reload(_) => "reload",
+            Self::Reinit(_) => "reinit",
+            Self::Pause(options) if options.pause => "pause",
+            Self::Pause(_) => "resume",
+            Self::History(_) => "history",
+            Self::ShowConfig(_) => "show-config",
+            Self::EditConfig(_) => "edit-config",
+            Self::Version(_) => "version",
+            Self::Flush(_) => "flush",
+            Self::Remove(_) => "remove",
+            Self::Dsn(_) => "dsn",
+            Self::Missing(name) => name,
+        }
+    }
 }
 
 /// The cluster that a command works on.
@@ -131,6 +157,11 @@ pub enum Parsed {
     Run(Box<Invocation>),
     /// Show this text.
     Help(String),
+}
+
+/// The name that the tool was called by.
+pub fn program(first: Option<&OsString>) -> String {
+    usage::program(first)
 }
 
 /// What to say when a command that takes an optional cluster has none.

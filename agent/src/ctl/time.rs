@@ -46,6 +46,12 @@ impl LocalTime {
         self.now().strftime("%Y-%m-%d %H:%M:%S").to_string()
     }
 
+    /// Now, for log lines: `2031-01-02 03:04:05,678`.
+    pub fn log(&self) -> String {
+        let now = self.now();
+        format!("{},{:03}", now.strftime("%Y-%m-%d %H:%M:%S"), now.subsec_nanosecond() / 1_000_000)
+    }
+
     /// One hour from now, as the example in prompts: `2031-01-02T04:04`.
     pub fn next_hour(&self) -> String {
         let next = self.now().saturating_add(Duration::from_secs(3600));
@@ -122,6 +128,7 @@ mod tests {
         let time = two_hours_east("2030-12-31T22:59:58.0123456Z");
         assert_eq!(time.event(), "2031-01-01 00:59:58.01234");
         assert_eq!(time.seconds(), "2031-01-01 00:59:58");
+        assert_eq!(time.log(), "2031-01-01 00:59:58,012");
         assert_eq!(time.next_hour(), "2031-01-01T01:59");
     }
 
