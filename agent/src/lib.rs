@@ -1,4 +1,8 @@
-//! placeholder
+//! The agent: what runs beside every PostgreSQL.
+
+pub mod cluster_json;
 pub mod config;
 pub mod ctl;
+pub mod http_client;
+pub mod peers;
 pub mod stores;
