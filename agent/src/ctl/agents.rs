@@ -41,8 +41,7 @@ pub fn url(member: &Member, endpoint: Option<&str>) -> Result<String, Unreachabl
     let published = member.record.api_url.as_deref().filter(|url| !url.is_empty());
     let published = published.ok_or_else(|| Unreachable("it publishes no api_url".to_owned()))?;
     let Some(endpoint) = endpoint else { return Ok(published.to_owned()) };
-    let (scheme, rest) =
-        published.split_once("://").ok_or_else(|| Unreachable(format!("`{published}` is not a URL")))?;
+    let (scheme, rest) = published.split_once("://").ok_or_else(|| Unreachable(format!("`{published}` is not a URL")))?;
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
     Ok(format!("{scheme}://{authority}/{endpoint}"))
 }

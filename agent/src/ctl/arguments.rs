@@ -11,11 +11,10 @@ use std::path::PathBuf;
 
 use clap::{Parser, ValueEnum};
 
-use super::commands::{
-    dsn, edit_config, failover, flush, history, list, pause, reinit, reload, remove, restart, show_config, switchover,
-    version,
-};
 use self::typed::Typed;
+use super::commands::{
+    dsn, edit_config, failover, flush, history, list, pause, reinit, reload, remove, restart, show_config, switchover, version,
+};
 use super::failure::Failure;
 use super::output::Format;
 

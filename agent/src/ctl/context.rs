@@ -122,13 +122,7 @@ impl Context {
     /// # Errors
     ///
     /// It publishes no address, or does not answer.
-    pub async fn call(
-        &self,
-        member: &Member,
-        method: Method,
-        endpoint: Option<&str>,
-        body: Option<&Value>,
-    ) -> Result<Answer, Unreachable> {
+    pub async fn call(&self, member: &Member, method: Method, endpoint: Option<&str>, body: Option<&Value>) -> Result<Answer, Unreachable> {
         self.agents.call(method, &agents::url(member, endpoint)?, body).await
     }
 }

@@ -46,9 +46,6 @@ mod tests {
 
     #[test]
     fn colours_say_what_is_added_and_removed() {
-        assert_eq!(
-            coloured("@@ -1 +1 @@\n-a\n+b\n c\n"),
-            "\x1b[36m@@ -1 +1 @@\x1b[0m\n\x1b[31m-a\x1b[0m\n\x1b[32m+b\x1b[0m\n c\n"
-        );
+        assert_eq!(coloured("@@ -1 +1 @@\n-a\n+b\n c\n"), "\x1b[36m@@ -1 +1 @@\x1b[0m\n\x1b[31m-a\x1b[0m\n\x1b[32m+b\x1b[0m\n c\n");
     }
 }

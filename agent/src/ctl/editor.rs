@@ -61,9 +61,12 @@ impl Programs {
     /// There is no editor, it fails, or the file cannot be written or read.
     pub async fn edit(&self, text: &str, name_prefix: &str) -> Result<Edited, Failure> {
         let fallback = || ["editor", "vi"].into_iter().find_map(|name| self.find(Path::new(name)));
-        let editor = self.editor.clone().map(PathBuf::from).or_else(fallback).ok_or_else(|| {
-            Failure::error("EDITOR environment variable is not set. editor or vi are not available")
-        })?;
+        let editor = self
+            .editor
+            .clone()
+            .map(PathBuf::from)
+            .or_else(fallback)
+            .ok_or_else(|| Failure::error("EDITOR environment variable is not set. editor or vi are not available"))?;
         let trouble = |error: io::Error| Failure::error(format!("the file to be edited: {error}"));
         let file = tempfile::Builder::new().prefix(name_prefix).suffix(".yaml").tempfile().map_err(trouble)?;
         fs::write(file.path(), text).map_err(trouble)?;
@@ -103,8 +106,7 @@ impl Programs {
             command.arg("-FRSX");
         }
         let started = command.stdin(Stdio::piped()).kill_on_drop(true).spawn();
-        let mut child = started
-            .map_err(|error| Failure::error(format!("the pager `{}` cannot be started: {error}", pager.display())))?;
+        let mut child = started.map_err(|error| Failure::error(format!("the pager `{}` cannot be started: {error}", pager.display())))?;
         if let Some(mut input) = child.stdin.take() {
             // A pager that was quit early does not want the rest.
             let _ = input.write_all(text.as_bytes()).await;
@@ -115,9 +117,7 @@ impl Programs {
 
     /// The executable file called `name`: a path as it is, a bare name in `$PATH`.
     fn find(&self, name: &Path) -> Option<PathBuf> {
-        let executable = |path: &PathBuf| {
-            fs::metadata(path).is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
-        };
+        let executable = |path: &PathBuf| fs::metadata(path).is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0);
         if name.components().count() > 1 || name.is_absolute() {
             return Some(name.to_owned()).filter(executable);
         }

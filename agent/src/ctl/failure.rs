@@ -47,9 +47,7 @@ impl Failure {
     pub fn report(&self) -> Option<String> {
         match self {
             Self::Error(message) => Some(format!("Error: {message}\n")),
-            Self::Usage { usage, command, message } => {
-                Some(format!("{usage}\nTry '{command} --help' for help.\n\nError: {message}\n"))
-            }
+            Self::Usage { usage, command, message } => Some(format!("{usage}\nTry '{command} --help' for help.\n\nError: {message}\n")),
             Self::Aborted => Some("Aborted!\n".to_owned()),
             Self::Told => None,
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => None,

@@ -7,12 +7,12 @@ use serde_json::{Map, Value, json};
 use dcs_core::model::ClusterView;
 
 use super::output::{EmptyValues, Format, Listing};
-use super::summary::{MemberSummary, Place, Summary};
+use super::summary::{Change, MemberSummary, Place, Summary};
 use super::table::Align;
 use super::{topology, yaml_out};
 
 /// PostgreSQL's port, which is not worth showing.
-const USUAL_PORT: u16 = 5432;
+const USUAL_PORT: u64 = 5432;
 /// A changed parameter that takes more characters is not spelled out in a table.
 const LONGEST_CHANGE: usize = 50;
 
@@ -74,9 +74,9 @@ impl Field {
     /// Whether the member has something to show in a column that is only there on demand.
     fn is_set_for(self, member: &MemberSummary) -> bool {
         match self {
-            Self::PendingRestart => member.pending_restart.is_some(),
-            Self::PendingRestartReason => member.pending_restart.as_ref().is_some_and(|changes| !changes.is_empty()),
-            Self::ScheduledRestart => member.scheduled_restart.as_ref().is_some_and(|restart| !restart.is_empty()),
+            Self::PendingRestart => member.pending_restart,
+            Self::PendingRestartReason => !member.changes.is_empty(),
+            Self::ScheduledRestart => !member.scheduled_restart.is_empty(),
             Self::Tags => !member.tags.is_empty(),
             _ => true,
         }
@@ -92,8 +92,7 @@ pub fn render(view: &ClusterView, shown: Shown<'_>) -> String {
         Format::Topology => topology::arrange(summary.members),
         _ => summary.members,
     };
-    let row =
-        |member: &MemberSummary| fields.iter().map(|field| cell(*field, member, shown, with_port)).collect::<Vec<_>>();
+    let row = |member: &MemberSummary| fields.iter().map(|field| cell(*field, member, shown, with_port)).collect::<Vec<_>>();
     let listing = Listing {
         title: title(view, shown),
         columns: fields.iter().map(|field| field.heading(shown.format)).collect(),
@@ -141,16 +140,17 @@ fn cell(field: Field, member: &MemberSummary, shown: Shown<'_>, with_port: bool)
             Some((host, _)) => json!(host),
             None => json!(""),
         },
-        Field::Role => json!(member.role.title()),
+        Field::Role => json!(role(&member.role)),
         Field::State => json!(member.state),
-        Field::Timeline => member.timeline.map_or_else(|| json!(""), |timeline| json!(timeline)),
+        Field::Timeline if member.timeline.is_null() => json!(""),
+        Field::Timeline => member.timeline.clone(),
         Field::ReceiveLsn => positions.receive.0,
         Field::ReceiveLag => positions.receive.1,
         Field::ReplayLsn => positions.replay.0,
         Field::ReplayLag => positions.replay.1,
-        Field::PendingRestart => json!(if member.pending_restart.is_some() { "*" } else { "" }),
+        Field::PendingRestart => json!(if member.pending_restart { "*" } else { "" }),
         Field::PendingRestartReason => json!(changes(member, shown.format)),
-        Field::ScheduledRestart => json!(scheduled_restart(member.scheduled_restart.as_ref())),
+        Field::ScheduledRestart => json!(scheduled_restart(&member.scheduled_restart)),
         Field::Tags => tags(&member.tags, shown.format),
     }
 }
@@ -164,17 +164,15 @@ struct Positions {
 impl Positions {
     fn of(member: &MemberSummary) -> Self {
         let nothing = || (json!(""), json!(""));
-        let Some(known) = member.positions else { return Self { receive: nothing(), replay: nothing() } };
-        let cells = |place: Option<Place>| match place {
-            Some(place) => (json!(place.lsn.to_string()), json!(megabytes(place.lag))),
+        let Some(known) = &member.positions else { return Self { receive: nothing(), replay: nothing() } };
+        let cells = |place: &Option<Place>| match place {
+            Some(place) => (json!(place.lsn), json!(megabytes(place.lag))),
             None => (json!("unknown"), json!("")),
         };
         // Members of old versions publish one position; their state tells which one it is.
-        match (known.receive, known.replay, known.plain) {
-            (None, None, plain @ Some(_)) if member.state == "streaming" => {
-                Self { receive: cells(plain), replay: cells(None) }
-            }
-            (None, None, plain @ Some(_)) => Self { receive: cells(None), replay: cells(plain) },
+        match (&known.receive, &known.replay, &known.plain) {
+            (None, None, plain @ Some(_)) if member.state == "streaming" => Self { receive: cells(plain), replay: cells(&None) },
+            (None, None, plain @ Some(_)) => Self { receive: cells(&None), replay: cells(plain) },
             (receive, replay, _) => Self { receive: cells(receive), replay: cells(replay) },
         }
     }
@@ -192,19 +190,28 @@ fn megabytes(bytes: u64) -> u64 {
 }
 
 fn changes(member: &MemberSummary, format: Format) -> String {
-    let change = |(name, change): (&String, &dcs_core::model::PendingRestart)| {
-        let text = format!("{name}: {}->{}", change.old_value, change.new_value);
-        if format.is_drawn() && text.chars().count() > LONGEST_CHANGE {
-            format!("{name}: [hidden - too long]")
-        } else {
-            text
-        }
+    let line = |Change { name, old, new }: &Change| {
+        let text = format!("{name}: {old}->{new}");
+        let too_long = format.is_drawn() && text.chars().count() > LONGEST_CHANGE;
+        if too_long { format!("{name}: [hidden - too long]") } else { text }
     };
-    member.pending_restart.iter().flatten().map(change).collect::<Vec<_>>().join("\n")
+    member.changes.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
-fn scheduled_restart(restart: Option<&Map<String, Value>>) -> String {
-    let text = |name: &str| restart.and_then(|restart| restart.get(name)).map(super::python::text);
+/// `sync_standby` as `Sync Standby`.
+fn role(word: &str) -> String {
+    let capital = |part: &str| {
+        let mut part = part.to_owned();
+        if let Some(first) = part.get_mut(..1) {
+            first.make_ascii_uppercase();
+        }
+        part
+    };
+    word.split('_').map(capital).collect::<Vec<_>>().join(" ")
+}
+
+fn scheduled_restart(restart: &Map<String, Value>) -> String {
+    let text = |name: &str| restart.get(name).map(super::python::text);
     let schedule = text("schedule").unwrap_or_default();
     match text("postgres_version") {
         Some(version) => format!("{schedule} if version < {version}"),

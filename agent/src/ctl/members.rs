@@ -29,9 +29,7 @@ pub fn of_role(view: &ClusterView, role: Role) -> Vec<Member> {
         Role::Primary if published == Some("standby_leader") => Vec::new(),
         Role::StandbyLeader if matches!(published, Some("primary" | "master")) => Vec::new(),
         Role::Primary | Role::StandbyLeader => leader.into_iter().collect(),
-        Role::Replica | Role::Standby => {
-            view.members.iter().filter(|member| Some(&member.name) != view.leader_name()).cloned().collect()
-        }
+        Role::Replica | Role::Standby => view.members.iter().filter(|member| Some(&member.name) != view.leader_name()).cloned().collect(),
         Role::Any => view.members.clone(),
     }
 }
@@ -87,12 +85,7 @@ pub struct Wanted<'a> {
 /// # Errors
 ///
 /// There is nobody to pick from, or nobody of those who were named.
-pub async fn select(
-    context: &mut Context,
-    cluster: &Cluster,
-    view: &ClusterView,
-    wanted: Wanted<'_>,
-) -> Result<Vec<Member>, Failure> {
+pub async fn select(context: &mut Context, cluster: &Cluster, view: &ClusterView, wanted: Wanted<'_>) -> Result<Vec<Member>, Failure> {
     let mut members = of_role(view, wanted.role);
     members.sort_by(|left, right| left.name.cmp(&right.name));
     if wanted.names.is_empty() && members.is_empty() {
@@ -134,11 +127,7 @@ pub async fn select(
 /// The answer is no.
 pub async fn confirm(context: &mut Context, members: &[Member], force: bool, action: Action) -> Result<(), Failure> {
     let question = format!("Are you sure you want to {} members {}?", action.word(), names(members));
-    if force || context.console.confirm(&question).await? {
-        Ok(())
-    } else {
-        Err(Failure::error(format!("Aborted {}", action.word())))
-    }
+    if force || context.console.confirm(&question).await? { Ok(()) } else { Err(Failure::error(format!("Aborted {}", action.word()))) }
 }
 
 /// The names as they stand in prompts: `a, b`.

@@ -60,8 +60,7 @@ impl Listing {
     }
 
     fn draw(&self) -> String {
-        let column =
-            |(heading, align): &(&'static str, Align)| Column { heading: (*heading).to_owned(), align: *align };
+        let column = |(heading, align): &(&'static str, Align)| Column { heading: (*heading).to_owned(), align: *align };
         Table {
             title: self.title.clone(),
             columns: self.columns.iter().map(column).collect(),

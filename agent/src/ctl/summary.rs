@@ -1,12 +1,14 @@
-//! A cluster as the member table shows it: the same facts as the REST API's `GET /cluster`.
-
-use std::collections::BTreeMap;
+//! A cluster as the member table shows it. The facts are those of the REST API's `GET /cluster`, read from the same
+//! rendering, so that the table and the API never disagree.
 
 use serde_json::{Map, Value};
 
-use dcs_core::model::{ClusterView, Lsn, Member, PendingRestart, ScheduledTime};
-use ha_engine::endpoint::ConnUrl;
-use ha_engine::settings::{GlobalConfig, SyncMode};
+use dcs_core::model::ClusterView;
+use ha_engine::settings::GlobalConfig;
+
+use crate::cluster_json::{Modes, cluster_json};
+
+use super::python;
 
 /// What is to be shown of one cluster, or of one group of a Citus cluster.
 #[derive(Clone, Debug, Default)]
@@ -22,52 +24,19 @@ pub struct Summary {
 /// A switchover that waits for its time.
 #[derive(Clone, Debug)]
 pub struct PlannedSwitchover {
-    /// When.
-    pub at: ScheduledTime,
+    /// When, ISO 8601.
+    pub at: String,
     /// The node to step down, if named.
     pub from: Option<String>,
     /// The node to take over, if named.
     pub to: Option<String>,
 }
 
-/// What a member is to the cluster.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ShownRole {
-    /// Holds the lock.
-    Leader,
-    /// Holds the lock of a standby cluster.
-    StandbyLeader,
-    /// A synchronous standby.
-    SyncStandby,
-    /// A voter in quorum mode.
-    QuorumStandby,
-    /// Any other.
-    Replica,
-}
-
-impl ShownRole {
-    /// Whether it holds the lock.
-    pub fn leads(self) -> bool {
-        matches!(self, Self::Leader | Self::StandbyLeader)
-    }
-
-    /// The words in the table.
-    pub fn title(self) -> &'static str {
-        match self {
-            Self::Leader => "Leader",
-            Self::StandbyLeader => "Standby Leader",
-            Self::SyncStandby => "Sync Standby",
-            Self::QuorumStandby => "Quorum Standby",
-            Self::Replica => "Replica",
-        }
-    }
-}
-
 /// A position in the log with the bytes that are missing to the leader's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
-    /// The position.
-    pub lsn: Lsn,
+    /// The position as PostgreSQL writes it.
+    pub lsn: String,
     /// How far behind the leader's last known position, in bytes.
     pub lag: u64,
 }
@@ -77,28 +46,39 @@ pub struct Place {
 pub struct MemberSummary {
     /// Its name.
     pub name: String,
-    /// What it is.
-    pub role: ShownRole,
+    /// What it is: `leader`, `standby_leader`, `sync_standby`, `quorum_standby` or `replica`.
+    pub role: String,
     /// What its server does; empty if unknown.
     pub state: String,
     /// Where PostgreSQL listens, if known.
-    pub address: Option<(String, u16)>,
-    /// The timeline, if published.
-    pub timeline: Option<u32>,
+    pub address: Option<(String, u64)>,
+    /// The timeline; null if it is not published.
+    pub timeline: Value,
     /// The positions of a member that does not lead; nothing for the leader.
     pub positions: Option<Positions>,
-    /// Parameters that wait for a restart; nothing if none is pending.
-    pub pending_restart: Option<BTreeMap<String, PendingRestart>>,
+    /// Whether a parameter waits for a restart.
+    pub pending_restart: bool,
+    /// The parameters that wait.
+    pub changes: Vec<Change>,
     /// The restart that waits for its time, as published.
-    pub scheduled_restart: Option<Map<String, Value>>,
+    pub scheduled_restart: Map<String, Value>,
     /// The tags, as published.
     pub tags: Map<String, Value>,
-    /// The member to stream from, if it is tagged so.
-    pub replicate_from: Option<String>,
+}
+
+/// A parameter that waits for a restart.
+#[derive(Clone, Debug)]
+pub struct Change {
+    /// The parameter.
+    pub name: String,
+    /// The value in force.
+    pub old: String,
+    /// The configured value.
+    pub new: String,
 }
 
 /// What a standby says about its positions; what is unknown is absent.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Positions {
     /// Received.
     pub receive: Option<Place>,
@@ -111,64 +91,65 @@ pub struct Positions {
 impl Summary {
     /// Reads the view.
     pub fn of(view: &ClusterView) -> Self {
-        let modes = modes(view);
-        let mut members: Vec<_> = view.members.iter().map(|member| summarize(view, &modes, member)).collect();
-        members.sort_by(|left, right| left.name.cmp(&right.name));
-        let switchover = view.failover.as_ref().and_then(|failover| {
-            let request = &failover.request;
-            Some(PlannedSwitchover {
-                at: request.scheduled_at?,
-                from: request.leader.as_ref().map(ToString::to_string),
-                to: request.candidate.as_ref().map(ToString::to_string),
-            })
-        });
-        Self { members, paused: modes.pause, switchover }
+        let cluster = cluster_json(view, Modes::of_view(view, Modes::default()));
+        let members = cluster.get("members").and_then(Value::as_array);
+        let switchover = cluster.get("scheduled_switchover").and_then(Value::as_object);
+        Self {
+            members: members.into_iter().flatten().filter_map(Value::as_object).map(MemberSummary::read).collect(),
+            paused: cluster.contains_key("pause"),
+            switchover: switchover.map(|planned| PlannedSwitchover {
+                at: text(planned, "at").unwrap_or_default(),
+                from: text(planned, "from"),
+                to: text(planned, "to"),
+            }),
+        }
     }
 }
 
-/// The cluster-wide modes; an unusable configuration has those that can be read from it.
+impl MemberSummary {
+    /// Whether it holds the lock.
+    pub fn leads(&self) -> bool {
+        matches!(self.role.as_str(), "leader" | "standby_leader")
+    }
+
+    /// The member to stream from, if it is tagged so.
+    pub fn replicate_from(&self) -> Option<&str> {
+        self.tags.get("replicatefrom").and_then(Value::as_str)
+    }
+
+    fn read(member: &Map<String, Value>) -> Self {
+        let object = |key: &str| member.get(key).and_then(Value::as_object).cloned().unwrap_or_default();
+        let change = |(name, change): (&String, &Value)| {
+            let value = |key: &str| change.get(key).map(python::text).unwrap_or_default();
+            Change { name: name.clone(), old: value("old_value"), new: value("new_value") }
+        };
+        let place = |prefix: &str| {
+            let lag = member.get(&format!("{prefix}lag")).and_then(Value::as_u64)?;
+            Some(Place { lsn: text(member, &format!("{prefix}lsn"))?, lag })
+        };
+        let positions = || Positions { receive: place("receive_"), replay: place("replay_"), plain: place("") };
+        Self {
+            name: text(member, "name").unwrap_or_default(),
+            role: text(member, "role").unwrap_or_default(),
+            state: text(member, "state").unwrap_or_default(),
+            address: text(member, "host").zip(member.get("port").and_then(Value::as_u64)),
+            timeline: member.get("timeline").cloned().unwrap_or_default(),
+            positions: member.contains_key("lsn").then(positions),
+            pending_restart: member.get("pending_restart").and_then(Value::as_bool).unwrap_or(false),
+            changes: object("pending_restart_reason").iter().map(change).collect(),
+            scheduled_restart: object("scheduled_restart"),
+            tags: object("tags"),
+        }
+    }
+}
+
+fn text(object: &Map<String, Value>, key: &str) -> Option<String> {
+    object.get(key).and_then(Value::as_str).map(str::to_owned)
+}
+
+/// The cluster-wide settings; from an unusable configuration, those that can be read.
 pub fn modes(view: &ClusterView) -> GlobalConfig {
     let document = view.config.as_ref().and_then(|config| config.data.clone()).unwrap_or_default();
-    let defaults = || GlobalConfig::from_document(&Map::new()).map(|(config, _)| config);
-    match GlobalConfig::from_document(&document) {
-        Ok((config, _)) => config,
-        Err(_) => defaults().expect("an empty document has no unusable value").with_modes_of(&document),
-    }
-}
-
-fn summarize(view: &ClusterView, modes: &GlobalConfig, member: &Member) -> MemberSummary {
-    let record = &member.record;
-    let leads = view.leader_name() == Some(&member.name);
-    let synchronous = modes.synchronous_mode != SyncMode::Off && modes.standby_cluster.is_none();
-    let role = match leads {
-        true if modes.standby_cluster.is_some() => ShownRole::StandbyLeader,
-        true => ShownRole::Leader,
-        false if synchronous && view.sync.lists(&member.name) => match modes.synchronous_mode {
-            SyncMode::Quorum => ShownRole::QuorumStandby,
-            _ => ShownRole::SyncStandby,
-        },
-        false => ShownRole::Replica,
-    };
-    let replicating = record.replication_state.clone().filter(|state| role != ShownRole::Leader && !state.is_empty());
-    let place = |lsn: Option<Lsn>| {
-        let lsn = lsn.filter(|lsn| !lsn.is_zero())?;
-        Some(Place { lsn, lag: view.status.last_lsn.saturating_sub(lsn) })
-    };
-    let address = record.conn_url.as_deref().and_then(ConnUrl::parse).filter(|url| !url.host.is_empty());
-    MemberSummary {
-        name: member.name.to_string(),
-        role,
-        state: replicating.or_else(|| record.state.clone()).unwrap_or_default(),
-        address: address.map(|url| (url.host, url.port)),
-        timeline: record.timeline.map(|timeline| timeline.0),
-        positions: (!leads).then(|| Positions {
-            receive: place(record.receive_lsn),
-            replay: place(record.replay_lsn),
-            plain: place(record.xlog_location),
-        }),
-        pending_restart: record.pending_restart.clone(),
-        scheduled_restart: record.scheduled_restart.clone(),
-        tags: record.tags.0.clone(),
-        replicate_from: record.tags.replicatefrom().map(str::to_owned),
-    }
+    let read = |document: &Map<String, Value>| GlobalConfig::from_document(document).map(|(config, _)| config);
+    read(&document).unwrap_or_else(|_| read(&Map::new()).expect("an empty document has no unusable value").with_modes_of(&document))
 }

@@ -137,10 +137,7 @@ mod tests {
     #[test]
     fn cells_and_headings_lean_to_the_side_of_their_column() {
         let drawn = table("", &[("Member", Align::Left), ("TL", Align::Right)], &[&["a", "1"], &["bb", "10"]]);
-        assert_eq!(
-            drawn,
-            "+--------+----+\n| Member | TL |\n+--------+----+\n| a      |  1 |\n| bb     | 10 |\n+--------+----+\n"
-        );
+        assert_eq!(drawn, "+--------+----+\n| Member | TL |\n+--------+----+\n| a      |  1 |\n| bb     | 10 |\n+--------+----+\n");
     }
 
     #[test]

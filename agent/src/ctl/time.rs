@@ -68,9 +68,7 @@ impl LocalTime {
             return Ok(None);
         }
         let unreadable = || {
-            Failure::error(format!(
-                "Unable to parse scheduled timestamp ({text}). It should be in an unambiguous format (e.g. ISO 8601)"
-            ))
+            Failure::error(format!("Unable to parse scheduled timestamp ({text}). It should be in an unambiguous format (e.g. ISO 8601)"))
         };
         match parse_schedule(text) {
             Ok(time) => Ok(Some(time)),
@@ -146,8 +144,7 @@ mod tests {
         assert!(matches!(time.scheduled(""), Ok(None)));
         assert_eq!(
             time.scheduled("soon").map(|_| ()).map_err(|failure| failure.to_string()),
-            Err("Unable to parse scheduled timestamp (soon). It should be in an unambiguous format (e.g. ISO 8601)"
-                .to_owned())
+            Err("Unable to parse scheduled timestamp (soon). It should be in an unambiguous format (e.g. ISO 8601)".to_owned())
         );
     }
 

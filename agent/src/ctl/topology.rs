@@ -14,15 +14,14 @@ pub fn arrange(members: Vec<MemberSummary>) -> Vec<MemberSummary> {
     let mut children: BTreeMap<Option<String>, Vec<MemberSummary>> = BTreeMap::new();
     let mut arranged = Vec::with_capacity(members.len());
     for member in members {
-        if member.role.leads() {
+        if member.leads() {
             arranged.push(member);
         } else {
             children.entry(parents.get(&member.name).cloned()).or_default().push(member);
         }
     }
     // Depth first; the stack holds what is still to be placed, the next one on top.
-    let mut waiting: Vec<_> =
-        children.remove(&None).unwrap_or_default().into_iter().map(|member| (1, member)).collect();
+    let mut waiting: Vec<_> = children.remove(&None).unwrap_or_default().into_iter().map(|member| (1, member)).collect();
     waiting.reverse();
     while let Some((level, mut member)) = waiting.pop() {
         let below = children.remove(&Some(member.name.clone())).unwrap_or_default();
@@ -35,12 +34,11 @@ pub fn arrange(members: Vec<MemberSummary>) -> Vec<MemberSummary> {
 
 /// Who hangs below which replica. Who is not in it hangs below the leader.
 fn parents(members: &[MemberSummary]) -> BTreeMap<String, String> {
-    let replicas: BTreeSet<&str> =
-        members.iter().filter(|member| !member.role.leads()).map(|member| member.name.as_str()).collect();
+    let replicas: BTreeSet<&str> = members.iter().filter(|member| !member.leads()).map(|member| member.name.as_str()).collect();
     let wanted: BTreeMap<&str, &str> = members
         .iter()
-        .filter(|member| !member.role.leads())
-        .filter_map(|member| Some((member.name.as_str(), member.replicate_from.as_deref()?)))
+        .filter(|member| !member.leads())
+        .filter_map(|member| Some((member.name.as_str(), member.replicate_from()?)))
         .filter(|(name, parent)| name != parent && replicas.contains(parent))
         .collect();
     let in_circle = |name: &str| {
@@ -57,11 +55,7 @@ fn parents(members: &[MemberSummary]) -> BTreeMap<String, String> {
         }
         false
     };
-    wanted
-        .iter()
-        .filter(|(name, _)| !in_circle(name))
-        .map(|(name, parent)| ((*name).to_owned(), (*parent).to_owned()))
-        .collect()
+    wanted.iter().filter(|(name, _)| !in_circle(name)).map(|(name, parent)| ((*name).to_owned(), (*parent).to_owned())).collect()
 }
 
 #[cfg(test)]

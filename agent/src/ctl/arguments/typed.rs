@@ -8,8 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::{Command, Global, Invocation, Role, Target, usage};
 use crate::ctl::commands::{
-    dsn, edit_config, failover, flush, history, list, pause, reinit, reload, remove, restart, show_config, switchover,
-    version,
+    dsn, edit_config, failover, flush, history, list, pause, reinit, reload, remove, restart, show_config, switchover, version,
 };
 use crate::ctl::failure::Failure;
 use crate::ctl::output::Format;
@@ -464,9 +463,7 @@ impl TypedCommand {
                 target: typed.cluster.target_in_configured_group(),
                 format: typed.format.format.into(),
             }),
-            Self::ShowConfig(cluster) => {
-                Command::ShowConfig(show_config::Options { target: cluster.target_in_configured_group() })
-            }
+            Self::ShowConfig(cluster) => Command::ShowConfig(show_config::Options { target: cluster.target_in_configured_group() }),
             Self::EditConfig(typed) => Command::EditConfig(typed.options()),
             Self::Version(typed) => Command::Version(version::Options {
                 program: program.to_owned(),
@@ -475,13 +472,8 @@ impl TypedCommand {
                 members: typed.members,
             }),
             Self::Flush(typed) => Command::Flush(typed.options(program)?),
-            Self::Remove(typed) => Command::Remove(remove::Options {
-                target: typed.cluster.target(),
-                format: typed.format.format.into(),
-            }),
-            Self::Dsn(typed) => {
-                Command::Dsn(dsn::Options { target: typed.cluster.target(), role: typed.role, member: typed.member })
-            }
+            Self::Remove(typed) => Command::Remove(remove::Options { target: typed.cluster.target(), format: typed.format.format.into() }),
+            Self::Dsn(typed) => Command::Dsn(dsn::Options { target: typed.cluster.target(), role: typed.role, member: typed.member }),
         })
     }
 }
@@ -522,13 +514,6 @@ impl TypedFlush {
                 format!("Invalid value for '{{restart|switchover}}': '{word}' is not one of 'restart', 'switchover'."),
             )
         })?;
-        Ok(flush::Options {
-            target: self.cluster.target(),
-            members,
-            what,
-            role: self.role,
-            force: self.force.force,
-        })
+        Ok(flush::Options { target: self.cluster.target(), members, what, role: self.role, force: self.force.force })
     }
 }
-

@@ -23,11 +23,7 @@ pub(super) fn is_help(error: &clap::Error) -> bool {
 /// The failure for what clap could not understand.
 pub(super) fn failure(program: &str, arguments: &[OsString], error: &clap::Error) -> Failure {
     let tool = Typed::command();
-    let command = arguments
-        .iter()
-        .skip(1)
-        .filter_map(|argument| argument.to_str())
-        .find(|word| tool.find_subcommand(word).is_some());
+    let command = arguments.iter().skip(1).filter_map(|argument| argument.to_str()).find(|word| tool.find_subcommand(word).is_some());
     match command {
         Some(command) => of_command(program, command, message(error)),
         None => Failure::Usage { usage: usage_line(program, None), command: program.to_owned(), message: message(error) },
@@ -60,9 +56,7 @@ fn message(error: &clap::Error) -> String {
     let argument = text(ContextKind::InvalidArg);
     let value = text(ContextKind::InvalidValue);
     match error.kind() {
-        ErrorKind::MissingSubcommand | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
-            "Missing command.".to_owned()
-        }
+        ErrorKind::MissingSubcommand | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => "Missing command.".to_owned(),
         ErrorKind::InvalidSubcommand => format!("No such command '{}'.", text(ContextKind::InvalidSubcommand)),
         ErrorKind::MissingRequiredArgument => {
             format!("Missing argument '{}'.", argument.trim_matches(['<', '>', '.', '[', ']']))
@@ -75,9 +69,7 @@ fn message(error: &clap::Error) -> String {
         ErrorKind::InvalidValue if value.is_empty() => format!("Option {} requires an argument.", options(&argument)),
         ErrorKind::InvalidValue => {
             let allowed = match error.get(ContextKind::ValidValue) {
-                Some(ContextValue::Strings(values)) => {
-                    values.iter().map(|value| format!("'{value}'")).collect::<Vec<_>>().join(", ")
-                }
+                Some(ContextValue::Strings(values)) => values.iter().map(|value| format!("'{value}'")).collect::<Vec<_>>().join(", "),
                 _ => String::new(),
             };
             format!("Invalid value for {}: '{value}' is not one of {allowed}.", options(&argument))

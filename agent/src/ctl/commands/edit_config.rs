@@ -102,9 +102,7 @@ impl Requested {
 pub async fn run(context: &mut Context, options: Options) -> Result<(), Failure> {
     let cluster = context.open(&options.target).await?;
     let view = cluster.load().await?;
-    let config = view.config.ok_or_else(|| {
-        Failure::error(format!("The config key does not exist in the cluster {}", cluster.name))
-    })?;
+    let config = view.config.ok_or_else(|| Failure::error(format!("The config key does not exist in the cluster {}", cluster.name)))?;
     let data = config.data.unwrap_or_default();
     let before = document(&data);
 
@@ -157,9 +155,5 @@ async fn edit(context: &Context, before: &str, cluster: &str) -> Result<(String,
 }
 
 async fn show(context: &mut Context, diff: &str) -> Result<(), Failure> {
-    if context.console.is_terminal() {
-        context.programs.page(&diff::coloured(diff)).await
-    } else {
-        context.console.write(diff)
-    }
+    if context.console.is_terminal() { context.programs.page(&diff::coloured(diff)).await } else { context.console.write(diff) }
 }

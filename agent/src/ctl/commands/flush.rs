@@ -60,15 +60,9 @@ pub async fn run(context: &mut Context, options: Options) -> Result<(), Failure>
     }
 }
 
-async fn restarts(
-    context: &mut Context,
-    cluster: &Cluster,
-    view: &ClusterView,
-    options: &Options,
-) -> Result<(), Failure> {
+async fn restarts(context: &mut Context, cluster: &Cluster, view: &ClusterView, options: &Options) -> Result<(), Failure> {
     const ACTION: &str = "flush scheduled restart";
-    let wanted =
-        Wanted { names: &options.members, role: options.role, force: options.force, action: Action::Flush };
+    let wanted = Wanted { names: &options.members, role: options.role, force: options.force, action: Action::Flush };
     let chosen = members::select(context, cluster, view, wanted).await?;
     members::confirm(context, &chosen, options.force, Action::Flush).await?;
 
@@ -103,10 +97,9 @@ async fn switchover(context: &mut Context, cluster: &Cluster, view: &ClusterView
         match context.call(&member, Method::DELETE, Some("switchover"), None).await {
             Ok(answer) if answer.status == 200 => return context.console.line(format!("Success: {}", answer.text)),
             Ok(answer) if answer.status == 404 => return context.console.line(format!("Failed: {}", answer.text)),
-            Ok(answer) => context.console.line(format!(
-                "Failed: member={}, status_code={}, ({})",
-                member.name, answer.status, answer.text
-            ))?,
+            Ok(answer) => {
+                context.console.line(format!("Failed: member={}, status_code={}, ({})", member.name, answer.status, answer.text))?
+            }
             Err(reason) => {
                 tracing::warn!("{reason}");
                 tracing::warn!("Member {} is not accessible", member.name);

@@ -71,13 +71,7 @@ impl Request {
 }
 
 /// Runs the one or the other.
-pub(super) async fn run(
-    context: &mut Context,
-    target: &Target,
-    kind: Kind,
-    candidate: Option<String>,
-    force: bool,
-) -> Result<(), Failure> {
+pub(super) async fn run(context: &mut Context, target: &Target, kind: Kind, candidate: Option<String>, force: bool) -> Result<(), Failure> {
     let cluster = open(context, target, force).await?;
     let view = cluster.load().await?;
     context.console.line("Current cluster topology")?;
@@ -97,16 +91,12 @@ pub(super) async fn run(
             context.console.line(format!("{now} {}", answer.text))?;
             context.show_members(&cluster, &view)
         }
-        Ok(answer) => {
-            context.console.line(format!("{} failed, details: {}, {}", kind.title(), answer.status, answer.text))
-        }
+        Ok(answer) => context.console.line(format!("{} failed, details: {}, {}", kind.title(), answer.status, answer.text)),
         Err(reason) => {
             tracing::warn!("{reason}");
             tracing::warn!("Failing over to DCS");
             let now = context.time.event();
-            context
-                .console
-                .line(format!("{now} Could not {} using Patroni api, falling back to DCS", kind.word()))?;
+            context.console.line(format!("{now} Could not {} using Patroni api, falling back to DCS", kind.word()))?;
             ask_store(&cluster, &request).await?;
             context.show_members(&cluster, &view)
         }
@@ -125,18 +115,12 @@ async fn open(context: &mut Context, target: &Target, force: bool) -> Result<Clu
     context.open_group(&name, Some(group)).await
 }
 
-async fn ask_agent(
-    context: &Context,
-    view: &ClusterView,
-    kind: &Kind,
-    request: &Request,
-) -> Result<Answer, Unreachable> {
+async fn ask_agent(context: &Context, view: &ClusterView, kind: &Kind, request: &Request) -> Result<Answer, Unreachable> {
     let candidate = || {
         let name = request.candidate.as_deref()?;
         view.members.iter().find(|member| member.name == name).cloned()
     };
-    let member: Member =
-        members::leader(view).or_else(candidate).ok_or_else(|| Unreachable("there is nobody to ask".to_owned()))?;
+    let member: Member = members::leader(view).or_else(candidate).ok_or_else(|| Unreachable("there is nobody to ask".to_owned()))?;
     let body = request.body();
     let answer = context.call(&member, Method::POST, Some(kind.word()), Some(&body)).await?;
     let too_old = matches!(kind, Kind::Switchover { .. }) && answer.status == 501 && answer.text.contains(NOT_SUPPORTED);
@@ -183,8 +167,7 @@ impl Dialog<'_> {
     async fn candidate(&self, context: &mut Context, given: Option<String>) -> Result<Option<String>, Failure> {
         let current = self.current_leader();
         let others = self.view.members.iter().filter(|member| Some(member.name.as_str()) != current);
-        let mut names: Vec<&str> =
-            others.filter(|member| !member.record.tags.nofailover()).map(|member| member.name.as_str()).collect();
+        let mut names: Vec<&str> = others.filter(|member| !member.record.tags.nofailover()).map(|member| member.name.as_str()).collect();
         names.sort_unstable();
         if names.is_empty() {
             return Err(Failure::error(format!("No candidates found to {} to", self.kind.word())));
@@ -246,8 +229,7 @@ impl Dialog<'_> {
         if self.force {
             return Ok(());
         }
-        let demoting =
-            self.current_leader().map(|leader| format!(", demoting current leader {leader}")).unwrap_or_default();
+        let demoting = self.current_leader().map(|leader| format!(", demoting current leader {leader}")).unwrap_or_default();
         let (question, refusal) = match at {
             Some(at) => (
                 format!("Are you sure you want to schedule switchover of cluster {} at {at}{demoting}?", self.name),

@@ -24,13 +24,8 @@ pub struct Options {
 /// The cluster cannot be read.
 pub async fn run(context: &mut Context, options: Options) -> Result<(), Failure> {
     let view = context.open(&options.target).await?.load().await?;
-    let columns = vec![
-        ("TL", Align::Right),
-        ("LSN", Align::Right),
-        ("Reason", Align::Left),
-        ("Timestamp", Align::Left),
-        ("New Leader", Align::Left),
-    ];
+    let columns =
+        vec![("TL", Align::Right), ("LSN", Align::Right), ("Reason", Align::Left), ("Timestamp", Align::Left), ("New Leader", Align::Left)];
     // The stored values are shown as they are; entries of old agents are shorter.
     let full = |entry: &Vec<Value>| {
         let missing = std::iter::repeat(json!(""));

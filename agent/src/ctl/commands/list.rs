@@ -57,12 +57,7 @@ pub async fn run(context: &mut Context, options: Options) -> Result<(), Failure>
         }
         for cluster in &clusters {
             let view = cluster.load().await?;
-            let shown = Shown {
-                name: &cluster.name,
-                group: cluster.group,
-                extended: options.extended,
-                format: options.format,
-            };
+            let shown = Shown { name: &cluster.name, group: cluster.group, extended: options.extended, format: options.format };
             context.console.write(&member_table::render(&view, shown))?;
         }
         let Some(every) = options.every else { return Ok(()) };

@@ -53,11 +53,7 @@ pub async fn run(context: &mut Context, options: Options) -> Result<(), Failure>
         return match answer.status {
             200 if options.wait => wait(context, &cluster, &view, pause).await,
             200 => context.console.line(success(pause)),
-            code => context.console.line(format!(
-                "Failed: {} cluster management status code={code}, ({})",
-                word(pause),
-                answer.text
-            )),
+            code => context.console.line(format!("Failed: {} cluster management status code={code}, ({})", word(pause), answer.text)),
         };
     }
     Err(Failure::error("Can not find accessible cluster member"))
@@ -76,17 +72,13 @@ fn success(pause: bool) -> String {
 async fn wait(context: &mut Context, cluster: &Cluster, before: &ClusterView, pause: bool) -> Result<(), Failure> {
     context.console.line(format!("'{}' request sent, waiting until it is recognized by all nodes", word(pause)))?;
     let reachable = before.members.iter().filter(|member| member.record.api_url.is_some());
-    let known: BTreeMap<MemberName, Revision> =
-        reachable.map(|member| (member.name.clone(), member.revision.clone())).collect();
+    let known: BTreeMap<MemberName, Revision> = reachable.map(|member| (member.name.clone(), member.revision.clone())).collect();
     let loop_wait = summary::modes(before).loop_wait;
     let end = Instant::now() + loop_wait + Duration::from_secs(1);
     loop {
         let view = cluster.load().await?;
-        let missing: Vec<_> = view
-            .members
-            .iter()
-            .filter(|member| known.contains_key(&member.name) && member.record.pause != pause)
-            .collect();
+        let missing: Vec<_> =
+            view.members.iter().filter(|member| known.contains_key(&member.name) && member.record.pause != pause).collect();
         if missing.is_empty() {
             break;
         }

@@ -42,12 +42,7 @@ pub struct Options {
 pub async fn run(context: &mut Context, options: Options) -> Result<(), Failure> {
     let cluster = context.open(&options.target).await?;
     let view = cluster.load().await?;
-    let wanted = Wanted {
-        names: &options.members,
-        role: Role::Replica,
-        force: options.force,
-        action: Action::Reinitialize,
-    };
+    let wanted = Wanted { names: &options.members, role: Role::Replica, force: options.force, action: Action::Reinitialize };
     let chosen = members::select(context, &cluster, &view, wanted).await?;
     members::confirm(context, &chosen, options.force, Action::Reinitialize).await?;
 
@@ -67,11 +62,7 @@ pub async fn run(context: &mut Context, options: Options) -> Result<(), Failure>
 }
 
 /// Whether it was started; nobody may answer.
-async fn start(
-    context: &mut Context,
-    member: &Member,
-    options: &Options,
-) -> Result<Result<bool, Unreachable>, Failure> {
+async fn start(context: &mut Context, member: &Member, options: &Options) -> Result<Result<bool, Unreachable>, Failure> {
     let mut force = options.force;
     loop {
         let body = json!({ "force": force, "from_leader": options.from_leader });
@@ -84,8 +75,7 @@ async fn start(
             context.console.line(format!("Success: reinitialize for member {name}"))?;
             return Ok(Ok(true));
         }
-        let refusal =
-            format!("Failed: reinitialize for member {name}, status code={}, ({})", answer.status, answer.text);
+        let refusal = format!("Failed: reinitialize for member {name}, status code={}, ({})", answer.status, answer.text);
         context.console.line(refusal)?;
         if options.force || !answer.text.ends_with(IN_PROGRESS) {
             return Ok(Ok(false));

@@ -36,10 +36,7 @@ pub async fn run(context: &mut Context, options: Options) -> Result<(), Failure>
     if name != cluster.name {
         return Err(Failure::error("Cluster names specified do not match"));
     }
-    let question = format!(
-        "You are about to remove all information in DCS for {}, please type: \"{AWARE}\"",
-        cluster.name
-    );
+    let question = format!("You are about to remove all information in DCS for {}, please type: \"{AWARE}\"", cluster.name);
     if context.console.ask(&question, None).await? != AWARE {
         return Err(Failure::error(format!("You did not exactly type \"{AWARE}\"")));
     }

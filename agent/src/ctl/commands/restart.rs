@@ -72,10 +72,9 @@ pub async fn run(context: &mut Context, options: Options) -> Result<(), Failure>
             let action = "flush scheduled restart";
             match context.call(&member, Method::DELETE, Some("restart"), None).await {
                 Ok(answer) if answer.status < 400 => {}
-                Ok(answer) => context.console.line(format!(
-                    "Failed: {action} for member {name}, status code={}, ({})",
-                    answer.status, answer.text
-                ))?,
+                Ok(answer) => {
+                    context.console.line(format!("Failed: {action} for member {name}, status code={}, ({})", answer.status, answer.text))?
+                }
                 Err(reason) => {
                     unanswered.tell(context, action, name, &reason)?;
                     continue;
@@ -103,12 +102,7 @@ async fn when(context: &mut Context, options: &Options) -> Result<Option<Schedul
     context.time.scheduled(&answer)
 }
 
-async fn confirm(
-    context: &mut Context,
-    options: &Options,
-    chosen: &[Member],
-    at: Option<ScheduledTime>,
-) -> Result<(), Failure> {
+async fn confirm(context: &mut Context, options: &Options, chosen: &[Member], at: Option<ScheduledTime>) -> Result<(), Failure> {
     let Some(at) = at else { return members::confirm(context, chosen, options.force, Action::Restart).await };
     let question = if options.pending {
         "The nodes needing a restart will be identified at the scheduled time, and might be different from the ones \
@@ -117,11 +111,7 @@ async fn confirm(
     } else {
         format!("Are you sure you want to schedule restart of members {} at {}?", members::names(chosen), Spaced(at))
     };
-    if options.force || context.console.confirm(&question).await? {
-        Ok(())
-    } else {
-        Err(Failure::error("Aborted scheduled restart"))
-    }
+    if options.force || context.console.confirm(&question).await? { Ok(()) } else { Err(Failure::error("Aborted scheduled restart")) }
 }
 
 /// The version that the server must be older than.
@@ -148,9 +138,7 @@ fn check_version(version: &str) -> Result<(), Failure> {
         None => Err(Failure::error(format!("Invalid PostgreSQL version: {version}"))),
         Some([major, _]) if *major >= 10 => Ok(()),
         Some([_, _, _]) => Ok(()),
-        Some(_) => Err(Failure::error(format!(
-            "Invalid PostgreSQL version format: X.Y or X.Y.Z is accepted: {version}"
-        ))),
+        Some(_) => Err(Failure::error(format!("Invalid PostgreSQL version format: X.Y or X.Y.Z is accepted: {version}"))),
     }
 }
 

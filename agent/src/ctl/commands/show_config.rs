@@ -22,9 +22,7 @@ pub struct Options {
 pub async fn run(context: &mut Context, options: Options) -> Result<(), Failure> {
     let view = context.open(&options.target).await?.load().await?;
     match view.config {
-        Some(config) => {
-            context.console.line(yaml_out::block(&Value::Object(config.data.unwrap_or_default())))
-        }
+        Some(config) => context.console.line(yaml_out::block(&Value::Object(config.data.unwrap_or_default()))),
         None => Ok(()),
     }
 }

@@ -59,8 +59,7 @@ pub async fn run(context: &mut Context, options: Options) -> Result<(), Failure>
 
 async fn versions(context: &Context, member: &Member) -> Result<String, Unreachable> {
     let answer = context.call(member, Method::GET, None, None).await?;
-    let status: Value = serde_json::from_str(&answer.text)
-        .map_err(|error| Unreachable(format!("its answer is not JSON ({error})")))?;
+    let status: Value = serde_json::from_str(&answer.text).map_err(|error| Unreachable(format!("its answer is not JSON ({error})")))?;
     let agent = python::text(status.pointer("/patroni/version").unwrap_or(&Value::Null));
     let server = status.get("server_version").and_then(Value::as_u64).filter(|version| *version > 0);
     Ok(match server {

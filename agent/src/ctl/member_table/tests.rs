@@ -126,9 +126,7 @@ fn members_of_old_versions_show_their_only_position() {
 
 #[test]
 fn lag_is_in_megabytes_half_rounded_to_even() {
-    for (bytes, shown) in
-        [(0, 0), (524_287, 0), (524_288, 0), (524_289, 1), (1_572_864, 2), (2_621_440, 2), (3 * 1_048_576, 3)]
-    {
+    for (bytes, shown) in [(0, 0), (524_287, 0), (524_288, 0), (524_289, 1), (1_572_864, 2), (2_621_440, 2), (3 * 1_048_576, 3)] {
         assert_eq!(megabytes(bytes), shown, "{bytes}");
     }
 }

@@ -19,8 +19,7 @@ fn file(text: &str) -> (tempfile::TempDir, Global) {
 
 #[test]
 fn a_full_agent_configuration_is_fine_and_variables_override_it() {
-    let (_directory, global) =
-        file("scope: demo\nretry_timeout: 5\netcd3:\n  hosts: [a:2379, b:2379]\npostgresql: nonsense\n");
+    let (_directory, global) = file("scope: demo\nretry_timeout: 5\netcd3:\n  hosts: [a:2379, b:2379]\npostgresql: nonsense\n");
     let config = load(&global, environment(&[("PATRONI_SCOPE", "other")])).expect("it can be read");
     let settings = Settings::of(&config);
     assert_eq!(settings.scope.as_deref(), Some("other"));

@@ -6,8 +6,7 @@ use crate::config::STORES;
 use crate::ctl::failure::Failure;
 
 /// The schemes with their usual ports. Without a scheme the port decides; the last one is what nobody else is.
-const SCHEMES: [(&str, u16); 5] =
-    [("zookeeper", 2181), ("exhibitor", 8181), ("consul", 8500), ("etcd3", 2379), ("etcd", 2379)];
+const SCHEMES: [(&str, u16); 5] = [("zookeeper", 2181), ("exhibitor", 8181), ("consul", 8500), ("etcd3", 2379), ("etcd", 2379)];
 
 /// A store given by its URL.
 #[derive(Clone, Debug, PartialEq)]

@@ -70,15 +70,7 @@ struct Emitter {
 
 impl Default for Emitter {
     fn default() -> Self {
-        Self {
-            text: String::new(),
-            column: 0,
-            indent: None,
-            indention: true,
-            whitespace: true,
-            flow_depth: 0,
-            open_ended: false,
-        }
+        Self { text: String::new(), column: 0, indent: None, indention: true, whitespace: true, flow_depth: 0, open_ended: false }
     }
 }
 

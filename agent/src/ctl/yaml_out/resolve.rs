@@ -14,8 +14,7 @@ fn is_word(text: &str) -> bool {
         capital[..1].make_ascii_uppercase();
         text == *word || text == capital || text == word.to_ascii_uppercase()
     };
-    matches!(text, "" | "~" | "null" | "Null" | "NULL" | "<<" | "=" | "!" | "&" | "*")
-        || BOOLEANS.iter().any(|word| usual_case(&word))
+    matches!(text, "" | "~" | "null" | "Null" | "NULL" | "<<" | "=" | "!" | "&" | "*") || BOOLEANS.iter().any(|word| usual_case(&word))
 }
 
 fn is_integer(text: &str) -> bool {
@@ -45,9 +44,8 @@ fn is_float(text: &str) -> bool {
         Some(at) => (&digits[..at], Some(&digits[at + 1..])),
         None => (digits, None),
     };
-    let exponent_fits = exponent.is_none_or(|exponent| {
-        exponent.strip_prefix(['-', '+']).is_some_and(|power| all(power, |byte| byte.is_ascii_digit()))
-    });
+    let exponent_fits =
+        exponent.is_none_or(|exponent| exponent.strip_prefix(['-', '+']).is_some_and(|power| all(power, |byte| byte.is_ascii_digit())));
     let Some((whole, fraction)) = mantissa.split_once('.') else { return false };
     let fraction_fits = fraction.bytes().all(|byte| byte.is_ascii_digit() || byte == b'_');
     if whole.is_empty() {
@@ -101,8 +99,7 @@ fn is_timestamp(text: &str) -> bool {
         return day_only;
     }
     let separated = rest.one(b"Tt") || rest.blanks() > 0;
-    let time =
-        separated && rest.digits(1, 2) && rest.one(b":") && rest.digits(2, 2) && rest.one(b":") && rest.digits(2, 2);
+    let time = separated && rest.digits(1, 2) && rest.one(b":") && rest.digits(2, 2) && rest.one(b":") && rest.digits(2, 2);
     if !time {
         return false;
     }

@@ -43,12 +43,8 @@ pub(super) fn shape(text: &str, position: Position) -> Shape {
     }
     let traits = examine(text);
     let marked = if position.flow { traits.flow_mark } else { traits.block_mark };
-    let quote_free = !(marked
-        || traits.outer_blank
-        || traits.blank_before_break
-        || traits.blank_after_break
-        || traits.breaks
-        || traits.unprintable);
+    let quote_free =
+        !(marked || traits.outer_blank || traits.blank_before_break || traits.blank_after_break || traits.breaks || traits.unprintable);
     let single_quotable = !(traits.blank_before_break || traits.blank_after_break || traits.unprintable);
     if quote_free && resolve::reads_as_string(text) {
         Shape::Plain
@@ -91,9 +87,7 @@ fn examine(text: &str) -> Traits {
 /// Whether the character means something to YAML there: outside, and inside of flow collections.
 fn marks(character: char, first: bool, blank_before: bool, blank_after: bool) -> (bool, bool) {
     match character {
-        '#' | ',' | '[' | ']' | '{' | '}' | '&' | '*' | '!' | '|' | '>' | '\'' | '"' | '%' | '@' | '`' if first => {
-            (true, true)
-        }
+        '#' | ',' | '[' | ']' | '{' | '}' | '&' | '*' | '!' | '|' | '>' | '\'' | '"' | '%' | '@' | '`' if first => (true, true),
         '-' if first => (blank_after, blank_after),
         '?' if first => (blank_after, true),
         ':' => (blank_after, true),
