@@ -15,7 +15,7 @@ use crate::config::{LogLevel, control_tool_level};
 use super::time::LocalTime;
 
 /// Sends log messages to standard error, from the level on that the environment names; libraries' from warnings on.
-pub fn start(variables: impl Fn(&str) -> Option<String>) {
+pub(super) fn start(variables: impl Fn(&str) -> Option<String>) {
     let level = match control_tool_level(variables) {
         LogLevel::Debug => LevelFilter::DEBUG,
         LogLevel::Info => LevelFilter::INFO,

@@ -30,6 +30,8 @@ pub mod summary;
 pub mod table;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod tests;
 pub mod time;
 mod tool;
 pub mod topology;

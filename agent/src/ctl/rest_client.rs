@@ -17,7 +17,7 @@ const ATTEMPTS: usize = 4;
 /// Calls agents as the `ctl` section says. The client is made when the first one is called, so that commands which only
 /// read the store do not need usable certificates.
 #[derive(Debug)]
-pub struct RestClient {
+pub(super) struct RestClient {
     settings: HttpClientSettings,
     client: tokio::sync::OnceCell<reqwest::Client>,
 }
@@ -28,7 +28,7 @@ impl RestClient {
     /// # Errors
     ///
     /// The `ctl` or `restapi` section has an unusable value.
-    pub fn new(config: &LocalConfig, insecure: bool) -> Result<Self, Failure> {
+    pub(super) fn new(config: &LocalConfig, insecure: bool) -> Result<Self, Failure> {
         let CtlSettings { authentication, insecure: configured, cacert, certfile, keyfile, keyfile_password } =
             config.ctl().map_err(|error| settings::unusable(&error))?;
         let settings = HttpClientSettings {

@@ -18,14 +18,14 @@ use super::settings::{self, Settings};
 
 /// What the configuration names. One client for each cluster, kept for as long as the tool runs.
 #[derive(Debug)]
-pub struct ConfiguredStores {
+pub(super) struct ConfiguredStores {
     config: LocalConfig,
     opened: Mutex<HashMap<String, Arc<dyn Dcs>>>,
 }
 
 impl ConfiguredStores {
     /// The stores of `config`.
-    pub fn new(config: LocalConfig) -> Self {
+    pub(super) fn new(config: LocalConfig) -> Self {
         Self { config, opened: Mutex::default() }
     }
 }

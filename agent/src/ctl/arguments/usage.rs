@@ -44,7 +44,9 @@ fn usage_line(program: &str, command: Option<&str>) -> String {
         }
         None => tool.bin_name(program),
     };
-    named.clone().render_usage().to_string()
+    // Arguments without brackets, as Patroni's tool shows them.
+    let usage = named.clone().render_usage().to_string().replace("Usage: quoratectl ", &format!("Usage: {program} "));
+    usage.replace("<COMMAND>", "COMMAND [ARGS]...").replace(['<', '>'], "")
 }
 
 fn message(error: &clap::Error) -> String {
@@ -59,7 +61,8 @@ fn message(error: &clap::Error) -> String {
         ErrorKind::MissingSubcommand | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => "Missing command.".to_owned(),
         ErrorKind::InvalidSubcommand => format!("No such command '{}'.", text(ContextKind::InvalidSubcommand)),
         ErrorKind::MissingRequiredArgument => {
-            format!("Missing argument '{}'.", argument.trim_matches(['<', '>', '.', '[', ']']))
+            let name = argument.trim_matches(['<', '>', '.', '[', ']']);
+            format!("Missing argument '{}'.", name.rsplit(' ').next().unwrap_or(name))
         }
         ErrorKind::UnknownArgument if argument.starts_with('-') => match text(ContextKind::SuggestedArg) {
             near if near.is_empty() => format!("No such option '{argument}'."),

@@ -50,9 +50,9 @@ pub async fn run(context: &mut Context, options: Options) -> Result<(), Failure>
     let mut started = Vec::new();
     for member in chosen {
         match start(context, &member, &options).await? {
-            Ok(true) => started.push(member),
-            Ok(false) => {}
-            Err(reason) => unanswered.tell(context, "reinitialize", member.name.as_str(), &reason)?,
+            Start::Accepted => started.push(member),
+            Start::Refused => {}
+            Start::NoAnswer(reason) => unanswered.tell(context, "reinitialize", member.name.as_str(), &reason)?,
         }
     }
     if options.wait {
@@ -61,27 +61,33 @@ pub async fn run(context: &mut Context, options: Options) -> Result<(), Failure>
     unanswered.outcome()
 }
 
-/// Whether it was started; nobody may answer.
-async fn start(context: &mut Context, member: &Member, options: &Options) -> Result<Result<bool, Unreachable>, Failure> {
+/// What became of one request.
+enum Start {
+    Accepted,
+    Refused,
+    NoAnswer(Unreachable),
+}
+
+async fn start(context: &mut Context, member: &Member, options: &Options) -> Result<Start, Failure> {
     let mut force = options.force;
     loop {
         let body = json!({ "force": force, "from_leader": options.from_leader });
         let answer = match context.call(member, Method::POST, Some("reinitialize"), Some(&body)).await {
             Ok(answer) => answer,
-            Err(reason) => return Ok(Err(reason)),
+            Err(reason) => return Ok(Start::NoAnswer(reason)),
         };
         let name = &member.name;
         if answer.status < 400 {
             context.console.line(format!("Success: reinitialize for member {name}"))?;
-            return Ok(Ok(true));
+            return Ok(Start::Accepted);
         }
         let refusal = format!("Failed: reinitialize for member {name}, status code={}, ({})", answer.status, answer.text);
         context.console.line(refusal)?;
         if options.force || !answer.text.ends_with(IN_PROGRESS) {
-            return Ok(Ok(false));
+            return Ok(Start::Refused);
         }
         if !context.console.confirm("Do you want to cancel it and reinitialize anyway?").await? {
-            return Ok(Ok(false));
+            return Ok(Start::Refused);
         }
         force = true;
     }

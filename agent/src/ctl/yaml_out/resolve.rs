@@ -14,7 +14,7 @@ fn is_word(text: &str) -> bool {
         capital[..1].make_ascii_uppercase();
         text == *word || text == capital || text == word.to_ascii_uppercase()
     };
-    matches!(text, "" | "~" | "null" | "Null" | "NULL" | "<<" | "=" | "!" | "&" | "*") || BOOLEANS.iter().any(|word| usual_case(&word))
+    matches!(text, "" | "~" | "null" | "Null" | "NULL" | "<<" | "=" | "!" | "&" | "*") || BOOLEANS.iter().any(usual_case)
 }
 
 fn is_integer(text: &str) -> bool {
