@@ -359,15 +359,9 @@ impl KeyValueStore for FaultyStore {
         self.run(Call::Take, deadline, request!(|store, key, owner| store.take_lock(&key, &owner, deadline))).await
     }
 
-    async fn renew_lock(
-        &self,
-        key: &str,
-        owner: &str,
-        seen: Option<&Entry>,
-        deadline: Deadline,
-    ) -> Result<LockRenewal, Error> {
-        let seen = seen.cloned();
-        let request = request!(|store, key, owner, seen| store.renew_lock(&key, &owner, seen.as_ref(), deadline));
+    async fn renew_lock(&self, key: &str, owner: &str, seen: &Entry, deadline: Deadline) -> Result<LockRenewal, Error> {
+        let seen = seen.clone();
+        let request = request!(|store, key, owner, seen| store.renew_lock(&key, &owner, &seen, deadline));
         self.run(Call::Renew, deadline, request).await
     }
 

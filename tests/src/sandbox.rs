@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
 
 use crate::agents;
@@ -85,6 +85,19 @@ impl Sandbox {
     pub fn make(&self, name: &str) -> Result<PathBuf> {
         let path = self.directory.join(name);
         fs::create_dir_all(&path).with_context(|| format!("cannot make {}", path.display()))?;
+        self.account.own(&path)?;
+        Ok(path)
+    }
+
+    /// Makes a small file system of its own, for filling it up. It needs root.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be mounted.
+    pub fn make_volume(&self, name: &str, size: &str) -> Result<PathBuf> {
+        let path = self.make(name)?;
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o"]).arg(format!("size={size}")).arg("tmpfs").arg(&path).status()?;
+        ensure!(mounted.success(), "cannot mount a file system at {}", path.display());
         self.account.own(&path)?;
         Ok(path)
     }

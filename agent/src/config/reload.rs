@@ -1,6 +1,5 @@
 //! The settings as the engine asks for them: the local configuration of the moment, under any dynamic document.
 
-use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ha_engine::settings::{EffectiveSettings, GlobalConfig, SettingsError, SettingsSource};
@@ -25,6 +24,8 @@ struct State {
     local: Arc<LocalConfig>,
     /// The warnings that were logged last, so that they are logged once.
     warned: Vec<String>,
+    /// The dynamic document that was accepted last: new files must go with it.
+    dynamic: Map<String, Value>,
 }
 
 impl AgentSettings {
@@ -58,7 +59,7 @@ impl AgentSettings {
             }
         });
         let bootstrap = settings.bootstrap.map(|section| section.dcs).unwrap_or_default();
-        let state = Mutex::new(State { local: Arc::new(local), warned: Vec::new() });
+        let state = Mutex::new(State { local: Arc::new(local), warned: Vec::new(), dynamic: Map::new() });
         Ok(Self { state, cached, bootstrap })
     }
 
@@ -71,9 +72,10 @@ impl AgentSettings {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Logs warnings that were not logged for the same reason before.
-    fn warn_once(&self, warnings: Vec<String>) {
+    /// Remembers the accepted document, and logs warnings that were not logged for the last one.
+    fn accepted(&self, dynamic: &Map<String, Value>, warnings: Vec<String>) {
         let mut state = self.lock();
+        state.dynamic.clone_from(dynamic);
         for line in &warnings {
             if !state.warned.contains(line) {
                 warn!("{line}");
@@ -105,29 +107,25 @@ impl SettingsSource for AgentSettings {
     fn effective(&self, dynamic: &Map<String, Value>) -> Result<Arc<EffectiveSettings>, SettingsError> {
         let local = self.local();
         let (settings, warnings) = node::effective(&local, dynamic).map_err(|error| settings_error(&error))?;
-        self.warn_once(warnings);
+        self.accepted(dynamic, warnings);
         Ok(Arc::new(settings))
     }
 
     fn reload_local(&self) -> Result<bool, SettingsError> {
         let current = self.local();
-        let failed = |error: &ConfigError| {
-            let path = current.path().unwrap_or_else(|| Path::new("the environment"));
-            SettingsError { message: format!("Exception when reloading local configuration from {}: {error}", path.display()) }
-        };
-        let Some(next) = current.read_again().map_err(|error| failed(&error))? else { return Ok(false) };
+        let Some(next) = current.read_again().map_err(|error| settings_error(&error))? else { return Ok(false) };
         if next.says_the_same_as(&current) {
-            info!("No local configuration items changed.");
             return Ok(false);
         }
         let check = || -> Result<(), ConfigError> {
-            node::effective(&next, &Map::new())?;
+            let dynamic = self.lock().dynamic.clone();
+            node::effective(&next, &dynamic)?;
             next.log()?;
             next.ctl()?;
             node::check_watchdog(&next)?;
             Ok(())
         };
-        check().map_err(|error| failed(&error))?;
+        check().map_err(|error| settings_error(&error))?;
         log_remarks(&next);
         self.lock().local = Arc::new(next);
         Ok(true)
@@ -142,9 +140,8 @@ impl SettingsSource for AgentSettings {
         let local = self.local();
         let (settings, _) = node::effective(&local, &Map::new()).map_err(|error| settings_error(&error))?;
         let data_dir = settings.postgresql.data_dir;
-        cache::store(&data_dir, &adjusted).map_err(|error| SettingsError {
-            message: format!("Exception when saving file: {}: {error}", cache::path(&data_dir).display()),
-        })
+        cache::store(&data_dir, &adjusted)
+            .map_err(|error| SettingsError { message: format!("{}: {error}", cache::path(&data_dir).display()) })
     }
 }
 

@@ -235,14 +235,16 @@ impl KeyValueStore for Client {
         })
     }
 
-    async fn renew_lock(&self, key: &str, owner: &str, _: Option<&Entry>, _: Deadline) -> Result<LockRenewal, Error> {
+    async fn renew_lock(&self, key: &str, owner: &str, seen: &Entry, _: Deadline) -> Result<LockRenewal, Error> {
         let mine = |entry: Option<&Entry>, held: &Held| match entry {
             Some(entry) if entry.value != owner.as_bytes() => Choice::Leave,
             Some(entry) if entry.handle.as_ref() == Some(&handle_id(held.id)) => Choice::Keep,
+            Some(entry) if entry.revision != seen.revision => Choice::Leave,
             Some(_) | None => Choice::Write,
         };
         Ok(match self.lock(key, owner, Duration::ZERO, mine).await? {
             Locked::Ours(grip) => LockRenewal::Kept(grip),
+            Locked::Left(Some(entry)) if entry.value == owner.as_bytes() => LockRenewal::Moved(entry),
             Locked::Left(_) => LockRenewal::Lost,
         })
     }

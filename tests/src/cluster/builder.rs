@@ -28,6 +28,7 @@ pub struct Builder {
     local: Value,
     local_of: Vec<(usize, Value)>,
     links: bool,
+    volume: Option<(u8, &'static str)>,
     pace: Pace,
 }
 
@@ -43,6 +44,7 @@ impl Default for Builder {
             local: json!({}),
             local_of: Vec::new(),
             links: false,
+            volume: None,
             pace: Pace::default(),
         }
     }
@@ -105,6 +107,13 @@ impl Builder {
         self
     }
 
+    /// Gives one node, counted from zero, a small file system of its own for its data. It needs root.
+    #[must_use]
+    pub const fn volume_of(mut self, node: u8, size: &'static str) -> Self {
+        self.volume = Some((node, size));
+        self
+    }
+
     /// How often clients come.
     #[must_use]
     pub const fn pace(mut self, pace: Pace) -> Self {
@@ -152,10 +161,14 @@ impl Builder {
     async fn node(&self, index: u8, sandbox: &Sandbox, etcd: &Etcd, daemon: &Path, bin_dir: &Path, dynamic: &Value) -> Result<Node> {
         let name = format!("pg{}", index + 1);
         let directory = sandbox.make(&name)?;
+        let volume = match self.volume {
+            Some((node, size)) if node == index => sandbox.make_volume(&format!("{name}/volume"), size)?,
+            _ => directory.clone(),
+        };
         let addresses = Addresses {
             postgres: sandbox.network().free(1 + index)?,
             rest: sandbox.network().free(1 + index)?,
-            data_dir: directory.join("data"),
+            data_dir: volume.join("data"),
         };
         let links = if self.links { Some(links(index, sandbox, etcd, &addresses).await?) } else { None };
         let (store, rest, postgres) = links.as_ref().map_or_else(

@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use etcd_client::{Client, ConnectOptions, GetOptions, PutOptions};
+use etcd_client::{Client, ConnectOptions, DeleteOptions, GetOptions, PutOptions};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::process::Child;
@@ -177,6 +177,31 @@ impl Etcd {
         let mut client = self.connect().await?;
         let answer = client.delete(key, None).await?;
         ensure!(answer.deleted() == 1, "there is no key {key}");
+        Ok(())
+    }
+
+    /// Removes every key below a prefix.
+    ///
+    /// # Errors
+    ///
+    /// If no server answers.
+    pub async fn delete_all(&self, prefix: &str) -> Result<()> {
+        let mut client = self.connect().await?;
+        client.delete(prefix, Some(DeleteOptions::new().with_prefix())).await?;
+        Ok(())
+    }
+
+    /// Whether each server answers for the whole store.
+    ///
+    /// # Errors
+    ///
+    /// If one does not.
+    pub async fn all_healthy(&self) -> Result<()> {
+        for server in &self.servers {
+            let options = ConnectOptions::new().with_connect_timeout(ANSWER).with_timeout(ANSWER);
+            let mut client = Client::connect([server.client.to_string()], Some(options)).await?;
+            client.get("/harness", None).await.with_context(|| format!("{} does not answer", server.client))?;
+        }
         Ok(())
     }
 
