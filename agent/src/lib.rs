@@ -5,6 +5,7 @@
 
 pub mod cluster_json;
 pub mod config;
+pub mod ctl;
 pub mod http_client;
 pub mod peers;
 pub mod stores;
