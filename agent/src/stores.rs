@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use dcs_core::{Clock, Dcs, Timing};
 
-use crate::config::{ConfigError, StoreSettings};
+use crate::config::{KeyError, StoreSettings};
 
 /// The sections that this build can use.
 pub fn available() -> Vec<&'static str> {
@@ -15,25 +15,34 @@ pub fn available() -> Vec<&'static str> {
     names
 }
 
+/// Checks that [`open`] would know what to do, without opening anything.
+///
+/// # Errors
+///
+/// The section names a store that is not built in, or has an unusable value.
+pub fn check(settings: &StoreSettings) -> Result<(), KeyError> {
+    match settings.section {
+        "etcd3" if cfg!(feature = "etcd") => Ok(()),
+        other => Err(refusal(settings, other)),
+    }
+}
+
 /// Opens the configured store.
 ///
 /// # Errors
 ///
 /// The section names a store that is not built in, or has an unusable value.
-pub fn open(settings: &StoreSettings, timing: Timing, clock: Arc<dyn Clock>) -> Result<Arc<dyn Dcs>, ConfigError> {
+pub fn open(settings: &StoreSettings, timing: Timing, clock: Arc<dyn Clock>) -> Result<Arc<dyn Dcs>, KeyError> {
+    check(settings)?;
     if !settings.ignored.is_empty() {
         tracing::warn!("Several stores are configured; `{}` is used, and `{}` not", settings.section, settings.ignored.join("`, `"));
     }
-    match settings.section {
-        other => {
-            let _ = (timing, clock);
-            Err(refusal(settings, other).into())
-        }
-    }
+    let _ = (timing, clock);
+    Err(refusal(settings, settings.section))
 }
 
 /// Why a section cannot be used.
-fn refusal(settings: &StoreSettings, section: &str) -> crate::config::KeyError {
+fn refusal(settings: &StoreSettings, section: &str) -> KeyError {
     if section == "etcd" {
         return settings.error(
             "`etcd:` is the etcd v2 API, which this version does not have",

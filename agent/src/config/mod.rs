@@ -30,6 +30,7 @@ mod source;
 mod store;
 mod tags;
 mod tree;
+mod validate;
 pub mod yaml;
 
 pub use self::address::{NotAnAddress, split_host_port, url};
@@ -43,3 +44,4 @@ pub use self::rest_api::{BasicAuth, RestApiSettings, RestListen, RestTls, Server
 pub use self::source::Origin;
 pub use self::store::{STORES, StoreSettings};
 pub use self::tree::{Content, Entry, Mapping, Node, Place, Places, Source, deep_equal};
+pub use self::validate::{ValidateOptions, printed, validate};

@@ -189,6 +189,10 @@ impl Builder {
             bin_dir,
             dynamic,
         });
+        if self.links {
+            // Or the agent asks the store for its servers, and finds the way around the proxies.
+            settings::merge(&mut settings, &json!({"etcd3": {"use_proxies": true}}));
+        }
         settings::merge(&mut settings, &self.local);
         for (_, patch) in self.local_of.iter().filter(|(node, _)| *node == usize::from(index)) {
             settings::merge(&mut settings, patch);

@@ -35,13 +35,9 @@ async fn a_primary_whose_disk_is_full_is_replaced_and_returns_when_there_is_room
     let first = cluster.node("pg1")?;
 
     let ballast = fill(first.data_dir.parent().unwrap_or(Path::new("/nowhere")))?;
-    // Segments of WAL that are there already are used first; then the server must do without, and cannot.
+    // Only WAL is written: a table that cannot grow would merely refuse rows. What is preallocated is used up first.
     poll::until("another node leads", PATIENCE, async || {
-        let _ = first
-            .execute(
-                "CREATE TABLE IF NOT EXISTS filler (t text); INSERT INTO filler SELECT repeat('x', 500) FROM generate_series(1, 40000)",
-            )
-            .await;
+        let _ = first.execute("SELECT pg_logical_emit_message(false, 'filler', repeat('x', 1000000)) FROM generate_series(1, 64)").await;
         let owner = cluster.etcd.get(&cluster.key("leader")).await?;
         ensure!(owner.as_ref().is_some_and(|owner| owner != &first.name), "the lock says {owner:?}");
         Ok(())

@@ -80,7 +80,7 @@ async fn a_restart_whose_conditions_do_not_hold_is_refused_and_leaves_postgresql
     let leader = cluster.leader().await?;
     let postmaster = leader.postmaster();
 
-    for body in [json!({"role": "replica"}), json!({"restart_pending": true}), json!({"postgres_version": "9.6"})] {
+    for body in [json!({"role": "replica"}), json!({"restart_pending": true}), json!({"postgres_version": "10.0"})] {
         let answer = leader.send("POST", "/restart", &body).await?;
         ensure!((answer.status, answer.body.as_str()) == (503, "restart conditions are not satisfied"), "{body}: {answer:?}");
     }
