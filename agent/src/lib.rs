@@ -4,3 +4,4 @@ pub mod cluster_json;
 pub mod config;
 pub mod http_client;
 pub mod peers;
+pub mod rest;
