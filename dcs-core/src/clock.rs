@@ -82,3 +82,37 @@ impl Clock for BootClock {
         jiff::Timestamp::now()
     }
 }
+
+/// tokio's clock as a [`Clock`], for tests: with paused time, leases and timers move together.
+#[cfg(feature = "memory")]
+#[derive(Clone, Copy, Debug)]
+pub struct TokioClock {
+    origin: tokio::time::Instant,
+    wall: jiff::Timestamp,
+}
+
+#[cfg(feature = "memory")]
+impl TokioClock {
+    /// A clock whose origin is now, and whose wall time starts at `wall`.
+    pub fn starting_at(wall: jiff::Timestamp) -> Self {
+        Self { origin: tokio::time::Instant::now(), wall }
+    }
+}
+
+#[cfg(feature = "memory")]
+impl Default for TokioClock {
+    fn default() -> Self {
+        Self::starting_at(jiff::Timestamp::UNIX_EPOCH)
+    }
+}
+
+#[cfg(feature = "memory")]
+impl Clock for TokioClock {
+    fn now(&self) -> Moment {
+        Moment(self.origin.elapsed())
+    }
+
+    fn wall(&self) -> jiff::Timestamp {
+        self.wall.checked_add(self.origin.elapsed()).unwrap_or(jiff::Timestamp::MAX)
+    }
+}

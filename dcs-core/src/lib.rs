@@ -15,6 +15,8 @@
 //! Everything here is byte-compatible with Patroni 4.1; unknown fields are kept, damaged values are reported and
 //! harmless.
 
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test that unwraps nothing fails, as it should"))]
+
 pub mod adapter;
 pub mod clock;
 pub mod codec;
@@ -35,6 +37,8 @@ pub mod model;
 pub mod tls;
 mod watch;
 
+#[cfg(feature = "memory")]
+pub use crate::clock::TokioClock;
 pub use crate::clock::{BootClock, Clock, Moment};
 pub use crate::dcs::{Acquisition, Dcs, InitializeWrite, Renewal, Timing, Touched, Write};
 pub use crate::deadline::{Deadline, DeadlineExpired};

@@ -138,16 +138,9 @@ fn leading_real(text: &str) -> Option<(f64, &str)> {
 }
 
 /// Units from the largest to the smallest, in the smallest one.
-const MEMORY: [(&str, f64); 5] =
-    [("TB", 1_099_511_627_776.0), ("GB", 1_073_741_824.0), ("MB", 1_048_576.0), ("kB", 1024.0), ("B", 1.0)];
-const TIME: [(&str, f64); 6] = [
-    ("d", 86_400_000_000.0),
-    ("h", 3_600_000_000.0),
-    ("min", 60_000_000.0),
-    ("s", 1_000_000.0),
-    ("ms", 1000.0),
-    ("us", 1.0),
-];
+const MEMORY: [(&str, f64); 5] = [("TB", 1_099_511_627_776.0), ("GB", 1_073_741_824.0), ("MB", 1_048_576.0), ("kB", 1024.0), ("B", 1.0)];
+const TIME: [(&str, f64); 6] =
+    [("d", 86_400_000_000.0), ("h", 3_600_000_000.0), ("min", 60_000_000.0), ("s", 1_000_000.0), ("ms", 1000.0), ("us", 1.0)];
 
 /// Converts `number` in `unit` to `base_unit`, rounding first to a multiple of the next smaller unit, as PostgreSQL does.
 fn convert(number: f64, unit: &str, base_unit: &str) -> Option<f64> {

@@ -61,9 +61,7 @@ impl GlobalConfig {
         };
         config.read_modes(document);
         if let Some(unknown) = lease_guard(document).err() {
-            warnings.push(format!(
-                "quorate.lease_guard={unknown} is not one of automatic, off, on; using automatic"
-            ));
+            warnings.push(format!("quorate.lease_guard={unknown} is not one of automatic, off, on; using automatic"));
         }
         Ok((config, warnings))
     }
@@ -86,9 +84,7 @@ impl GlobalConfig {
     pub fn adjusted_document(document: &Map<String, Value>) -> Result<Map<String, Value>, UnusableDocument> {
         let used = timings(document, &mut Vec::new())?;
         let mut adjusted = document.clone();
-        for (key, default, value) in
-            [("ttl", 30, used.ttl), ("loop_wait", 10, used.loop_wait), ("retry_timeout", 10, used.retry_timeout)]
-        {
+        for (key, default, value) in [("ttl", 30, used.ttl), ("loop_wait", 10, used.loop_wait), ("retry_timeout", 10, used.retry_timeout)] {
             if whole_seconds(document, key, default)? != value {
                 adjusted.insert(key.to_owned(), value.into());
             }
@@ -98,9 +94,7 @@ impl GlobalConfig {
 
     fn read_modes(&mut self, document: &Map<String, Value>) {
         let int = |key: &str, default: i64| document.get(key).and_then(|value| values::int(value, None)).unwrap_or(default);
-        let aliased = |key: &str, alias: &str, default: i64| {
-            seconds(int(if document.contains_key(key) { key } else { alias }, default))
-        };
+        let aliased = |key: &str, alias: &str, default: i64| seconds(int(if document.contains_key(key) { key } else { alias }, default));
         let word = |key: &str| document.get(key).and_then(values::bool_word).unwrap_or(false);
 
         self.standby_cluster = standby_cluster(document);
@@ -147,9 +141,7 @@ fn standby_cluster(document: &Map<String, Value>) -> Option<StandbyCluster> {
         primary_slot_name: get("primary_slot_name"),
         create_replica_methods: match section.get("create_replica_methods") {
             Some(Value::Array(names)) => names.iter().map(values::text).collect(),
-            Some(Value::String(names)) => {
-                names.split(',').map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned).collect()
-            }
+            Some(Value::String(names)) => names.split(',').map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned).collect(),
             _ => Vec::new(),
         },
         restore_command: get("restore_command"),
@@ -180,11 +172,7 @@ impl LeaseGuardMode {
 
 /// Applies `loop_wait + 2 * retry_timeout <= ttl` and the minimums.
 fn timings(document: &Map<String, Value>, warnings: &mut Vec<String>) -> Result<Timings, UnusableDocument> {
-    let low = document
-        .get("quorate")
-        .and_then(|section| section.get("low_ttl"))
-        .and_then(values::bool_word)
-        .unwrap_or(false);
+    let low = document.get("quorate").and_then(|section| section.get("low_ttl")).and_then(values::bool_word).unwrap_or(false);
     let (least_ttl, least_retry) = if low { (5, 1) } else { (20, 3) };
     let mut at_least = |key: &'static str, default: i64, least: i64| {
         let value = whole_seconds(document, key, default)?;

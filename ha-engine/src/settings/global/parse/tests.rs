@@ -87,10 +87,7 @@ fn a_ttl_that_is_no_number_is_refused_and_the_modes_are_still_read() {
     let former = config(json!({"ttl": 40}));
     let broken = document(json!({"ttl": "abc", "pause": true}));
     let error = GlobalConfig::from_document(&broken).expect_err("not a number");
-    assert_eq!(
-        error.to_string(),
-        "`ttl` in the dynamic configuration is abc, and must be a whole number of seconds, without unit"
-    );
+    assert_eq!(error.to_string(), "`ttl` in the dynamic configuration is abc, and must be a whole number of seconds, without unit");
     let used = former.with_modes_of(&broken);
     assert_eq!((used.ttl.as_secs(), used.pause), (40, true));
 }

@@ -1,0 +1,147 @@
+//! What a client knows from its last read and its own writes since.
+//!
+//! It serves three purposes: not to write what is there already, not to be woken by one's own writes, and to find out
+//! what changed when the store cannot say. It never decides about the lock.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+
+use crate::keys::{ClusterPath, Key};
+use crate::model::{HandleId, MemberName, Revision};
+use crate::{Change, ChangeKind, Cursor, Entry, Interest, MemberInterest, Snapshot};
+
+/// How many own writes are remembered, over all keys. Forgetting one costs a spurious wake-up.
+const REMEMBERED_WRITES: usize = 64;
+
+#[derive(Default)]
+pub(super) struct Known {
+    /// By absolute key.
+    entries: BTreeMap<String, Entry>,
+    /// Where the next wait starts; nothing before the first read.
+    cursor: Option<Cursor>,
+    own_writes: VecDeque<(String, Revision)>,
+    /// Counts own writes, so that a read that began before one does not undo it.
+    written: u64,
+    written_at: HashMap<String, u64>,
+}
+
+impl Known {
+    /// Marks the beginning of a read.
+    pub(super) fn begin_read(&self) -> u64 {
+        self.written
+    }
+
+    /// Takes in what a read returned that began at `begun`.
+    pub(super) fn absorb(&mut self, begun: u64, snapshot: Snapshot) {
+        let mut entries: BTreeMap<_, _> =
+            snapshot.entries.into_iter().map(|entry| (entry.key.clone(), entry)).collect();
+        for (key, _) in self.written_at.iter().filter(|(_, at)| **at > begun) {
+            match self.entries.remove(key) {
+                Some(entry) => drop(entries.insert(key.clone(), entry)),
+                None => drop(entries.remove(key)),
+            }
+        }
+        self.written_at.retain(|_, at| *at > begun);
+        self.entries = entries;
+        self.cursor = Some(self.cursor.map_or(snapshot.cursor, |cursor| cursor.max(snapshot.cursor)));
+    }
+
+    pub(super) fn entry(&self, key: &str) -> Option<&Entry> {
+        self.entries.get(key)
+    }
+
+    pub(super) fn cursor(&self) -> Option<Cursor> {
+        self.cursor
+    }
+
+    /// Everything up to `cursor` was reported.
+    pub(super) fn reported(&mut self, cursor: Cursor) {
+        self.cursor = self.cursor.map(|before| before.max(cursor));
+    }
+
+    /// One key was read on its own.
+    pub(super) fn saw(&mut self, entry: Entry) {
+        self.entries.insert(entry.key.clone(), entry);
+    }
+
+    /// An own write was confirmed.
+    pub(super) fn wrote(&mut self, key: &str, value: &[u8], revision: &Revision, handle: Option<HandleId>) {
+        let entry = Entry { key: key.to_owned(), value: value.to_vec(), revision: revision.clone(), handle };
+        self.entries.insert(key.to_owned(), entry);
+        self.own(key, Some(revision));
+    }
+
+    /// An own deletion was confirmed.
+    pub(super) fn deleted(&mut self, key: &str, revision: Option<&Revision>) {
+        self.entries.remove(key);
+        self.own(key, revision);
+    }
+
+    /// What is stored under `key` is not known any more. Said before every write is sent: whether the answer gets lost or
+    /// the call is cancelled, nothing is left that claims to know.
+    pub(super) fn forget(&mut self, key: &str) {
+        self.entries.remove(key);
+        self.own(key, None);
+    }
+
+    fn own(&mut self, key: &str, revision: Option<&Revision>) {
+        self.written += 1;
+        self.written_at.insert(key.to_owned(), self.written);
+        if let Some(revision) = revision {
+            self.own_writes.push_back((key.to_owned(), revision.clone()));
+            if self.own_writes.len() > REMEMBERED_WRITES {
+                self.own_writes.pop_front();
+            }
+        }
+    }
+
+    /// Whether one of `changes` is worth waking for.
+    pub(super) fn any_relevant(&self, changes: &[Change], watcher: &Watcher<'_>) -> bool {
+        changes.iter().any(|change| {
+            let own = change.revision.as_ref().is_some_and(|revision| self.is_own(&change.key, revision));
+            // A store that cannot tell a new key from a changed one says "changed".
+            let appeared = change.kind == ChangeKind::Created
+                || (change.kind == ChangeKind::Changed && !self.entries.contains_key(&change.key));
+            !own && watcher.wants(&change.key, appeared)
+        })
+    }
+
+    /// Whether `snapshot` differs from what is known in something worth waking for.
+    pub(super) fn differs(&self, snapshot: &Snapshot, watcher: &Watcher<'_>) -> bool {
+        let new: BTreeMap<&str, &Entry> = snapshot.entries.iter().map(|entry| (entry.key.as_str(), entry)).collect();
+        let gone = self.entries.keys().filter(|key| !new.contains_key(key.as_str()));
+        let changed = new.values().filter(|entry| {
+            // A re-created node may start at the same revision, but not with the same handle and value.
+            self.entries.get(&entry.key) != Some(**entry) && !self.is_own(&entry.key, &entry.revision)
+        });
+        gone.into_iter().any(|key| watcher.wants(key, false))
+            || changed.into_iter().any(|entry| watcher.wants(&entry.key, !self.entries.contains_key(&entry.key)))
+    }
+
+    fn is_own(&self, key: &str, revision: &Revision) -> bool {
+        self.own_writes.iter().any(|(own_key, own)| own == revision && own_key == key)
+    }
+}
+
+/// Who waits, and for what.
+pub(super) struct Watcher<'a> {
+    pub(super) path: &'a ClusterPath,
+    pub(super) name: &'a MemberName,
+    pub(super) interest: Interest,
+}
+
+impl Watcher<'_> {
+    fn wants(&self, key: &str, appeared: bool) -> bool {
+        match self.path.parse(key) {
+            Some(Key::Leader | Key::Config | Key::Failover) => true,
+            Some(Key::Status | Key::LegacyOptime) => self.interest.status,
+            Some(Key::Sync) => self.interest.sync,
+            Some(Key::Member(name)) if *self.name == *name => false,
+            Some(Key::Member(_)) => match self.interest.members {
+                MemberInterest::None => false,
+                MemberInterest::Appearing => appeared,
+                MemberInterest::Any => true,
+            },
+            Some(Key::Initialize | Key::History | Key::Failsafe) | None => false,
+        }
+    }
+}
