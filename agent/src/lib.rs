@@ -8,5 +8,6 @@ pub mod config;
 pub mod ctl;
 pub mod http_client;
 pub mod peers;
+pub mod rest;
 pub mod stores;
 pub mod telemetry;
