@@ -19,11 +19,7 @@ pub struct Modes {
 
 impl From<&GlobalConfig> for Modes {
     fn from(config: &GlobalConfig) -> Self {
-        Self {
-            pause: config.pause,
-            synchronous_mode: config.synchronous_mode,
-            standby_cluster: config.standby_cluster.is_some(),
-        }
+        Self { pause: config.pause, synchronous_mode: config.synchronous_mode, standby_cluster: config.standby_cluster.is_some() }
     }
 }
 
@@ -84,9 +80,7 @@ pub fn member_json(view: &ClusterView, modes: Modes, member: &Member) -> Map<Str
         }
     }
     if !leads {
-        for (prefix, position) in
-            [("receive_", record.receive_lsn), ("replay_", record.replay_lsn), ("", record.xlog_location)]
-        {
+        for (prefix, position) in [("receive_", record.receive_lsn), ("replay_", record.replay_lsn), ("", record.xlog_location)] {
             let (lsn, lag) = position_json(position, view.status.last_lsn);
             put(&format!("{prefix}lsn"), lsn);
             put(&format!("{prefix}lag"), lag);
@@ -238,7 +232,6 @@ mod tests {
         let now = key(FailoverRequest { scheduled_at: None, ..request });
         let view = ClusterView { failover: now, ..ClusterView::default() };
         assert_eq!(Value::Object(cluster_json(&view, Modes::default())), json!({"members": []}));
-        
     }
 
     #[test]

@@ -68,8 +68,7 @@ impl HttpClientSettings {
     pub fn client(&self) -> Result<reqwest::Client, HttpClientError> {
         let mut headers = HeaderMap::new();
         if let Some(credentials) = &self.credentials {
-            let mut value = HeaderValue::try_from(format!("Basic {}", credentials.encoded()))
-                .map_err(|_| HttpClientError::Credentials)?;
+            let mut value = HeaderValue::try_from(format!("Basic {}", credentials.encoded())).map_err(|_| HttpClientError::Credentials)?;
             value.set_sensitive(true);
             headers.insert(AUTHORIZATION, value);
         }
@@ -132,10 +131,7 @@ mod tests {
 
     #[test]
     fn endpoints_are_found_beside_the_published_url() {
-        assert_eq!(
-            endpoint_url("http://10.0.0.1:8008/patroni", "liveness").as_deref(),
-            Some("http://10.0.0.1:8008/liveness")
-        );
+        assert_eq!(endpoint_url("http://10.0.0.1:8008/patroni", "liveness").as_deref(), Some("http://10.0.0.1:8008/liveness"));
         assert_eq!(endpoint_url("https://[::1]:8008/patroni?x=1#y", "a").as_deref(), Some("https://[::1]:8008/a"));
         assert_eq!(endpoint_url("nonsense", "a"), None);
         assert_eq!(endpoint_url("mailto:a@b", "a"), None);

@@ -101,21 +101,14 @@ fn parse_status(body: &[u8]) -> Option<PeerStatus> {
     let writes = position(positions, "location")? > Lsn::ZERO;
     let role = document.get("role").and_then(Value::as_str);
     let in_recovery = !writes && !matches!(role, Some("primary" | "master"));
-    let position = if in_recovery {
-        position(positions, "received_location")?.max(position(positions, "replayed_location")?)
-    } else {
-        Lsn::ZERO
-    };
+    let position =
+        if in_recovery { position(positions, "received_location")?.max(position(positions, "replayed_location")?) } else { Lsn::ZERO };
     let about = document.get("patroni");
     let text = |value: Option<&Value>| value.and_then(Value::as_str).map(str::to_owned);
     Some(PeerStatus {
         in_recovery,
         position,
-        timeline: document
-            .get("timeline")
-            .and_then(Value::as_u64)
-            .and_then(|number| u32::try_from(number).ok())
-            .and_then(Timeline::known),
+        timeline: document.get("timeline").and_then(Value::as_u64).and_then(|number| u32::try_from(number).ok()).and_then(Timeline::known),
         tags: Tags(document.get("tags").and_then(Value::as_object).cloned().unwrap_or_default()),
         watchdog_failed: document.get("watchdog_failed").and_then(Value::as_bool).unwrap_or(false),
         scope: text(about.and_then(|about| about.get("scope"))),

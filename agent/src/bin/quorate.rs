@@ -2,21 +2,37 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use agent::config::{Environment, LocalConfig};
+use agent::config::{Environment, LocalConfig, LogLevel, ValidateOptions};
 use agent::supervise::{Agent, chain};
-use agent::telemetry;
+use agent::telemetry::Log;
 use clap::Parser;
 use ha_engine::driver::Ended;
 use tokio::signal::unix::{SignalKind, signal};
+
+/// Exit status when the log could not be written at the end.
+const LOG_STUCK: u8 = 5;
 
 /// PostgreSQL high availability: the agent that runs beside every PostgreSQL.
 #[derive(Debug, Parser)]
 #[command(name = "quorate", version = concat!(env!("CARGO_PKG_VERSION"), " (compatible with Patroni 4.1.4)"))]
 struct Arguments {
     /// Check the configuration, say everything that is wrong with it, and end.
-    #[arg(long)]
+    #[arg(long, group = "mode")]
     validate_config: bool,
+
+    /// Write a configuration to start from, to CONFIG or on stdout, and end.
+    #[arg(long, group = "mode")]
+    generate_sample_config: bool,
+
+    /// With --validate-config: ports that something listens on already are fine.
+    #[arg(short, long)]
+    ignore_listen_port: bool,
+
+    /// With --validate-config: print the configuration, environment included.
+    #[arg(short, long)]
+    print: bool,
 
     /// The configuration: a YAML file, or a directory of them. Without it, `PATRONI_CONFIGURATION` or the `PATRONI_*`
     /// variables alone.
@@ -28,8 +44,19 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let environment = Environment::of_this_process();
     if arguments.validate_config {
-        return validate(arguments.config, environment);
+        let options = ValidateOptions { ignore_listen_port: arguments.ignore_listen_port };
+        return agent::config::validate_config(arguments.config.as_deref(), environment, options, arguments.print);
     }
+    if arguments.generate_sample_config {
+        return agent::config::generate_sample_config(arguments.config.as_deref(), &environment);
+    }
+    let log = match Log::install(LogLevel::Info) {
+        Ok(log) => log,
+        Err(error) => {
+            eprintln!("the log cannot be started: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
     let local = match LocalConfig::load(arguments.config.as_deref(), environment) {
         Ok(local) => local,
         Err(error) => {
@@ -44,46 +71,43 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let code = runtime.block_on(run(local));
+    let log = Arc::new(Mutex::new(log));
+    let code = if apply_log_settings(&log, &local) { runtime.block_on(supervise(local, Arc::clone(&log))) } else { ExitCode::FAILURE };
     // Blocking work that is still under way (a file system that hangs) must not hold up the end.
     runtime.shutdown_background();
-    code
-}
-
-fn validate(config: Option<PathBuf>, environment: Environment) -> ExitCode {
-    match agent::config::validate(config.as_deref(), environment) {
-        Ok(warnings) => {
-            for warning in warnings {
-                eprintln!("warning: {warning}");
-            }
-            ExitCode::SUCCESS
+    match Arc::into_inner(log).and_then(|log| log.into_inner().ok()).map(Log::shutdown) {
+        Some(Err(stuck)) => {
+            eprintln!("{stuck}");
+            ExitCode::from(LOG_STUCK)
         }
-        Err(problems) => {
-            for problem in problems {
-                eprintln!("{problem}");
-            }
-            ExitCode::FAILURE
-        }
+        _ => code,
     }
 }
 
-async fn run(local: LocalConfig) -> ExitCode {
-    let log = match telemetry::start(&local) {
-        Ok(log) => log,
+/// Takes the `log` section into use; `false` if it cannot be used, which is then said.
+fn apply_log_settings(log: &Mutex<Log>, local: &LocalConfig) -> bool {
+    let (settings, warnings) = match local.log() {
+        Ok(settings) => settings,
         Err(error) => {
             eprintln!("{}", chain(&error));
-            return ExitCode::FAILURE;
+            return false;
         }
     };
-    if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
-        tracing::debug!("a cryptography provider was installed before");
+    for warning in warnings {
+        tracing::warn!("{warning}");
     }
-    let code = supervise(local).await;
-    log.finish(code)
+    let applied = log.lock().unwrap_or_else(PoisonError::into_inner).apply(&settings);
+    if let Err(error) = &applied {
+        tracing::error!("{error}");
+    }
+    applied.is_ok()
 }
 
 /// Brings the agent up and keeps it until a signal or its own end.
-async fn supervise(local: LocalConfig) -> ExitCode {
+async fn supervise(local: LocalConfig, log: Arc<Mutex<Log>>) -> ExitCode {
+    if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
+        tracing::debug!("a cryptography provider was installed before");
+    }
     let (Ok(terminate), Ok(interrupt), Ok(hangup)) =
         (signal(SignalKind::terminate()), signal(SignalKind::interrupt()), signal(SignalKind::hangup()))
     else {
@@ -142,7 +166,10 @@ async fn supervise(local: LocalConfig) -> ExitCode {
             agent::service_manager::stopping();
         }
     };
-    match agent.run(stopping).await {
+    let reloaded = |local: &LocalConfig| {
+        apply_log_settings(&log, local);
+    };
+    match agent.run(stopping, reloaded).await {
         Ended::Shutdown => ExitCode::SUCCESS,
         Ended::Fatal(_) => ExitCode::FAILURE,
     }

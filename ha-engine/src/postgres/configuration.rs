@@ -9,16 +9,15 @@ use std::sync::Arc;
 use dcs_core::Deadline;
 use dcs_core::model::Role;
 
-use super::book::{Addresses, Book, Stage};
+use super::book::{Addresses, Stage};
 use super::conf::PostgresqlConf;
 use super::conninfo::{self, ConnInfo};
 use super::parameters::{self, Parameters, SyncNames};
 use super::recovery::Recovery;
 use super::report::Line;
 use super::runner::Program;
-use super::{LocalPostgres, PROGRAM, blocking, conf, files, hba};
+use super::{LocalPostgres, PROGRAM, blocking, conf, files, hba, local_address};
 use crate::cancel::Cancel;
-use crate::endpoint::ConnUrl;
 use crate::settings::{EffectiveSettings, SyncMode};
 
 impl LocalPostgres {
@@ -43,22 +42,19 @@ impl LocalPostgres {
     /// Works out where the agent's connections go, and publishes how others reach the server.
     pub(super) fn resolve_addresses(&self) {
         let settings = self.settings();
-        let settings = &settings.postgresql;
-        let addresses = {
+        let found = {
             let mut book = self.book();
-            book.addresses = local_addresses(&book, settings.use_unix_socket, settings.use_unix_socket_repl);
-            book.addresses.clone()
+            let found = local_address::local_addresses(&settings.postgresql, &book.parameters);
+            book.addresses = Addresses {
+                sql: found.sql.host.unwrap_or_default(),
+                replication: found.replication.host.unwrap_or_default(),
+                port: found.sql.port.parse().unwrap_or(settings.postgresql.listen.port),
+            };
+            (found.conn_url, found.proxy_url)
         };
-        let tcp = tcp_address(self.book().parameters.get("listen_addresses").unwrap_or(&settings.listen_addresses));
-        let url = |address: &str| published(address, addresses.port, &settings.database);
-        let conn_url = match &settings.connect_address {
-            Some(address) => url(address),
-            None => ConnUrl { host: tcp, port: addresses.port, dbname: Some(settings.database.clone()) }.to_string(),
-        };
-        let proxy_url = settings.proxy_address.as_deref().map(url);
         self.state.send_if_modified(|local| {
-            let changed = local.conn_url != conn_url || local.proxy_url != proxy_url;
-            (local.conn_url, local.proxy_url) = (conn_url, proxy_url);
+            let changed = (&local.conn_url, &local.proxy_url) != (&found.0, &found.1);
+            (local.conn_url, local.proxy_url) = found;
             changed
         });
     }
@@ -292,49 +288,5 @@ impl LocalPostgres {
         let (paths, modes, standby) = (self.paths(), self.modes, recovery.standby);
         self.book().recovery = Some(recovery);
         blocking(move || files::write_signal(&paths, modes, standby)).await
-    }
-}
-
-/// `host:port` as a published URL.
-fn published(address: &str, port: u16, database: &str) -> String {
-    let (host, port) = super::value::split_host_port(address, port).unwrap_or_else(|_| (address.to_owned(), port));
-    ConnUrl { host, port, dbname: Some(database.to_owned()) }.to_string()
-}
-
-/// The host for local TCP connections: the first address that is local for sure, or else the first one.
-fn tcp_address(listen_addresses: &str) -> String {
-    let addresses: Vec<&str> = listen_addresses.split(',').map(str::trim).filter(|address| !address.is_empty()).collect();
-    let local = |address: &&str| matches!(*address, "*" | "localhost" | "0.0.0.0" | "127.0.0.1");
-    if addresses.is_empty() || addresses.iter().any(local) { "localhost".to_owned() } else { addresses[0].to_owned() }
-}
-
-fn local_addresses(book: &Book, sockets: bool, replication_sockets: bool) -> Addresses {
-    let parameter = |name| book.parameters.get(name);
-    let tcp = tcp_address(parameter("listen_addresses").unwrap_or("localhost"));
-    let socket = match parameter("unix_socket_directories") {
-        // Without the parameter the library knows where the socket is.
-        None => String::new(),
-        Some(directories) => directories
-            .split(',')
-            .map(str::trim)
-            .find(|directory| directory.starts_with('/'))
-            .map_or_else(|| tcp.clone(), str::to_owned),
-    };
-    Addresses {
-        sql: if sockets { socket.clone() } else { tcp.clone() },
-        replication: if replication_sockets { socket } else { tcp },
-        port: parameter("port").and_then(|port| port.parse().ok()).unwrap_or(5432),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::tcp_address;
-
-    #[test]
-    fn a_local_address_is_preferred() {
-        assert_eq!(tcp_address("10.0.0.5,127.0.0.1"), "localhost");
-        assert_eq!(tcp_address("10.0.0.5"), "10.0.0.5");
-        assert_eq!(tcp_address(" *"), "localhost");
     }
 }

@@ -76,12 +76,6 @@ impl Target {
         self
     }
 
-    /// The same, in another database.
-    pub(super) fn in_database(mut self, dbname: &str) -> Self {
-        dbname.clone_into(&mut self.dbname);
-        self
-    }
-
     /// The user name that is used.
     pub(super) fn user_name(&self) -> String {
         self.user.clone().filter(|user| !user.is_empty()).or_else(|| std::env::var("PGUSER").ok()).unwrap_or_else(
@@ -347,11 +341,6 @@ impl Connection {
     /// Whether another statement may be run here.
     pub(super) fn is_usable(&self) -> bool {
         !self.tainted && !self.client.is_closed()
-    }
-
-    /// Waits until the server has closed the connection. Safe to drop.
-    pub(super) async fn closed(&mut self) {
-        let _ = (&mut self.driver).await;
     }
 }
 

@@ -52,12 +52,8 @@ fn since(keyword: &str) -> u32 {
 }
 
 /// What libpq does if these keywords are absent, as far as comparisons need it.
-const DEFAULTS: [(&str, &str); 4] = [
-    ("sslmode", "prefer"),
-    ("gssencmode", "prefer"),
-    ("channel_binding", "prefer"),
-    ("sslnegotiation", "postgres"),
-];
+const DEFAULTS: [(&str, &str); 4] =
+    [("sslmode", "prefer"), ("gssencmode", "prefer"), ("channel_binding", "prefer"), ("sslnegotiation", "postgres")];
 
 impl ConnInfo {
     /// Reads a connection string, `keyword=value …` or a `postgres://` URL; nothing if it is not one.

@@ -16,10 +16,7 @@ pub(crate) fn observe(data_dir: &Path) -> DataDir {
     }
     match is_empty(data_dir) {
         Ok(true) => DataDir::Empty,
-        Ok(false) => DataDir::Present {
-            recovery_file: has_recovery_file(data_dir),
-            backup_label: data_dir.join("backup_label").is_file(),
-        },
+        Ok(false) => DataDir::Present { recovery_file: has_recovery_file(data_dir), backup_label: data_dir.join("backup_label").is_file() },
         Err(error) => DataDir::Inaccessible(error.to_string()),
     }
 }
@@ -207,11 +204,6 @@ pub(crate) fn is_group_readable(data_dir: &Path) -> bool {
 /// The mode of files in the data directory.
 pub(crate) fn file_mode(data_dir: &Path) -> Permissions {
     Permissions::from_mode(if is_group_readable(data_dir) { 0o640 } else { 0o600 })
-}
-
-/// The umask that suits the data directory.
-pub(crate) fn umask(data_dir: &Path) -> u32 {
-    if is_group_readable(data_dir) { 0o027 } else { 0o077 }
 }
 
 #[cfg(test)]

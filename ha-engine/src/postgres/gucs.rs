@@ -99,9 +99,7 @@ impl Range {
             let unit = self.unit.unwrap_or_default();
             Checked::Clamped {
                 value: bound.to_owned(),
-                line: Line::warning(format!(
-                    "Value={configured} of parameter={name} is too {complaint} to {bound}{unit}"
-                )),
+                line: Line::warning(format!("Value={configured} of parameter={name} is too {complaint} to {bound}{unit}")),
             }
         };
         if self.min.parse().is_ok_and(|min: f64| number < min) {

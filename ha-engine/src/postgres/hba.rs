@@ -35,8 +35,7 @@ pub(crate) fn appended(existing: &str, lines: &[String]) -> String {
 
 /// A user name as `pg_hba.conf` takes it literally. Names that mean something there, or would be split, need quotes.
 fn token(name: &str) -> String {
-    let plain = !matches!(name, "" | "all")
-        && name.chars().all(|c| c.is_alphanumeric() || matches!(c, '_' | '-' | '.' | '$'));
+    let plain = !matches!(name, "" | "all") && name.chars().all(|c| c.is_alphanumeric() || matches!(c, '_' | '-' | '.' | '$'));
     if plain { name.to_owned() } else { format!("\"{}\"", name.replace('"', "\"\"")) }
 }
 

@@ -31,28 +31,14 @@ pub(crate) fn initdb(options: &Value) -> Result<Vec<String>, String> {
 
 /// The arguments of `pg_basebackup` of a server of `version`. What is wrong is left out.
 pub(crate) fn basebackup(options: &Value, version: u32) -> Options {
-    let forbidden = [
-        "pgdata",
-        "format",
-        "wal-method",
-        "xlog-method",
-        "gzip",
-        "version",
-        "dbname",
-        "host",
-        "port",
-        "username",
-        "password",
-        "compress",
-    ];
+    let forbidden =
+        ["pgdata", "format", "wal-method", "xlog-method", "gzip", "version", "dbname", "host", "port", "username", "password", "compress"];
     let compress_too = version < 150_000;
     let forbidden = if compress_too { &forbidden[..] } else { &forbidden[..forbidden.len() - 1] };
     let mut converted = convert("basebackup", options, forbidden);
     let before = converted.arguments.len();
     // The backup is written as plain files, so it has to be unpacked before it arrives.
-    converted.arguments.retain(|argument| {
-        argument.strip_prefix("--compress=").is_none_or(|method| method.starts_with("server"))
-    });
+    converted.arguments.retain(|argument| argument.strip_prefix("--compress=").is_none_or(|method| method.starts_with("server")));
     for _ in converted.arguments.len()..before {
         converted.errors.push(
             "compress option for basebackup must use server-side compression (e.g., server-gzip, server-zstd). \
@@ -147,12 +133,7 @@ pub(crate) fn replica_method(
     no_params: bool,
     context: MethodContext<'_>,
 ) -> Vec<String> {
-    let ours = [
-        ("scope", context.scope),
-        ("role", "replica"),
-        ("datadir", context.data_dir),
-        ("connstring", context.connstring),
-    ];
+    let ours = [("scope", context.scope), ("role", "replica"), ("datadir", context.data_dir), ("connstring", context.connstring)];
     let mut pairs: Vec<(&str, String)> = parameters
         .iter()
         .filter(|(name, _)| name != "command")
@@ -179,14 +160,10 @@ pub(crate) fn bootstrap_method(
     no_params: bool,
     context: MethodContext<'_>,
 ) -> Vec<String> {
-    let reserved =
-        ["command", "no_params", "keep_existing_recovery_conf", "recovery_conf", "scope", "datadir"];
+    let reserved = ["command", "no_params", "keep_existing_recovery_conf", "recovery_conf", "scope", "datadir"];
     let ours = [("scope", context.scope), ("datadir", context.data_dir)];
     let ours = ours.into_iter().filter(|_| !no_params).map(|(name, value)| format!("--{name}={value}"));
-    let theirs = parameters
-        .iter()
-        .filter(|(name, _)| !reserved.contains(&name.as_str()))
-        .map(|(name, value)| format!("--{name}={value}"));
+    let theirs = parameters.iter().filter(|(name, _)| !reserved.contains(&name.as_str())).map(|(name, value)| format!("--{name}={value}"));
     command.arguments.iter().cloned().chain(ours).chain(theirs).collect()
 }
 

@@ -65,6 +65,7 @@ pub(crate) enum SyncNames {
     /// The operator: synchronous mode is off.
     Configured,
     /// The agent, and this is what it decided last.
+    #[cfg_attr(not(test), expect(dead_code, reason = "nothing decides about synchronous standbys yet"))]
     Decided(String),
     /// The agent, which has not decided yet.
     Undecided {
@@ -84,7 +85,7 @@ pub(crate) struct Assembled {
 
 /// Puts the server parameters together for `major` (150000; nothing if it is not known yet).
 pub(crate) fn assemble(settings: &PostgresSettings, major: Option<u32>, sync: &SyncNames) -> Assembled {
-    let mut parameters: Parameters = settings.parameters.iter().map(|(name, value)| (name, value)).collect();
+    let mut parameters: Parameters = settings.parameters.iter().collect();
     match sync {
         SyncNames::Configured => {}
         SyncNames::Decided(names) => parameters.insert("synchronous_standby_names", names),
@@ -128,9 +129,8 @@ fn convert_wal_keep(parameters: &mut Parameters, major: u32) {
 
 /// Recovery parameters among the server parameters replace the whole `recovery_conf`.
 fn take_recovery_conf(parameters: &mut Parameters, settings: &PostgresSettings) -> BTreeMap<String, String> {
-    let moved: BTreeMap<String, String> = gucs::recovery_names()
-        .filter_map(|name| parameters.remove(name).map(|value| (name.to_owned(), value)))
-        .collect();
+    let moved: BTreeMap<String, String> =
+        gucs::recovery_names().filter_map(|name| parameters.remove(name).map(|value| (name.to_owned(), value))).collect();
     let mut recovery_conf = if moved.is_empty() {
         settings.recovery_conf.iter().map(|(name, value)| (name.to_ascii_lowercase(), value.clone())).collect()
     } else {
@@ -214,10 +214,7 @@ const ON_COMMAND_LINE: [&str; 13] = [
 
 /// The postmaster's arguments after `-D` and `--config-file`.
 pub(crate) fn command_line(parameters: &Parameters) -> Vec<String> {
-    ON_COMMAND_LINE
-        .iter()
-        .filter_map(|name| parameters.get(name).map(|value| format!("--{name}={value}")))
-        .collect()
+    ON_COMMAND_LINE.iter().filter_map(|name| parameters.get(name).map(|value| format!("--{name}={value}"))).collect()
 }
 
 /// Start values of a standby.
@@ -241,8 +238,7 @@ pub(crate) fn raise_to_control_data(parameters: &Parameters, control: &ControlDa
         ("max_worker_processes", "max_worker_processes setting"),
         ("max_wal_senders", "max_wal_senders setting"),
     ];
-    let mut raised =
-        Raised { parameters: parameters.clone(), pending: PendingRestarts::new(), lines: Vec::new() };
+    let mut raised = Raised { parameters: parameters.clone(), pending: PendingRestarts::new(), lines: Vec::new() };
     for (name, label) in labels {
         let Some(recorded) = control.value(label) else {
             raised.lines.push(Line::warning(format!("{label} is missing from pg_controldata output")));
@@ -256,8 +252,7 @@ pub(crate) fn raise_to_control_data(parameters: &Parameters, control: &ControlDa
                 "{name} value in pg_controldata: {recorded}, in the global configuration: {configured}. \
                  pg_controldata value will be used. Setting 'Pending restart' flag"
             )));
-            let pending =
-                PendingRestart { old_value: recorded.to_string(), new_value: configured.to_string() };
+            let pending = PendingRestart { old_value: recorded.to_string(), new_value: configured.to_string() };
             raised.pending.insert(name.to_owned(), pending);
         }
     }
@@ -279,20 +274,12 @@ pub(crate) fn parse_version_output(text: &str) -> Option<u32> {
 
 /// The names in the output of `postgres --describe-config`, in lower case.
 pub(crate) fn parse_describe_config(text: &str) -> BTreeSet<String> {
-    text.lines()
-        .filter_map(|line| line.split('\t').next())
-        .map(str::to_ascii_lowercase)
-        .filter(|name| !name.is_empty())
-        .collect()
+    text.lines().filter_map(|line| line.split('\t').next()).map(str::to_ascii_lowercase).filter(|name| !name.is_empty()).collect()
 }
 
 /// The version that parameters are checked against: the running server's; else the program's, if it is of the data
 /// directory's major; else the data directory's major; else the program's. Nothing if none is known.
-pub(crate) fn effective_version(
-    running: Option<u32>,
-    program: Option<u32>,
-    data_directory: Option<u32>,
-) -> Option<u32> {
+pub(crate) fn effective_version(running: Option<u32>, program: Option<u32>, data_directory: Option<u32>) -> Option<u32> {
     running.or(match (program, data_directory) {
         (Some(program), Some(major)) if program / 10_000 == major / 10_000 => Some(program),
         (program, major) => major.or(program),

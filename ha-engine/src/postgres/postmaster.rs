@@ -148,9 +148,7 @@ impl Process {
 
     /// Waits for its end. Safe to drop.
     pub(super) async fn ended(&self) {
-        if let Some(handle) = &self.handle
-            && let Ok(duplicate) = handle.try_clone()
-            && let Ok(handle) = AsyncFd::with_interest(duplicate, Interest::READABLE)
+        if let Some(handle) = self.handle.as_ref().and_then(|handle| watched(handle).ok())
             && handle.readable().await.is_ok()
         {
             return;
@@ -207,6 +205,15 @@ impl Process {
     }
 }
 
+/// A process handle that the runtime waits for: it becomes readable when the process ends.
+fn watched(handle: &OwnedFd) -> std::io::Result<AsyncFd<OwnedFd>> {
+    #[expect(
+        deprecated,
+        reason = "unsound for types that may replace their descriptor, which `OwnedFd` does not; what it is replaced by is unsafe"
+    )]
+    AsyncFd::with_interest(handle.try_clone()?, Interest::READABLE)
+}
+
 /// Whether a process title is that of one of PostgreSQL's own processes, versions 12 to 18.
 ///
 /// `postgres: [cluster name: ]checkpointer `, `postgres: walsender repl 10.0.0.1(5) streaming 0/3000060`, …
@@ -243,9 +250,8 @@ fn is_auxiliary(title: &str) -> bool {
                 text.strip_prefix(kind).is_some_and(|rest| rest.is_empty() || rest.starts_with(' '))
             })
     };
-    // The cluster name stands in front of the kind and may contain anything. A user, however, may have any name too, and
-    // "postgres: c: archiver db [local] idle" is a client: after the kind of a client there is always a database. Only a
-    // prefix that ends in ": " can be a cluster name, and user and database are separated by a blank only.
+    // The cluster name stands in front of the kind, ends in ": ", and may contain anything. A user called like one of the
+    // kinds would be overlooked here, as in Patroni.
     is_kind(rest) || rest.match_indices(": ").any(|(at, _)| is_kind(&rest[at + 2..]))
 }
 

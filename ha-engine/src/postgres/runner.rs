@@ -1,6 +1,6 @@
 //! Child processes: one small runner for all external programs.
 //!
-//! Output goes to the log line by line while the program runs. A cancelled program gets SIGTERM, ten seconds to end, then
+//! Output is kept, and goes to the log line by line if it is of interest. A cancelled program gets SIGTERM, ten seconds to end, then
 //! it is stopped and killed with all its descendants. A dropped run kills at once: no program outlives the task that
 //! wanted it.
 
@@ -36,7 +36,7 @@ pub(super) struct Program {
     program: OsString,
     arguments: Vec<OsString>,
     environment: Vec<(OsString, OsString)>,
-    /// Whether every line of output goes to the log at INFO, otherwise at DEBUG.
+    /// Whether every line of output goes to the log.
     loud: bool,
 }
 
@@ -113,7 +113,7 @@ impl Program {
         self.env("LANG", "C").env("LC_ALL", "C")
     }
 
-    /// Output is of general interest.
+    /// The output goes to the log line by line, while the program runs. Otherwise it is only kept.
     pub(super) fn loud(mut self) -> Self {
         self.loud = true;
         self
@@ -249,11 +249,9 @@ impl Collector {
             // Progress meters end their lines with a carriage return; reading up to line feeds only delays them.
             while matches!(reader.read_until(b'\n', &mut line).await, Ok(1..)) {
                 let text = String::from_utf8_lossy(&line);
-                for part in text.trim_end().split('\r').filter(|part| !part.trim().is_empty()) {
-                    if loud {
+                if loud {
+                    for part in text.trim_end().split('\r').filter(|part| !part.trim().is_empty()) {
                         tracing::info!("{name}: {}", part.trim_end());
-                    } else {
-                        tracing::debug!("{name}: {}", part.trim_end());
                     }
                 }
                 let mut sink = sink.lock().unwrap_or_else(PoisonError::into_inner);

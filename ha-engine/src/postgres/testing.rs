@@ -4,9 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::settings::{
-    Authentication, BinaryNames, Credentials, PostgresSettings, ReplicaMethod, Secret, ServerAddress,
-};
+use crate::settings::{Authentication, BinaryNames, Credentials, PostgresSettings, ReplicaMethod, Secret, ServerAddress};
 
 /// Settings of a node `pg1`, as a minimal configuration file gives them.
 pub(crate) fn settings() -> PostgresSettings {
@@ -30,11 +28,7 @@ pub(crate) fn settings() -> PostgresSettings {
         krbsrvname: None,
         use_unix_socket: false,
         use_unix_socket_repl: false,
-        authentication: Authentication {
-            superuser: user("postgres", "super"),
-            replication: user("replicator", "rep-pass"),
-            rewind: None,
-        },
+        authentication: Authentication { superuser: user("postgres", "super"), replication: user("replicator", "rep-pass"), rewind: None },
         parameters: BTreeMap::new(),
         pg_hba: None,
         pg_ident: None,

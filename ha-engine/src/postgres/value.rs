@@ -35,8 +35,7 @@ pub fn parse_int(text: &str, base_unit: Option<&str>) -> Option<i64> {
     let text = text.trim();
     let integer = integer_prefix(text);
     let rest = integer.map_or(text, |(_, rest)| rest);
-    let fractional =
-        if integer.is_some() { rest.starts_with(['.', 'e', 'E']) } else { rest.starts_with('.') };
+    let fractional = if integer.is_some() { rest.starts_with(['.', 'e', 'E']) } else { rest.starts_with('.') };
     let (number, unit) = if fractional {
         let (number, rest) = real_prefix(text)?;
         (Number::Real(number), rest.trim())
@@ -75,12 +74,8 @@ pub fn parse_real(text: &str, base_unit: Option<&str>) -> Option<f64> {
 /// ```
 pub fn human(setting: &str, vartype: &str, unit: Option<&str>) -> String {
     let converted = match (vartype, unit) {
-        ("integer", Some(unit)) => {
-            parse_int(setting, None).filter(|number| *number != 0).and_then(|number| human_int(number, unit))
-        }
-        ("real", Some(unit)) => {
-            parse_real(setting, None).filter(|number| *number != 0.0).and_then(|number| human_real(number, unit))
-        }
+        ("integer", Some(unit)) => parse_int(setting, None).filter(|number| *number != 0).and_then(|number| human_int(number, unit)),
+        ("real", Some(unit)) => parse_real(setting, None).filter(|number| *number != 0.0).and_then(|number| human_real(number, unit)),
         _ => None,
     };
     converted.unwrap_or_else(|| setting.to_owned())
@@ -150,9 +145,7 @@ pub struct NotAPort(pub String);
 pub fn split_host_port(text: &str, default_port: u16) -> Result<(String, u16), NotAPort> {
     // A bracket at the end closes an address: the colons before it separate no port.
     let (hosts, port) = match text.rsplit_once(':') {
-        Some((hosts, port)) if !port.trim_end().ends_with(']') => {
-            (hosts, port.trim().parse().map_err(|_| NotAPort(port.to_owned()))?)
-        }
+        Some((hosts, port)) if !port.trim_end().ends_with(']') => (hosts, port.trim().parse().map_err(|_| NotAPort(port.to_owned()))?),
         _ => (text, default_port),
     };
     if !hosts.contains(':') {
@@ -187,9 +180,9 @@ fn integer_prefix(text: &str) -> Option<(i64, &str)> {
     if end == 0 {
         return None;
     }
-    let magnitude = digits[..end].chars().fold(0i64, |sum, digit| {
-        sum.saturating_mul(i64::from(radix)).saturating_add(i64::from(digit.to_digit(radix).unwrap_or(0)))
-    });
+    let magnitude = digits[..end]
+        .chars()
+        .fold(0i64, |sum, digit| sum.saturating_mul(i64::from(radix)).saturating_add(i64::from(digit.to_digit(radix).unwrap_or(0))));
     Some((if negative { -magnitude } else { magnitude }, &digits[end..]))
 }
 
@@ -222,21 +215,9 @@ fn real_prefix(text: &str) -> Option<(f64, &str)> {
 }
 
 /// Units, largest first, each with its size in the smallest one.
-const MEMORY: [(&str, f64); 5] = [
-    ("TB", 1_099_511_627_776.0),
-    ("GB", 1_073_741_824.0),
-    ("MB", 1_048_576.0),
-    ("kB", 1024.0),
-    ("B", 1.0),
-];
-const TIME: [(&str, f64); 6] = [
-    ("d", 86_400_000_000.0),
-    ("h", 3_600_000_000.0),
-    ("min", 60_000_000.0),
-    ("s", 1_000_000.0),
-    ("ms", 1000.0),
-    ("us", 1.0),
-];
+const MEMORY: [(&str, f64); 5] = [("TB", 1_099_511_627_776.0), ("GB", 1_073_741_824.0), ("MB", 1_048_576.0), ("kB", 1024.0), ("B", 1.0)];
+const TIME: [(&str, f64); 6] =
+    [("d", 86_400_000_000.0), ("h", 3_600_000_000.0), ("min", 60_000_000.0), ("s", 1_000_000.0), ("ms", 1000.0), ("us", 1.0)];
 
 /// The family of a base unit (`kB`, `8kB`, `ms`) and the base unit's size in the family's smallest unit.
 fn family(base_unit: &str) -> Option<(&'static [(&'static str, f64)], f64)> {
@@ -324,9 +305,7 @@ fn nested_form(value: &Value) -> String {
             format!("[{}]", items.iter().map(nested_form).collect::<Vec<_>>().join(", "))
         }
         Value::Object(map) => {
-            let entries = map
-                .iter()
-                .map(|(key, value)| format!("{}: {}", nested_form(&Value::from(key.as_str())), nested_form(value)));
+            let entries = map.iter().map(|(key, value)| format!("{}: {}", nested_form(&Value::from(key.as_str())), nested_form(value)));
             format!("{{{}}}", entries.collect::<Vec<_>>().join(", "))
         }
     }

@@ -44,12 +44,7 @@ pub(crate) fn parse_record(stdout: &str) -> Option<Record> {
     let (_, rest) = rest.split_once("prev ")?;
     let (prev, rest) = rest.split_once(',')?;
     let (_, desc) = rest.split_once("desc: ")?;
-    Some(Record {
-        rmgr: rmgr.trim().to_owned(),
-        lsn: lsn.parse().ok()?,
-        prev: prev.parse().ok()?,
-        desc: desc.trim().to_owned(),
-    })
+    Some(Record { rmgr: rmgr.trim().to_owned(), lsn: lsn.parse().ok()?, prev: prev.parse().ok()?, desc: desc.trim().to_owned() })
 }
 
 /// The record to read next: the one before the shutdown checkpoint at `checkpoint`. Nothing if `record` is something else.
@@ -59,12 +54,7 @@ pub(crate) fn previous_to_read(checkpoint: Lsn, record: &Record) -> Option<Lsn> 
 
 /// Where a primary that was shut down at `checkpoint` ended. `record` is the one at `checkpoint`, `previous` the one before
 /// it, `end` the end of the checkpoint record, each if it could be read.
-pub(crate) fn shutdown_position(
-    checkpoint: Lsn,
-    record: Option<&Record>,
-    previous: Option<&Record>,
-    end: Option<Lsn>,
-) -> ShutdownPosition {
+pub(crate) fn shutdown_position(checkpoint: Lsn, record: Option<&Record>, previous: Option<&Record>, end: Option<Lsn>) -> ShutdownPosition {
     let switch = record
         .and_then(|record| previous_to_read(checkpoint, record))
         .filter(|lsn| previous.is_some_and(|previous| previous.lsn == *lsn && previous.is_switch()));
@@ -117,9 +107,7 @@ mod tests {
     const END: Lsn = Lsn(0x182_E298);
 
     fn complaint(words: &str) -> String {
-        format!(
-            "pg_waldump: error: error in WAL record at 0/182E220: invalid record length at 0/182E298: {words} 24, got 0\n"
-        )
+        format!("pg_waldump: error: error in WAL record at 0/182E220: invalid record length at 0/182E298: {words} 24, got 0\n")
     }
 
     #[test]

@@ -13,8 +13,7 @@ pub(super) fn lines(conninfo: &ConnInfo) -> Option<String> {
     let password = field(Some(conninfo.get("password")?));
     let user = field(conninfo.get("user"));
     let listed = conninfo.get("host").filter(|host| !host.is_empty()).unwrap_or("*");
-    let mut hosts: Vec<String> =
-        listed.split(',').map(str::trim).filter(|host| !host.is_empty()).map(|host| field(Some(host))).collect();
+    let hosts: Vec<String> = listed.split(',').map(str::trim).filter(|host| !host.is_empty()).map(|host| field(Some(host))).collect();
     // Several hosts may have a port each.
     let ports: Vec<&str> = conninfo.get("port").unwrap_or_default().split(',').map(str::trim).collect();
     let port = |index: usize| {
@@ -22,11 +21,10 @@ pub(super) fn lines(conninfo: &ConnInfo) -> Option<String> {
         field(port.copied())
     };
     let mut lines: Vec<String> = (0..hosts.len()).map(|index| line(&hosts[index], &port(index), &user, &password)).collect();
-    if let Some(index) = hosts.iter().position(|host| host.starts_with('/')) {
-        if !hosts.iter().any(|host| host == "localhost") {
-            hosts.push("localhost".to_owned());
-            lines.push(line("localhost", &port(index), &user, &password));
-        }
+    if let Some(index) = hosts.iter().position(|host| host.starts_with('/'))
+        && !hosts.iter().any(|host| host == "localhost")
+    {
+        lines.push(line("localhost", &port(index), &user, &password));
     }
     Some(lines.concat())
 }

@@ -7,13 +7,7 @@ use super::*;
 use crate::settings::Secret;
 
 fn upstream(host: &str) -> Upstream {
-    Upstream {
-        name: "pg1".to_owned(),
-        host: host.to_owned(),
-        port: Some(5432),
-        dbname: Some("postgres".to_owned()),
-        remote: false,
-    }
+    Upstream { name: "pg1".to_owned(), host: host.to_owned(), port: Some(5432), dbname: Some("postgres".to_owned()), remote: false }
 }
 
 fn conninfo(pairs: &[(&str, &str)]) -> ConnInfo {
@@ -78,10 +72,7 @@ fn kerberos_is_named_if_configured() {
 fn a_connection_string_for_tools_has_no_password() {
     let settings = testing::settings();
     let full = ConnInfo::for_upstream(&upstream("10.0.0.1"), &settings.authentication.replication, "app");
-    assert_eq!(
-        full.without("password").format(150_000),
-        "dbname=postgres user=replicator host=10.0.0.1 port=5432"
-    );
+    assert_eq!(full.without("password").format(150_000), "dbname=postgres user=replicator host=10.0.0.1 port=5432");
     assert_eq!(ConnInfo::default().format(150_000), "");
 }
 
@@ -95,13 +86,11 @@ fn values_are_escaped_so_that_libpq_reads_them_back() {
 
 #[test]
 fn strings_are_read_as_libpq_reads_them() {
-    let cases: &[(&str, Option<&[(&str, &str)]>)] = &[
+    type Pairs = &'static [(&'static str, &'static str)];
+    let cases: &[(&str, Option<Pairs>)] = &[
         ("", Some(&[])),
         ("host=a port=5", Some(&[("host", "a"), ("port", "5")])),
-        (
-            " host = 'host' dbname = db\\ name requiressl=1 ",
-            Some(&[("host", "host"), ("dbname", "db name"), ("sslmode", "require")]),
-        ),
+        (" host = 'host' dbname = db\\ name requiressl=1 ", Some(&[("host", "host"), ("dbname", "db name"), ("sslmode", "require")])),
         ("requiressl = 0\\", Some(&[("sslmode", "prefer")])),
         ("requiressl=1 sslmode=disable", Some(&[("sslmode", "disable")])),
         (r"password='a\'b \\c' user=x", Some(&[("password", r"a'b \c"), ("user", "x")])),
@@ -154,14 +143,8 @@ fn the_password_file_has_a_line_for_every_host() {
     assert_eq!(lines(&[("host", "a")]), None);
     assert_eq!(lines(&[("password", "p")]).as_deref(), Some("*:*:*:*:p\n"));
     assert_eq!(lines(&[("host", ""), ("password", "")]).as_deref(), Some("*:*:*:*:*\n"));
-    assert_eq!(
-        lines(&[("host", "a, b"), ("port", "5"), ("user", "u"), ("password", "p")]).as_deref(),
-        Some("a:5:*:u:p\nb:5:*:u:p\n")
-    );
-    assert_eq!(
-        lines(&[("host", "a,b"), ("port", "5,6"), ("user", "u"), ("password", "p")]).as_deref(),
-        Some("a:5:*:u:p\nb:6:*:u:p\n")
-    );
+    assert_eq!(lines(&[("host", "a, b"), ("port", "5"), ("user", "u"), ("password", "p")]).as_deref(), Some("a:5:*:u:p\nb:5:*:u:p\n"));
+    assert_eq!(lines(&[("host", "a,b"), ("port", "5,6"), ("user", "u"), ("password", "p")]).as_deref(), Some("a:5:*:u:p\nb:6:*:u:p\n"));
     assert_eq!(
         lines(&[("host", "/run"), ("port", "5"), ("user", "u"), ("password", "p")]).as_deref(),
         Some("/run:5:*:u:p\nlocalhost:5:*:u:p\n")
@@ -170,10 +153,7 @@ fn the_password_file_has_a_line_for_every_host() {
         lines(&[("host", "/run,localhost"), ("port", "5"), ("user", "u"), ("password", "p")]).as_deref(),
         Some("/run:5:*:u:p\nlocalhost:5:*:u:p\n")
     );
-    assert_eq!(
-        lines(&[("host", "::1"), ("user", "u"), ("password", "p")]).as_deref(),
-        Some("\\:\\:1:*:*:u:p\n")
-    );
+    assert_eq!(lines(&[("host", "::1"), ("user", "u"), ("password", "p")]).as_deref(), Some("\\:\\:1:*:*:u:p\n"));
 }
 
 /// P4-5

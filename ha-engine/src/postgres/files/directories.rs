@@ -23,11 +23,7 @@ pub(crate) struct DirectoryError {
 /// # Errors
 ///
 /// One of them is missing and cannot be created, is not a directory, or is read-only.
-pub(crate) fn ensure_directories(
-    data_dir: &Path,
-    parameters: &Parameters,
-    passfile: Option<&Path>,
-) -> Result<(), DirectoryError> {
+pub(crate) fn ensure_directories(data_dir: &Path, parameters: &Parameters, passfile: Option<&Path>) -> Result<(), DirectoryError> {
     let sockets = parameters.get("unix_socket_directories").unwrap_or_default();
     // An abstract socket (`@name`) has no directory.
     for directory in sockets.split(',').map(str::trim).filter(|name| !(name.is_empty() || name.starts_with('@'))) {

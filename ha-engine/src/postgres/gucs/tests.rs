@@ -76,9 +76,7 @@ fn values_are_checked_by_type() {
         assert_eq!(check(name, value), Checked::Kept, "{name}={value}");
     }
     let dropped = |word: &str, name: &str, value: &str| {
-        Checked::Dropped(Line::warning(format!(
-            "Removing {word} parameter={name} from the config due to the invalid value={value}"
-        )))
+        Checked::Dropped(Line::warning(format!("Removing {word} parameter={name} from the config due to the invalid value={value}")))
     };
     assert_eq!(check("bonjour", "maybe"), dropped("bool", "bonjour", "maybe"));
     assert_eq!(check("log_rotation_age", "bad"), dropped("integer", "log_rotation_age", "bad"));
@@ -92,10 +90,7 @@ fn values_are_checked_by_type() {
 fn numbers_out_of_range_become_the_nearest_that_is_allowed() {
     let check = |name: &str, value: &str| server(150_000, name).expect("it is there").check(name, value);
     let clamped = |value: &str, text: &str| Checked::Clamped { value: value.to_owned(), line: Line::warning(text) };
-    assert_eq!(
-        check("work_mem", "1"),
-        clamped("64", "Value=1 of parameter=work_mem is too low, increasing to 64kB")
-    );
+    assert_eq!(check("work_mem", "1"), clamped("64", "Value=1 of parameter=work_mem is too low, increasing to 64kB"));
     assert_eq!(
         check("max_connections", "999999999"),
         clamped("262143", "Value=999999999 of parameter=max_connections is too big, decreasing to 262143")
@@ -104,4 +99,44 @@ fn numbers_out_of_range_become_the_nearest_that_is_allowed() {
         check("checkpoint_completion_target", "1.5"),
         clamped("1", "Value=1.5 of parameter=checkpoint_completion_target is too big, decreasing to 1")
     );
+}
+
+#[test]
+fn parameters_come_and_go_with_the_majors() {
+    let facts = [
+        ("work_mem", 12, 99),
+        ("wal_keep_segments", 12, 13),
+        ("wal_keep_size", 13, 99),
+        ("max_slot_wal_keep_size", 13, 99),
+        ("operator_precedence_warning", 12, 14),
+        ("ssl_crl_dir", 14, 99),
+        ("stats_temp_directory", 12, 15),
+        ("archive_library", 15, 99),
+        ("force_parallel_mode", 12, 16),
+        ("reserved_connections", 16, 99),
+        ("old_snapshot_threshold", 12, 17),
+        ("summarize_wal", 17, 99),
+        ("ssl_ecdh_curve", 12, 18),
+        ("io_method", 18, 99),
+    ];
+    for (name, first, before) in facts {
+        for major in 12..=18 {
+            let known = server(major * 10_000, name).is_some();
+            assert_eq!(known, (first..before).contains(&major), "{name} in {major}");
+        }
+    }
+}
+
+#[test]
+fn definitions_change_with_the_majors() {
+    let kept = |major: u32, name: &str, value: &str| server(major * 10_000, name).expect("it is there").check(name, value) == Checked::Kept;
+    assert!(!kept(14, "wal_compression", "lz4") && kept(15, "wal_compression", "lz4") && kept(15, "wal_compression", "on"));
+    assert!(!kept(17, "log_connections", "receipt") && kept(18, "log_connections", "receipt"));
+    assert!(!kept(17, "maintenance_work_mem", "512kB") && kept(18, "maintenance_work_mem", "512kB"));
+    assert!(kept(12, "max_files_per_process", "30") && !kept(13, "max_files_per_process", "30"));
+    assert!(!kept(12, "track_activity_query_size", "200kB") && kept(13, "track_activity_query_size", "200kB"));
+    assert!(!kept(14, "compute_query_id", "regress") && kept(15, "compute_query_id", "regress"));
+    assert!(!kept(17, "io_combine_limit", "100") && kept(18, "io_combine_limit", "100"));
+    assert!(!kept(17, "log_rotation_size", "3GB") && kept(18, "log_rotation_size", "3GB"));
+    assert!(kept(15, "recursive_worktable_factor", "1000000"));
 }

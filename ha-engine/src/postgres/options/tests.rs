@@ -4,10 +4,7 @@ use serde_json::json;
 use super::*;
 
 fn command(arguments: &[&str]) -> CommandLine {
-    CommandLine {
-        program: "tool".to_owned(),
-        arguments: arguments.iter().map(|argument| (*argument).to_owned()).collect(),
-    }
+    CommandLine { program: "tool".to_owned(), arguments: arguments.iter().map(|argument| (*argument).to_owned()).collect() }
 }
 
 const CONTEXT: MethodContext<'_> = MethodContext { scope: "demo", data_dir: "/data", connstring: "host=a port=1" };
@@ -32,26 +29,14 @@ fn any_complaint_fails_initdb() {
         (json!("x"), "initdb options must be list or dict"),
         (json!(["pwfile"]), "pwfile option for initdb is not allowed"),
         (json!({"pgdata": "x"}), "pgdata option for initdb is not allowed"),
-        (
-            json!([5]),
-            "Error when parsing initdb option 5: value should be string value or a single key-value pair",
-        ),
-        (
-            json!([["a"]]),
-            "Error when parsing initdb option ['a']: value should be string value or a single key-value pair",
-        ),
+        (json!([5]), "Error when parsing initdb option 5: value should be string value or a single key-value pair"),
+        (json!([["a"]]), "Error when parsing initdb option ['a']: value should be string value or a single key-value pair"),
         (
             json!([{"a": "b", "c": "d"}]),
             "Error when parsing initdb key-value option b: only one key-value is allowed and value should be a string",
         ),
-        (
-            json!([{"a": 5}]),
-            "Error when parsing initdb key-value option 5: only one key-value is allowed and value should be a string",
-        ),
-        (
-            json!([{}]),
-            "Error when parsing initdb key-value option {}: only one key-value is allowed and value should be a string",
-        ),
+        (json!([{"a": 5}]), "Error when parsing initdb key-value option 5: only one key-value is allowed and value should be a string"),
+        (json!([{}]), "Error when parsing initdb key-value option {}: only one key-value is allowed and value should be a string"),
     ];
     for (options, error) in cases {
         assert_eq!(initdb(&options), Err(error.to_owned()), "{options}");
@@ -90,10 +75,8 @@ fn compression_has_to_happen_on_the_server() {
     assert_eq!(client.arguments, [""; 0]);
     assert_eq!(
         client.errors,
-        [
-            "compress option for basebackup must use server-side compression (e.g., server-gzip, server-zstd). \
-             Client-side compression is not allowed."
-        ]
+        ["compress option for basebackup must use server-side compression (e.g., server-gzip, server-zstd). \
+             Client-side compression is not allowed."]
     );
     assert_eq!(basebackup(&json!({"compress": "server-lz4"}), 150_000).arguments, ["--compress=server-lz4"]);
     let older = basebackup(&json!({"compress": "server-lz4"}), 140_000);
@@ -106,15 +89,7 @@ fn a_replica_method_gets_its_own_parameters_and_then_ours() {
     let parameters = [("foo".to_owned(), json!("bar")), ("no_leader".to_owned(), json!(1))];
     assert_eq!(
         replica_method(&command(&["-v"]), &parameters, false, CONTEXT),
-        [
-            "-v",
-            "--foo=bar",
-            "--no_leader=1",
-            "--scope=demo",
-            "--role=replica",
-            "--datadir=/data",
-            "--connstring=host=a port=1"
-        ]
+        ["-v", "--foo=bar", "--no_leader=1", "--scope=demo", "--role=replica", "--datadir=/data", "--connstring=host=a port=1"]
     );
 }
 
@@ -129,11 +104,7 @@ fn a_parameter_named_like_ours_keeps_its_place_and_gets_our_value() {
 
 #[test]
 fn without_parameters_a_replica_method_gets_only_its_own() {
-    let parameters = [
-        ("no_params".to_owned(), json!(true)),
-        ("datadir".to_owned(), json!("/x")),
-        ("keep_data".to_owned(), json!(true)),
-    ];
+    let parameters = [("no_params".to_owned(), json!(true)), ("datadir".to_owned(), json!("/x")), ("keep_data".to_owned(), json!(true))];
     assert_eq!(replica_method(&command(&[]), &parameters, true, CONTEXT), ["--datadir=/x"]);
 }
 
@@ -141,10 +112,7 @@ fn without_parameters_a_replica_method_gets_only_its_own() {
 #[test]
 fn a_bootstrap_method_gets_scope_and_data_directory_first() {
     let parameters = [("a".to_owned(), "1".to_owned()), ("scope".to_owned(), "x".to_owned())];
-    assert_eq!(
-        bootstrap_method(&command(&["-v"]), &parameters, false, CONTEXT),
-        ["-v", "--scope=demo", "--datadir=/data", "--a=1"]
-    );
+    assert_eq!(bootstrap_method(&command(&["-v"]), &parameters, false, CONTEXT), ["-v", "--scope=demo", "--datadir=/data", "--a=1"]);
     assert_eq!(bootstrap_method(&command(&["-v"]), &parameters, true, CONTEXT), ["-v", "--a=1"]);
 }
 

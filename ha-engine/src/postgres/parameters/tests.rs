@@ -24,10 +24,7 @@ fn names_differ_by_more_than_case() {
     let mut all = parameters(&[("Work_Mem", "1MB"), ("archive_mode", "on"), ("DateStyle", "iso")]);
     assert_eq!(all.get("work_mem"), Some("1MB"));
     all.insert("WORK_MEM", "2MB");
-    assert_eq!(
-        all.iter().collect::<Vec<_>>(),
-        [("DateStyle", "iso"), ("WORK_MEM", "2MB"), ("archive_mode", "on")]
-    );
+    assert_eq!(all.iter().collect::<Vec<_>>(), [("DateStyle", "iso"), ("WORK_MEM", "2MB"), ("archive_mode", "on")]);
     assert_eq!(all.remove("datestyle").as_deref(), Some("iso"));
     assert!(!all.contains("DateStyle"));
 }
