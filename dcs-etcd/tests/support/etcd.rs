@@ -187,8 +187,22 @@ impl Cluster {
     }
 
     /// Stops a server without ending it: connections stay open and silent.
-    pub fn freeze(&self, index: usize) {
+    pub async fn freeze(&self, index: usize) {
         self.signal(index, Signal::SIGSTOP);
+        // The signal has to reach every thread.
+        eventually("the server stops", Duration::from_secs(5), || async {
+            let states = self.states_of_threads(index);
+            if states.iter().all(|state| *state == 'T') { Ok(()) } else { Err(format!("{states:?}")) }
+        })
+        .await;
+    }
+
+    fn states_of_threads(&self, index: usize) -> Vec<char> {
+        let child = self.servers[index].child.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(child) = &*child else { return Vec::new() };
+        let threads = std::fs::read_dir(format!("/proc/{}/task", child.id())).into_iter().flatten().flatten();
+        let stat = threads.filter_map(|thread| std::fs::read_to_string(thread.path().join("stat")).ok());
+        stat.filter_map(|stat| stat.rsplit_once(") ")?.1.chars().next()).collect()
     }
 
     /// Lets a frozen server go on.
