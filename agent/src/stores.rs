@@ -7,7 +7,7 @@ use dcs_core::keys::ClusterPath;
 use dcs_core::model::MemberName;
 use dcs_core::{Clock, Consistency, Dcs, KeyValueStore, Timing};
 
-use crate::config::{ConfigError, KeyError, StoreSettings};
+use crate::config::{KeyError, StoreSettings};
 
 /// The sections that this build can use.
 pub fn available() -> Vec<&'static str> {
@@ -18,43 +18,70 @@ pub fn available() -> Vec<&'static str> {
     names
 }
 
-/// Opens the configured store. Nothing is sent yet.
-///
-/// # Errors
-///
-/// The section names a store that is not built in, or has an unusable value.
-pub fn open(settings: &StoreSettings, timing: Timing, clock: Arc<dyn Clock>) -> Result<Arc<dyn Dcs>, ConfigError> {
-    if !settings.ignored.is_empty() {
-        tracing::warn!("Several stores are configured; `{}` is used, and `{}` not", settings.section, settings.ignored.join("`, `"));
-    }
-    let store: Arc<dyn KeyValueStore> = match settings.section {
-        #[cfg(feature = "etcd")]
-        "etcd3" => Arc::new(dcs_etcd::Etcd::new(etcd_config(settings)?, timing, Arc::clone(&clock))),
-        _ => return Err(refusal(settings).into()),
-    };
-    let path = ClusterPath::new(settings.namespace.as_deref(), &settings.scope);
-    let dcs = KeyValueDcs::new(store, clock, path, MemberName::from(settings.name.as_str()), timing);
-    // A person asks once and wants the truth; an agent asks all the time, and confirms what matters by writing.
-    let consistency = if settings.control_tool { Consistency::Linearizable } else { Consistency::Relaxed };
-    Ok(Arc::new(dcs.with_consistency(consistency)))
-}
-
 /// Checks that [`open`] would know what to do, without opening anything.
 ///
 /// # Errors
 ///
-/// As for [`open`].
-pub fn check(settings: &StoreSettings) -> Result<(), ConfigError> {
+/// The section names a store that is not built in, or has an unusable value.
+pub fn check(settings: &StoreSettings) -> Result<(), KeyError> {
     match settings.section {
         #[cfg(feature = "etcd")]
-        "etcd3" => Ok(etcd_config(settings).map(drop)?),
-        _ => Err(refusal(settings).into()),
+        "etcd3" => etcd_config(settings).map(drop),
+        _ => Err(refusal(settings)),
     }
+}
+
+/// Opens the configured store for an agent. Nothing is sent yet.
+///
+/// # Errors
+///
+/// As for [`check`].
+pub fn open(settings: &StoreSettings, timing: Timing, clock: Arc<dyn Clock>) -> Result<Arc<dyn Dcs>, KeyError> {
+    if !settings.ignored.is_empty() {
+        tracing::warn!("Several stores are configured; `{}` is used, and `{}` not", settings.section, settings.ignored.join("`, `"));
+    }
+    open_path(settings, cluster_path(settings), Consistency::Relaxed, timing, clock)
+}
+
+/// Opens the configured store, or one Citus group in it, for the control tool: every read is the newest there is.
+///
+/// # Errors
+///
+/// As for [`check`].
+pub fn open_for_control_tool(
+    settings: &StoreSettings,
+    group: Option<u32>,
+    timing: Timing,
+    clock: Arc<dyn Clock>,
+) -> Result<Arc<dyn Dcs>, KeyError> {
+    let path = cluster_path(settings);
+    let path = group.map_or(path.clone(), |group| path.group(group));
+    open_path(settings, path, Consistency::Linearizable, timing, clock)
+}
+
+fn cluster_path(settings: &StoreSettings) -> ClusterPath {
+    ClusterPath::new(settings.namespace.as_deref(), &settings.scope)
+}
+
+fn open_path(
+    settings: &StoreSettings,
+    path: ClusterPath,
+    consistency: Consistency,
+    timing: Timing,
+    clock: Arc<dyn Clock>,
+) -> Result<Arc<dyn Dcs>, KeyError> {
+    let store: Arc<dyn KeyValueStore> = match settings.section {
+        #[cfg(feature = "etcd")]
+        "etcd3" => Arc::new(dcs_etcd::Etcd::new(etcd_config(settings)?, timing, Arc::clone(&clock))),
+        _ => return Err(refusal(settings)),
+    };
+    let name = MemberName::from(settings.name.as_str());
+    Ok(Arc::new(KeyValueDcs::new(store, clock, path, name, timing).with_consistency(consistency)))
 }
 
 #[cfg(feature = "etcd")]
 fn etcd_config(settings: &StoreSettings) -> Result<dcs_etcd::Config, KeyError> {
-    dcs_etcd::Config::from_section(&settings.options).map_err(|error| settings.key_error(error.key, error.to_string()))
+    dcs_etcd::Config::from_section(&settings.options).map_err(|error| settings.error(error.key, error.to_string()))
 }
 
 /// Why the section cannot be used.
@@ -71,5 +98,5 @@ fn refusal(settings: &StoreSettings) -> KeyError {
         let available = available().join(", ");
         (format!("the store `{section}` is not built into this version yet"), format!("configure one of: {available}"))
     };
-    KeyError { hint: Some(hint), ..settings.key_error("", problem) }
+    KeyError { hint: Some(hint), ..settings.error("", problem) }
 }

@@ -26,8 +26,6 @@ pub struct StoreSettings {
     pub name: String,
     /// Other stores' sections that are present and not used.
     pub ignored: Vec<&'static str>,
-    /// Whether a person asks, through the control tool.
-    pub control_tool: bool,
     places: Places,
 }
 
@@ -67,13 +65,12 @@ impl StoreSettings {
             scope: root.required_text("scope")?,
             name: if needs_name { root.required_text("name")? } else { root.text("name")?.unwrap_or_default() },
             ignored: ignored.to_vec(),
-            control_tool: !needs_name,
             places: places.clone(),
         })
     }
 
     /// An error about `key` of the section, or about the section as a whole if it is empty.
-    pub fn key_error(&self, key: &str, problem: impl Into<String>) -> KeyError {
+    pub fn error(&self, key: &str, problem: impl Into<String>) -> KeyError {
         let key = if key.is_empty() { self.section.to_owned() } else { join(self.section, key) };
         let place = self.places.nearest(&key).map_or(KeyPlace::Unknown, |place| KeyPlace::Local(place.clone()));
         KeyError { key, place, problem: problem.into(), hint: None }
