@@ -9,5 +9,7 @@ pub mod ctl;
 pub mod http_client;
 pub mod peers;
 pub mod rest;
+pub mod service_manager;
 pub mod stores;
+pub mod supervise;
 pub mod telemetry;

@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use dcs_core::{Clock, Dcs, Timing};
+use dcs_core::adapter::KeyValueDcs;
+use dcs_core::keys::ClusterPath;
+use dcs_core::model::MemberName;
+use dcs_core::{Clock, Consistency, Dcs, KeyValueStore, Timing};
 
 use crate::config::{KeyError, StoreSettings};
 
@@ -27,18 +30,56 @@ pub fn check(settings: &StoreSettings) -> Result<(), KeyError> {
     }
 }
 
-/// Opens the configured store.
+/// Opens the configured store for an agent.
 ///
 /// # Errors
 ///
 /// The section names a store that is not built in, or has an unusable value.
 pub fn open(settings: &StoreSettings, timing: Timing, clock: Arc<dyn Clock>) -> Result<Arc<dyn Dcs>, KeyError> {
-    check(settings)?;
     if !settings.ignored.is_empty() {
         tracing::warn!("Several stores are configured; `{}` is used, and `{}` not", settings.section, settings.ignored.join("`, `"));
     }
-    let _ = (timing, clock);
-    Err(refusal(settings, settings.section))
+    open_path(settings, cluster_path(settings), Consistency::Relaxed, timing, clock)
+}
+
+/// Opens the configured store, or one Citus group in it, for the control tool: every read is the newest there is.
+///
+/// # Errors
+///
+/// As for [`open`].
+pub fn open_for_control_tool(
+    settings: &StoreSettings,
+    group: Option<u32>,
+    timing: Timing,
+    clock: Arc<dyn Clock>,
+) -> Result<Arc<dyn Dcs>, KeyError> {
+    let path = cluster_path(settings);
+    let path = group.map_or(path.clone(), |group| path.group(group));
+    open_path(settings, path, Consistency::Linearizable, timing, clock)
+}
+
+fn cluster_path(settings: &StoreSettings) -> ClusterPath {
+    ClusterPath::new(settings.namespace.as_deref(), &settings.scope)
+}
+
+fn open_path(
+    settings: &StoreSettings,
+    path: ClusterPath,
+    consistency: Consistency,
+    timing: Timing,
+    clock: Arc<dyn Clock>,
+) -> Result<Arc<dyn Dcs>, KeyError> {
+    let store: Arc<dyn KeyValueStore> = match settings.section {
+        #[cfg(feature = "etcd")]
+        "etcd3" => {
+            let config = dcs_etcd::Config::from_section(&settings.options)
+                .map_err(|error| KeyError { hint: None, ..settings.error(error.to_string(), "") })?;
+            Arc::new(dcs_etcd::Etcd::new(config, timing, Arc::clone(&clock)))
+        }
+        other => return Err(refusal(settings, other)),
+    };
+    let name = MemberName::from(settings.name.as_str());
+    Ok(Arc::new(KeyValueDcs::new(store, clock, path, name, timing).with_consistency(consistency)))
 }
 
 /// Why a section cannot be used.

@@ -20,7 +20,7 @@ use super::settings::{self, Settings};
 #[derive(Debug)]
 pub(super) struct ConfiguredStores {
     config: LocalConfig,
-    opened: Mutex<HashMap<String, Arc<dyn Dcs>>>,
+    opened: Mutex<HashMap<(String, Option<u32>), Arc<dyn Dcs>>>,
 }
 
 impl ConfiguredStores {
@@ -33,12 +33,8 @@ impl ConfiguredStores {
 #[async_trait]
 impl Stores for ConfiguredStores {
     async fn open(&self, scope: &str, group: Option<u32>) -> Result<Arc<dyn Dcs>, Failure> {
-        if group.is_some() {
-            // A client that did not know groups would read and write the keys of the whole cluster.
-            return Err(Failure::error("Citus groups are not supported by this version yet"));
-        }
         let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(dcs) = opened.get(scope) {
+        if let Some(dcs) = opened.get(&(scope.to_owned(), group)) {
             return Ok(Arc::clone(dcs));
         }
         let retry_timeout = Settings::of(&self.config).retry_timeout;
@@ -46,9 +42,9 @@ impl Stores for ConfiguredStores {
         let config = self.config.clone().changed(|tree| {
             tree.insert("scope".to_owned(), Value::String(scope.to_owned()));
         });
-        let store = config.store_for_control_tool().map_err(|error| settings::unusable(&error))?;
-        let dcs = stores::open(&store, timing, Arc::new(BootClock)).map_err(|error| settings::unusable(&error))?;
-        opened.insert(scope.to_owned(), Arc::clone(&dcs));
+        let store = config.store_for_control_tool().map_err(|error| settings::unusable(&error.into()))?;
+        let dcs = stores::open_for_control_tool(&store, group, timing, Arc::new(BootClock)).map_err(|error| settings::unusable(&error.into()))?;
+        opened.insert((scope.to_owned(), group), Arc::clone(&dcs));
         Ok(dcs)
     }
 }
