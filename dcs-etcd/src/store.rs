@@ -54,6 +54,11 @@ impl Etcd {
         self.client.set_credentials(credentials);
     }
 
+    /// The server in use, as `host:port`, for logs and tests. Nothing before the first request and after a failure.
+    pub fn server(&self) -> Option<String> {
+        self.client.server()
+    }
+
     async fn transact(&self, call: Call, txn: Txn, deadline: Deadline) -> Result<Answer<TxnResponse>, Error> {
         self.client
             .run(call, deadline, |connection| {
@@ -94,17 +99,29 @@ impl Etcd {
             .await
     }
 
-    /// The lease of a lock that a transaction under `term` has just shown to be bound to `held`.
+    /// The lease of a lock that a transaction under `term` has just shown to be bound to `held`; nothing if that lease
+    /// is gone.
     ///
     /// If etcd has elected a leader since the lease was proved, the proof may be that of the deposed one, and is had
-    /// again. Nothing if the lease is gone.
+    /// again. The first refresh on a connection tells no term, because it opens the stream of keepalives.
     async fn grip(&self, held: Held, term: u64, deadline: Deadline) -> Result<Option<LeaderLease>, Error> {
-        if held.term == term {
-            return Ok(Some(held.lease));
+        const OPERATION: &str = "prove that the lease is alive";
+        let mut proof = held;
+        for _ in 0..2 {
+            if proof.term >= Some(term) {
+                return Ok(Some(proof.lease));
+            }
+            tracing::debug!(proved = proof.term, now = term, "refreshing the lease under the term of the transaction");
+            proof = self.leases.refresh(deadline).await.map_err(unknown)?;
+            if proof.id != held.id {
+                return Ok(None);
+            }
         }
-        tracing::debug!(proved = held.term, now = term, "etcd has a new leader: refreshing the lease again");
-        let again = self.leases.refresh(deadline).await?;
-        Ok((again.id == held.id).then_some(again.lease))
+        if proof.term >= Some(term) {
+            return Ok(Some(proof.lease));
+        }
+        let error = Error::new(STORE, OPERATION, ErrorKind::Unavailable, Fate::Unknown);
+        Err(error.because("the only proof is that of a former leader of etcd"))
     }
 
     /// Writes the lock with `operation`, once more with a new lease if the lease turns out to be gone.
@@ -142,7 +159,7 @@ impl Etcd {
         if !answer.value.succeeded() {
             return Ok(LockAttempt::Held(found(&answer.value, OPERATION)?));
         }
-        let lease = self.grip(held, answer.header.term, deadline).await.map_err(unknown)?;
+        let lease = self.grip(held, answer.header.term, deadline).await?;
         let lease = lease.ok_or_else(|| gone_after_all(OPERATION))?;
         Ok(LockAttempt::Won(Grip { lease, written: Some(revision(answer.header.revision)) }))
     }
@@ -157,46 +174,9 @@ impl Etcd {
         const OPERATION: &str = "take the leader lock";
         let options = PutOptions::new().with_lease(held.id);
         let answer = self.put_with(OPERATION, key, owner.as_bytes(), options, deadline).await?;
-        let lease = self.grip(held, answer.header.term, deadline).await.map_err(unknown)?;
+        let lease = self.grip(held, answer.header.term, deadline).await?;
         let lease = lease.ok_or_else(|| gone_after_all(OPERATION))?;
         Ok(LockAttempt::Won(Grip { lease, written: Some(revision(answer.header.revision)) }))
-    }
-
-    /// Proves that `key` is ours and hangs on `held`. `Err` in the inner result is what was found instead.
-    ///
-    /// The transaction writes nothing in either branch: an etcd that has run out of space still answers it.
-    async fn confirm(
-        &self,
-        key: &str,
-        owner: &str,
-        held: Held,
-        deadline: Deadline,
-    ) -> Result<Result<u64, Option<Entry>>, Error> {
-        const OPERATION: &str = "confirm the leader lock";
-        let ours = [value_is(key, owner), Compare::lease(key, CompareOp::Equal, held.id)];
-        let txn = Txn::new().when(ours).or_else([TxnOp::get(key, None)]);
-        let answer = self.transact(read(OPERATION, Backing::Majority), txn, deadline).await?;
-        if answer.value.succeeded() {
-            return Ok(Ok(answer.header.term));
-        }
-        Ok(Err(found(&answer.value, OPERATION)?))
-    }
-
-    /// Binds the lock to `held` if it is ours by name, or creates it if nobody has it; atomically.
-    async fn rebind(
-        &self,
-        key: &str,
-        owner: &str,
-        held: Held,
-        deadline: Deadline,
-    ) -> Result<Option<Answer<TxnResponse>>, Error> {
-        let put = || put_op(key, owner, Some(held.id));
-        let create = Txn::new().when([is_absent(key)]).and_then([put()]);
-        let txn = Txn::new().when([value_is(key, owner)]).and_then([put()]).or_else([TxnOp::txn(create)]);
-        let answer = self.transact(write("renew the leader lock"), txn, deadline).await?;
-        let written = answer.value.succeeded()
-            || answer.value.op_responses().iter().any(|op| matches!(op, TxnOpResponse::Txn(txn) if txn.succeeded()));
-        Ok(written.then_some(answer))
     }
 }
 
@@ -308,45 +288,42 @@ impl KeyValueStore for Etcd {
         self.with_lease("take the leader lock", deadline, attempt).await
     }
 
-    async fn renew_lock(
-        &self,
-        key: &str,
-        owner: &str,
-        seen: Option<&Entry>,
-        deadline: Deadline,
-    ) -> Result<LockRenewal, Error> {
-        const OPERATION: &str = "renew the leader lock";
+    async fn renew_lock(&self, key: &str, owner: &str, seen: &Entry, deadline: Deadline) -> Result<LockRenewal, Error> {
         let mut held = self.leases.refresh(deadline).await?;
-        // What was seen bound to another lease need not be confirmed before it is put right.
-        let mut rebind = seen.is_some_and(|seen| seen.handle.as_ref() != Some(&handle_id(held.id)));
+        let mut step = Step::first(owner, seen, held);
         loop {
-            let (term, written) = if rebind {
-                match self.rebind(key, owner, held, deadline).await {
-                    Ok(Some(answer)) => (answer.header.term, Some(revision(answer.header.revision))),
-                    Ok(None) => return Ok(LockRenewal::Lost),
-                    Err(error) if error.kind == ErrorKind::HandleGone => {
-                        self.leases.forget(held.id);
-                        held = self.leases.refresh(deadline).await?;
-                        continue;
-                    }
-                    Err(error) => return Err(error),
+            let answer = match self.transact(step.call(), step.transaction(key, owner, seen, held), deadline).await {
+                Err(error) if error.kind == ErrorKind::HandleGone => {
+                    self.leases.forget(held.id);
+                    held = self.leases.refresh(deadline).await?;
+                    continue;
                 }
+                answer => answer?,
+            };
+            let term = answer.header.term;
+            let written = if answer.value.succeeded() {
+                step.writes().then(|| revision(answer.header.revision))
             } else {
-                match self.confirm(key, owner, held, deadline).await? {
-                    Ok(term) => (term, None),
-                    Err(Some(other)) if other.value != owner.as_bytes() => return Ok(LockRenewal::Lost),
-                    Err(_) => {
-                        rebind = true;
+                match found(&answer.value, RENEW)? {
+                    None => {
+                        step = Step::Create;
                         continue;
                     }
+                    Some(entry) if entry.value != owner.as_bytes() => return Ok(LockRenewal::Lost),
+                    Some(entry) if entry.handle == Some(handle_id(held.id)) => None,
+                    Some(entry) if entry.revision == seen.revision && step != Step::Rebind => {
+                        step = Step::Rebind;
+                        continue;
+                    }
+                    Some(entry) => return Ok(LockRenewal::Moved(entry)),
                 }
             };
-            match self.grip(held, term, deadline).await.map_err(unknown)? {
+            match self.grip(held, term, deadline).await? {
                 Some(lease) => return Ok(LockRenewal::Kept(Grip { lease, written })),
                 None => {
-                    // The lease went between the two; so did the key, and both are made anew.
-                    held = self.leases.held().ok_or_else(|| gone_after_all(OPERATION))?;
-                    rebind = true;
+                    // The lease ended between the two, and the key with it. Both are made anew.
+                    held = self.leases.held().ok_or_else(|| gone_after_all(RENEW))?;
+                    step = Step::Create;
                 }
             }
         }
@@ -358,6 +335,46 @@ impl KeyValueStore for Etcd {
 
     async fn wait_for_changes(&self, prefix: &str, after: Cursor, deadline: Deadline) -> Result<Changes, Error> {
         Ok(self.watcher.wait(prefix, after, deadline).await)
+    }
+}
+
+/// What a renewal does next. Each is one transaction that otherwise reads what is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    /// Prove that the key is ours and hangs on our lease. Writes nothing in either branch: an etcd that has run out of
+    /// space still answers it.
+    Confirm,
+    /// Bind the key to our lease, if it is still what was seen.
+    Rebind,
+    /// Create the key, if nobody has it.
+    Create,
+}
+
+const RENEW: &str = "renew the leader lock";
+
+impl Step {
+    fn first(owner: &str, seen: &Entry, held: Held) -> Self {
+        let elsewhere = seen.handle != Some(handle_id(held.id)) && seen.value == owner.as_bytes();
+        if elsewhere && has_revision("", &seen.revision).is_some() { Self::Rebind } else { Self::Confirm }
+    }
+
+    const fn writes(self) -> bool {
+        !matches!(self, Self::Confirm)
+    }
+
+    const fn call(self) -> Call {
+        if self.writes() { write(RENEW) } else { read(RENEW, Backing::Majority) }
+    }
+
+    fn transaction(self, key: &str, owner: &str, seen: &Entry, held: Held) -> Txn {
+        let ours = vec![Compare::value(key, CompareOp::Equal, owner), Compare::lease(key, CompareOp::Equal, held.id)];
+        let put = || put_op(key, owner, Some(held.id));
+        let txn = match self {
+            Self::Confirm => Txn::new().when(ours),
+            Self::Rebind => Txn::new().when([has_revision(key, &seen.revision).unwrap_or(is_absent(key))]).and_then([put()]),
+            Self::Create => Txn::new().when([is_absent(key)]).and_then([put()]),
+        };
+        txn.or_else([TxnOp::get(key, None)])
     }
 }
 
@@ -414,10 +431,6 @@ fn revision(number: u64) -> Revision {
 
 fn is_absent(key: &str) -> Compare {
     Compare::create_revision(key, CompareOp::Equal, 0)
-}
-
-fn value_is(key: &str, value: &str) -> Compare {
-    Compare::value(key, CompareOp::Equal, value)
 }
 
 /// Nothing if no key can have this revision. Zero is what etcd compares an absent key with.
