@@ -19,7 +19,7 @@ export RUST_LIB_BACKTRACE ?= 0
 demo:
 	@scripts/install-deps run
 	@scripts/install-deps build
-	@$(CARGO) build --release --quiet -p agent --bins -p tests --bins
+	@$(CARGO) build --release --quiet -p agent -p tests --bins
 	@$(TARGET)/release/demo $(if $(ONCE),--once)
 
 build:
@@ -46,7 +46,7 @@ check:
 bench:
 	@scripts/install-deps run
 	@scripts/install-deps build
-	@$(CARGO) build --release --quiet -p agent --bins -p tests --bins
+	@$(CARGO) build --release --quiet -p agent -p tests --bins
 	@$(TARGET)/release/bench
 
 fmt:
