@@ -1,7 +1,7 @@
 # make demo    a cluster of three on this machine, before your eyes (ONCE=1: ends by itself)
 # make test    every test there is
 # make check   everything CI checks besides; never writes to the tree
-# make bench   our agent beside Patroni
+# make bench   our agent beside Patroni (QUICK=1: one round of each)
 # make fmt     formats
 
 .PHONY: demo test check bench fmt build
@@ -44,10 +44,9 @@ check:
 	scripts/check-paths
 
 bench:
-	@scripts/install-deps run
-	@scripts/install-deps build
+	@scripts/install-deps bench
 	@$(CARGO) build --release --quiet -p agent -p tests --bins
-	@$(TARGET)/release/bench
+	@$(TARGET)/release/bench $(if $(QUICK),--quick)
 
 fmt:
 	$(CARGO) fmt --all
