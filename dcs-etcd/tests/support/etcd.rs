@@ -86,8 +86,10 @@ struct Server {
 impl Cluster {
     /// Starts servers and waits until all of them serve.
     pub async fn start(options: &Options) -> Self {
-        // On disk: etcd reserves 64 MB for each log file, and a file system in memory would take that from everybody.
-        let directory = tempfile::Builder::new().prefix("quorate-etcd-").tempdir().expect("a directory");
+        remove_what_the_dead_left();
+        let directory = tempfile::Builder::new().prefix(PREFIX).tempdir().expect("a directory");
+        let lock = File::create(directory.path().join(LOCK)).expect("a lock file");
+        lock.try_lock().expect("nobody else knows the directory");
         let own = IpAddr::V4(Ipv4Addr::new(127, fastrand::u8(1..=254), fastrand::u8(..), fastrand::u8(1..=254)));
         let address = options.address.unwrap_or(own);
         let scheme = if options.tls.is_some() { "https" } else { "http" };
