@@ -93,8 +93,8 @@ impl Agent {
     /// The configuration cannot be used, the REST API cannot be opened, or another agent of this name is running.
     pub async fn start(local: LocalConfig, stop: impl Future<Output = ()> + Send) -> Result<Option<Self>, StartError> {
         let clock: Arc<dyn dcs_core::Clock> = Arc::new(BootClock);
-        let store = local.store()?;
         let settings = Arc::new(AgentSettings::new(local)?);
+        let store = settings.local().store()?;
         let effective = settings.effective(&settings.initial_dynamic())?;
         let dcs = stores::open(&store, effective.global.timing(), Arc::clone(&clock))?;
         let postgres = LocalPostgres::new(Arc::clone(&effective), Arc::clone(&clock));
