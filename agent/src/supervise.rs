@@ -108,8 +108,7 @@ impl Agent {
             let receiver = reloads.subscribe();
             (Arc::new(ReloadingSource { settings: Arc::clone(&settings), reloads }), receiver)
         };
-        let (mut engine, handle) =
-            Engine::new(Parts { dcs, postgres, peers: Arc::clone(&peers) as _, clock, source, settings: effective });
+        let (mut engine, handle) = Engine::new(Parts { dcs, postgres, peers: Arc::clone(&peers) as _, clock, source, settings: effective });
         tokio::select! {
             started = engine.start() => started.map_err(StartError::Refused)?,
             () = stop => return Ok(None),

@@ -71,9 +71,8 @@ struct Server {
 impl Cluster {
     /// Starts servers and waits until all of them serve.
     pub async fn start(options: &Options) -> Self {
-        let memory = PathBuf::from("/dev/shm");
-        let place = if memory.is_dir() { memory } else { std::env::temp_dir() };
-        let directory = tempfile::Builder::new().prefix("quorate-etcd-").tempdir_in(place).expect("a directory");
+        // On disk: etcd reserves 64 MB for each log file, and a file system in memory would take that from everybody.
+        let directory = tempfile::Builder::new().prefix("quorate-etcd-").tempdir().expect("a directory");
         let own = IpAddr::V4(Ipv4Addr::new(127, fastrand::u8(1..=254), fastrand::u8(..), fastrand::u8(1..=254)));
         let address = options.address.unwrap_or(own);
         let scheme = if options.tls.is_some() { "https" } else { "http" };
@@ -187,8 +186,22 @@ impl Cluster {
     }
 
     /// Stops a server without ending it: connections stay open and silent.
-    pub fn freeze(&self, index: usize) {
+    pub async fn freeze(&self, index: usize) {
         self.signal(index, Signal::SIGSTOP);
+        // The signal has to reach every thread.
+        eventually("the server stops", Duration::from_secs(5), || async {
+            let states = self.states_of_threads(index);
+            if states.iter().all(|state| *state == 'T') { Ok(()) } else { Err(format!("{states:?}")) }
+        })
+        .await;
+    }
+
+    fn states_of_threads(&self, index: usize) -> Vec<char> {
+        let child = self.servers[index].child.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(child) = &*child else { return Vec::new() };
+        let threads = std::fs::read_dir(format!("/proc/{}/task", child.id())).into_iter().flatten().flatten();
+        let stat = threads.filter_map(|thread| std::fs::read_to_string(thread.path().join("stat")).ok());
+        stat.filter_map(|stat| stat.rsplit_once(") ")?.1.chars().next()).collect()
     }
 
     /// Lets a frozen server go on.

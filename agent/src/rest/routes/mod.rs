@@ -13,6 +13,7 @@ mod switchover;
 
 use axum::body::Body;
 use axum::response::Response;
+use ha_engine::{Command, EngineGone};
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, Method, Request, StatusCode};
 use hyper::body::Incoming;
@@ -113,10 +114,10 @@ impl Action {
         match self {
             Self::PatchConfig => config::patch(app, headers, body).await,
             Self::PutConfig => config::put(app, headers, body).await,
-            Self::Reload => {
-                (app.reload)();
-                Reply::text(StatusCode::ACCEPTED, "reload scheduled")
-            }
+            Self::Reload => match app.handle.send(Command::Reload).await {
+                Ok(()) => Reply::text(StatusCode::ACCEPTED, "reload scheduled"),
+                Err(EngineGone) => app.engine_gone(),
+            },
             Self::Restart => restart::post(app, headers, body).await,
             Self::DeleteRestart => restart::delete(app).await,
             Self::Reinitialize => reinitialize::post(app, headers, body).await,
