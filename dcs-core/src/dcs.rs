@@ -241,6 +241,7 @@ pub trait Dcs: Send + Sync + fmt::Debug {
     fn wake(&self);
 
     /// New timings, from the dynamic configuration. A new ttl makes a new handle at the next refresh, to which member and
-    /// leader keys are then bound, without losing the lock.
+    /// leader keys are then bound, without losing the lock. Before a shorter ttl is set, a lease that is held must be
+    /// [shortened](LeaderLease::shortened_to).
     fn set_timing(&self, timing: Timing);
 }

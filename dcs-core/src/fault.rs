@@ -105,6 +105,7 @@ struct Shared {
 }
 
 struct Chance {
+    always: Option<Fault>,
     script: VecDeque<(Option<Call>, Fault)>,
     odds: Odds,
     rng: fastrand::Rng,
@@ -121,13 +122,18 @@ impl Plan {
     /// Faults by chance; the same seed and the same calls are the same history.
     pub fn by_chance(attempt: Duration, seed: u64, odds: Odds) -> Self {
         let rng = fastrand::Rng::with_seed(seed);
-        let chance = Chance { script: VecDeque::new(), odds, rng, calls: 0 };
+        let chance = Chance { always: None, script: VecDeque::new(), odds, rng, calls: 0 };
         Self(Arc::new(Shared { connection: watch::Sender::new(Connection::Up), chance: Mutex::new(chance), attempt }))
     }
 
     /// The next call (of this kind, if given) meets `fault`. Comes before chance; several stand in a queue.
     pub fn next(&self, call: Option<Call>, fault: Fault) {
         self.chance().script.push_back((call, fault));
+    }
+
+    /// From now on every call that the script does not speak of meets `fault`; nothing leaves it to chance again.
+    pub fn always(&self, fault: Option<Fault>) {
+        self.chance().always = fault;
     }
 
     /// Cuts, silences or heals the connection.
@@ -154,6 +160,9 @@ impl Plan {
         chance.calls += 1;
         let scripted = chance.script.iter().position(|(wanted, _)| wanted.is_none_or(|wanted| wanted == call));
         if let Some((_, fault)) = scripted.and_then(|index| chance.script.remove(index)) {
+            return Some(fault);
+        }
+        if let Some(fault) = chance.always {
             return Some(fault);
         }
         let odds = chance.odds;
@@ -359,15 +368,9 @@ impl KeyValueStore for FaultyStore {
         self.run(Call::Take, deadline, request!(|store, key, owner| store.take_lock(&key, &owner, deadline))).await
     }
 
-    async fn renew_lock(
-        &self,
-        key: &str,
-        owner: &str,
-        seen: Option<&Entry>,
-        deadline: Deadline,
-    ) -> Result<LockRenewal, Error> {
-        let seen = seen.cloned();
-        let request = request!(|store, key, owner, seen| store.renew_lock(&key, &owner, seen.as_ref(), deadline));
+    async fn renew_lock(&self, key: &str, owner: &str, seen: &Entry, deadline: Deadline) -> Result<LockRenewal, Error> {
+        let seen = seen.clone();
+        let request = request!(|store, key, owner, seen| store.renew_lock(&key, &owner, &seen, deadline));
         self.run(Call::Renew, deadline, request).await
     }
 

@@ -130,6 +130,9 @@ pub enum LockAttempt {
 pub enum LockRenewal {
     /// The key holds our name and is bound to our current handle, which was refreshed.
     Kept(Grip),
+    /// The key holds our name, but it is neither bound to our current handle nor what the caller had seen. It was left
+    /// alone. The caller looks at this entry, and may try again with it as `seen`.
+    Moved(Entry),
     /// The key belongs to somebody else, or somebody else was faster. It was left alone.
     Lost,
 }
@@ -324,26 +327,23 @@ pub trait KeyValueStore: Send + Sync + fmt::Debug {
     /// | the key | becomes | answer |
     /// | --- | --- | --- |
     /// | ours, bound to the current handle | untouched: no new revision | `Kept` |
-    /// | ours by name, bound to another handle | bound to the current one | `Kept` |
+    /// | ours by name, bound to another handle, as in `seen` | bound to the current one | `Kept` |
+    /// | ours by name, bound to another handle, not as in `seen` | untouched | `Moved` |
     /// | absent | created, only if still absent | `Kept`, or `Lost` to whoever was faster |
     /// | somebody else's | untouched | `Lost` |
     ///
     /// - Each row is atomic where the store can (etcd: one transaction). Where it cannot (Consul, ZooKeeper delete and
     ///   create), somebody else may win between, which is `Lost`.
     /// - A handle that is gone is made anew first; a refresh that the store did not confirm is never taken for one.
-    /// - `seen` is the lock as the caller last loaded it: a hint that may save a read, never a reason to skip the proof.
+    /// - `seen` is the lock as the caller last loaded it. Its revision is the condition under which the key moves from
+    ///   another handle to ours: a renewal that an earlier process of our name had sent, and that the network delivers
+    ///   only now, must not move the key back to the handle of the dead. It is never a reason to skip the proof.
     ///
     /// # Errors
     ///
     /// Unknown whether the lock is still ours. A lost lock is never an error, a lost connection never
     /// [`LockRenewal::Lost`].
-    async fn renew_lock(
-        &self,
-        key: &str,
-        owner: &str,
-        seen: Option<&Entry>,
-        deadline: Deadline,
-    ) -> Result<LockRenewal, Error>;
+    async fn renew_lock(&self, key: &str, owner: &str, seen: &Entry, deadline: Deadline) -> Result<LockRenewal, Error>;
 
     /// Deletes the lock `key` if it is still exactly `held`, which the caller has just read and found to be its own.
     /// Atomic. Other keys bound to the same handle stay.

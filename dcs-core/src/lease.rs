@@ -20,6 +20,13 @@ impl LeaderLease {
         Self { sent_at, valid_until: sent_at + ttl }
     }
 
+    /// The same proof for a lock that from now on lives `ttl` only. Whoever lowers the ttl shortens its lease *before* it
+    /// tells the store: the next renewal may bind the lock to a shorter-lived handle without its answer arriving.
+    #[must_use]
+    pub fn shortened_to(self, ttl: Duration) -> Self {
+        Self { valid_until: self.valid_until.min(self.sent_at + ttl), ..self }
+    }
+
     /// When the request that proved it was sent.
     pub const fn sent_at(self) -> Moment {
         self.sent_at

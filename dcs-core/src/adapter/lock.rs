@@ -1,11 +1,13 @@
 //! The leader lock.
 
+use std::sync::{MutexGuard, PoisonError};
+
 use super::{KeyValueDcs, Tries};
 use crate::codec;
 use crate::keys::Key;
 use crate::model::{Leader, Lsn, MemberName, Status};
 use crate::{
-    Acquisition, Deadline, Deletion, Entry, Error, Fate, Grip, LeaderLease, LockAttempt, LockRenewal, Moment, Renewal,
+    Acquisition, Deadline, Deletion, Entry, Error, Grip, LeaderLease, LockAttempt, LockRenewal, Moment, Renewal,
 };
 
 /// How the lock may be taken.
@@ -21,6 +23,7 @@ impl KeyValueDcs {
     pub(super) async fn acquire(&self, how: How, deadline: Deadline) -> Result<Acquisition, Error> {
         let key = self.key(Key::Leader);
         let mut tries = self.tries("acquire the leader lock", deadline);
+        self.finish_release(deadline).await?;
         loop {
             let sent_at = self.clock.now();
             let attempt = match how {
@@ -68,18 +71,21 @@ impl KeyValueDcs {
 
     pub(super) async fn renew(&self, seen: &Leader, deadline: Deadline) -> Result<Renewal, Error> {
         let key = self.key(Key::Leader);
-        let seen = Entry {
+        let mut seen = Entry {
             key: key.clone(),
             value: seen.name.as_str().as_bytes().to_vec(),
             revision: seen.revision.clone(),
             handle: seen.handle.clone(),
         };
         let mut tries = self.tries("renew the leader lock", deadline);
+        self.finish_release(deadline).await?;
         loop {
             let sent_at = self.clock.now();
-            let attempt = self.store.renew_lock(&key, self.name.as_str(), Some(&seen), deadline);
+            let attempt = self.store.renew_lock(&key, self.name.as_str(), &seen, deadline);
             match tries.run(attempt).await {
                 Ok(LockRenewal::Kept(grip)) => return Ok(Renewal::Renewed(self.hold(&key, grip, sent_at))),
+                // The view is older than the last change of our own key.
+                Ok(LockRenewal::Moved(entry)) => seen = entry,
                 Ok(LockRenewal::Lost) => return Ok(Renewal::Lost),
                 // Renewing again is harmless, and says truthfully whose the key is then.
                 Err(error) => tries.after(error).await?,
@@ -91,7 +97,6 @@ impl KeyValueDcs {
         let key = self.key(Key::Leader);
         let mut tries = self.tries("release the leader lock", deadline);
         let mut position = last_lsn;
-        let mut may_be_released = false;
         loop {
             // A node that does not hold the lock must not touch `status` either, so this comes first.
             let held = match tries.run(self.store.get(&key, deadline)).await {
@@ -101,24 +106,48 @@ impl KeyValueDcs {
                     continue;
                 }
             };
-            // Nobody else deletes a key of ours, so if it is gone an attempt without answer has done it.
-            let Some(held) = held else { return Ok(may_be_released) };
+            let Some(held) = held else {
+                // Nobody else deletes a key of ours, so if it is gone an attempt without answer has done it.
+                return Ok(self.releasing().take().is_some());
+            };
             if let Some(position) = position.take() {
                 self.write_final_position(position, deadline).await;
             }
-            match tries.run(self.store.release_lock(&key, &held, deadline)).await {
-                Ok(Deletion::Deleted(revision)) => {
-                    self.known().deleted(&key, revision.as_ref());
-                    return Ok(true);
-                }
+            match tries.run(self.release_once(&held, deadline)).await {
+                Ok(true) => return Ok(true),
                 // It changed since the look just now: look again.
-                Ok(Deletion::Absent | Deletion::Refused) => {}
-                Err(error) => {
-                    may_be_released |= error.fate == Fate::Unknown;
-                    tries.after(error).await?;
-                }
+                Ok(false) => {}
+                Err(error) => tries.after(error).await?,
             }
         }
+    }
+
+    /// Deletes the lock if it is still `held`, and remembers that this is under way until an answer has come.
+    async fn release_once(&self, held: &Entry, deadline: Deadline) -> Result<bool, Error> {
+        *self.releasing() = Some(held.clone());
+        let deletion = self.store.release_lock(&held.key, held, deadline).await?;
+        *self.releasing() = None;
+        let Deletion::Deleted(revision) = deletion else { return Ok(false) };
+        self.known().deleted(&held.key, revision.as_ref());
+        Ok(true)
+    }
+
+    /// Ends a release that got no answer before the lock is believed to be ours again. A renewal leaves the key as it is,
+    /// so the release, if the network still delivers it, would delete a lock that somebody acts upon.
+    async fn finish_release(&self, deadline: Deadline) -> Result<(), Error> {
+        let Some(held) = self.releasing().clone() else { return Ok(()) };
+        let mut tries = self.tries("finish releasing the leader lock", deadline);
+        loop {
+            match tries.run(self.release_once(&held, deadline)).await {
+                // Deleted by this or an earlier attempt: either way nothing is left that a late one could delete.
+                Ok(_) => return Ok(()),
+                Err(error) => tries.after(error).await?,
+            }
+        }
+    }
+
+    fn releasing(&self) -> MutexGuard<'_, Option<Entry>> {
+        self.releasing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Writes the position into `status`, beside the slots that are there. Whatever goes wrong, the lock is released all

@@ -34,8 +34,8 @@ use crate::codec::{self, RawValue};
 use crate::keys::{ClusterPath, Key};
 use crate::model::{ClusterView, FailoverRequest, Leader, Lsn, MemberName, MemberRecord, Revision, Status, SyncRecord};
 use crate::{
-    Acquisition, Clock, Consistency, Dcs, Deadline, Error, InitializeWrite, Interest, KeyValueStore, Renewal, Snapshot,
-    Timing, Touched, Wake, Write,
+    Acquisition, Clock, Consistency, Dcs, Deadline, Entry, Error, InitializeWrite, Interest, KeyValueStore, Renewal,
+    Snapshot, Timing, Touched, Wake, Write,
 };
 
 /// One cluster in a key-value store, as one member (or the control tool) sees it.
@@ -48,6 +48,8 @@ pub struct KeyValueDcs {
     jitter: Jitter,
     ttl: Mutex<Duration>,
     known: Mutex<Known>,
+    /// The lock as it was when its release was sent, until the answer has come.
+    releasing: Mutex<Option<Entry>>,
     /// Damaged values that were reported already, by key, so that each is reported once for each revision.
     reported: Mutex<Vec<(String, Revision)>>,
     /// Holds one permit at most: a wake-up before a wait ends the next one.
@@ -73,6 +75,7 @@ impl KeyValueDcs {
             jitter: Jitter::default(),
             ttl: Mutex::new(timing.ttl),
             known: Mutex::new(Known::default()),
+            releasing: Mutex::new(None),
             reported: Mutex::new(Vec::new()),
             wake: Notify::new(),
         }

@@ -1,6 +1,7 @@
 //! One client of the server in memory.
 
 use std::fmt;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -57,35 +58,49 @@ impl Client {
 
     /// What a request costs: it takes a moment to get there and back, and may be cancelled on either way.
     async fn request<T>(&self, at_the_server: impl FnOnce() -> T) -> T {
+        self.server.requests.fetch_add(1, Ordering::Relaxed);
         tokio::task::yield_now().await;
         let answer = at_the_server();
         tokio::task::yield_now().await;
         answer
     }
 
-    /// A handle that the server has confirmed, not longer than `fresh` ago.
-    async fn live_handle(&self, fresh: Duration) -> Held {
-        let (held, ttl) = {
-            let mine = self.mine();
-            (mine.handle.filter(|held| held.ttl == mine.timing.ttl), mine.timing.ttl)
-        };
-        if let Some(held) = held {
-            let sent_at = self.now();
-            if sent_at.saturating_since(held.lease.sent_at()) < fresh {
-                return held;
-            }
-            let found = self.request(|| self.server.change(|state| state.refresh(held.id, self.now()))).await;
-            if found {
-                return self.keep(Held { lease: LeaderLease::granted(sent_at, ttl), ..held });
-            }
-        }
-        let sent_at = self.now();
-        let id = self.request(|| self.server.change(|state| state.grant(ttl, self.now()))).await;
-        self.keep(Held { id, ttl, lease: LeaderLease::granted(sent_at, ttl) })
+    /// The handle in use, if it has the lifetime that is wanted now.
+    fn current(&self) -> Option<Held> {
+        let mine = self.mine();
+        mine.handle.filter(|held| held.ttl == mine.timing.ttl)
     }
 
-    fn keep(&self, held: Held) -> Held {
-        self.mine().handle = Some(held);
+    /// A handle that the server confirmed not longer than one cycle ago.
+    async fn live_handle(&self) -> Held {
+        let fresh = self.mine().timing.loop_wait;
+        let sent_at = self.now();
+        let Some(held) = self.current() else { return self.new_handle().await };
+        if sent_at.saturating_since(held.lease.sent_at()) < fresh {
+            return held;
+        }
+        if self.request(|| self.server.change(|state| state.refresh(held.id, self.now()))).await {
+            self.keep(held.id, held.ttl, sent_at)
+        } else {
+            self.new_handle().await
+        }
+    }
+
+    async fn new_handle(&self) -> Held {
+        let ttl = self.mine().timing.ttl;
+        let sent_at = self.now();
+        let id = self.request(|| self.server.change(|state| state.grant(ttl, self.now()))).await;
+        self.keep(id, ttl, sent_at)
+    }
+
+    /// Notes that the server confirmed a handle in answer to a request that was sent at `sent_at`.
+    fn keep(&self, id: u64, ttl: Duration, sent_at: Moment) -> Held {
+        let held = Held { id, ttl, lease: LeaderLease::granted(sent_at, ttl) };
+        let mut mine = self.mine();
+        // Answers may come out of order: a later handle stays, and so does a later proof of the same one.
+        if mine.handle.is_none_or(|before| (before.id, before.lease.sent_at()) <= (id, sent_at)) {
+            mine.handle = Some(held);
+        }
         held
     }
 
@@ -96,42 +111,47 @@ impl Client {
         }
     }
 
-    fn fresh(&self) -> Duration {
-        self.mine().timing.loop_wait
-    }
-
-    /// Writes the lock key if `may`, with a live handle; once more with a new one if that is gone.
+    /// Does with the lock key what `judge` says, with a live handle; once more with a new one if that is gone. A renewal
+    /// refreshes the handle in the same request.
     async fn lock(
         &self,
         key: &str,
         owner: &str,
-        fresh: Duration,
-        may: impl Fn(Option<&Entry>, &Held) -> Choice,
+        renew: bool,
+        judge: impl Fn(Option<&Entry>, &Held) -> Choice,
     ) -> Result<Locked, Error> {
-        let operation = "write the leader lock";
         for _ in 0..2 {
-            let held = self.live_handle(fresh).await;
-            let outcome = self
-                .request(|| {
-                    self.server.change(|state| {
-                        let entry = state.get(key);
-                        match may(entry.as_ref(), &held) {
-                            Choice::Leave => Some(Locked::Left(entry)),
-                            // The handle may have ended since its refresh; then the key went with it.
-                            Choice::Keep => Some(Locked::Ours(Grip { lease: held.lease, written: None })),
-                            Choice::Write => state
-                                .put_bound(key, owner.as_bytes(), held.id)
-                                .map(|revision| Locked::Ours(Grip { lease: held.lease, written: Some(revision) })),
-                        }
+            let mut held = match self.current() {
+                Some(held) if renew => held,
+                _ => self.live_handle().await,
+            };
+            let sent_at = self.now();
+            let answer = self.request(|| {
+                self.server.change(|state| {
+                    if renew && !state.refresh(held.id, self.now()) {
+                        return None;
+                    }
+                    let entry = state.get(key);
+                    Some(match judge(entry.as_ref(), &held) {
+                        Choice::Leave => Judged::Left(entry),
+                        Choice::Keep => Judged::Ours(None),
+                        Choice::Write => Judged::Ours(Some(state.put_bound(key, owner.as_bytes(), held.id)?)),
                     })
                 })
-                .await;
-            match outcome {
-                Some(locked) => return Ok(locked),
-                None => self.forget(held.id),
+            });
+            let Some(judged) = answer.await else {
+                self.forget(held.id);
+                continue;
+            };
+            if renew {
+                held = self.keep(held.id, held.ttl, sent_at);
             }
+            return Ok(match judged {
+                Judged::Ours(written) => Locked::Ours(Grip { lease: held.lease, written }),
+                Judged::Left(entry) => Locked::Left(entry),
+            });
         }
-        Err(Error::new(NAME, operation, ErrorKind::HandleGone, Fate::NotApplied))
+        Err(Error::new(NAME, "write the leader lock", ErrorKind::HandleGone, Fate::NotApplied))
     }
 
     fn check(operation: &'static str, key: &str, value: &[u8]) -> Result<(), Error> {
@@ -151,6 +171,13 @@ enum Choice {
     Leave,
     Keep,
     Write,
+}
+
+/// What the server did with it.
+enum Judged {
+    /// It is ours, with its new revision if it was written.
+    Ours(Option<Revision>),
+    Left(Option<Entry>),
 }
 
 /// What became of it.
@@ -205,7 +232,7 @@ impl KeyValueStore for Client {
     }
 
     async fn ensure_handle(&self, _: Deadline) -> Result<Handle, Error> {
-        Ok(self.live_handle(self.fresh()).await.handle())
+        Ok(self.live_handle().await.handle())
     }
 
     async fn put_bound(&self, key: &str, value: &[u8], _: Deadline) -> Result<Revision, Error> {
@@ -222,27 +249,29 @@ impl KeyValueStore for Client {
 
     async fn acquire_lock(&self, key: &str, owner: &str, _: Deadline) -> Result<LockAttempt, Error> {
         let create = |entry: Option<&Entry>, _: &Held| if entry.is_some() { Choice::Leave } else { Choice::Write };
-        Ok(match self.lock(key, owner, self.fresh(), create).await? {
+        Ok(match self.lock(key, owner, false, create).await? {
             Locked::Ours(grip) => LockAttempt::Won(grip),
             Locked::Left(entry) => LockAttempt::Held(entry),
         })
     }
 
     async fn take_lock(&self, key: &str, owner: &str, _: Deadline) -> Result<LockAttempt, Error> {
-        Ok(match self.lock(key, owner, self.fresh(), |_, _| Choice::Write).await? {
+        Ok(match self.lock(key, owner, false, |_, _| Choice::Write).await? {
             Locked::Ours(grip) => LockAttempt::Won(grip),
             Locked::Left(entry) => LockAttempt::Held(entry),
         })
     }
 
-    async fn renew_lock(&self, key: &str, owner: &str, _: Option<&Entry>, _: Deadline) -> Result<LockRenewal, Error> {
+    async fn renew_lock(&self, key: &str, owner: &str, seen: &Entry, _: Deadline) -> Result<LockRenewal, Error> {
         let mine = |entry: Option<&Entry>, held: &Held| match entry {
             Some(entry) if entry.value != owner.as_bytes() => Choice::Leave,
             Some(entry) if entry.handle.as_ref() == Some(&handle_id(held.id)) => Choice::Keep,
+            Some(entry) if entry.revision != seen.revision => Choice::Leave,
             Some(_) | None => Choice::Write,
         };
-        Ok(match self.lock(key, owner, Duration::ZERO, mine).await? {
+        Ok(match self.lock(key, owner, true, mine).await? {
             Locked::Ours(grip) => LockRenewal::Kept(grip),
+            Locked::Left(Some(entry)) if entry.value == owner.as_bytes() => LockRenewal::Moved(entry),
             Locked::Left(_) => LockRenewal::Lost,
         })
     }

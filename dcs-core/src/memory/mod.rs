@@ -14,6 +14,7 @@ mod client;
 mod state;
 
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -35,12 +36,18 @@ pub struct Server {
     clock: Arc<dyn Clock>,
     /// Counts changes, to wake those who wait.
     changes: watch::Sender<u64>,
+    requests: AtomicU64,
 }
 
 impl Server {
     /// An empty server whose handles expire by `clock`.
     pub fn new(clock: Arc<dyn Clock>) -> Arc<Self> {
-        Arc::new(Self { state: Mutex::new(State::default()), clock, changes: watch::Sender::new(0) })
+        Arc::new(Self {
+            state: Mutex::new(State::default()),
+            clock,
+            changes: watch::Sender::new(0),
+            requests: AtomicU64::new(0),
+        })
     }
 
     /// A new client, which has no handle yet.
@@ -61,6 +68,11 @@ impl Server {
     /// Everything that is stored, sorted by key.
     pub fn entries(&self) -> Vec<Entry> {
         self.change(|state| state.entries(""))
+    }
+
+    /// How many requests its clients have sent, waits not counted.
+    pub fn requests(&self) -> u64 {
+        self.requests.load(Ordering::Relaxed)
     }
 
     /// Ends a handle at once, with all its keys, as an operator can. Returns whether it existed.

@@ -1,1 +1,0 @@
-//! Situations and what is decided in them.
