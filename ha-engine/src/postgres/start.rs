@@ -52,8 +52,25 @@ enum Looked {
     Starting,
 }
 
+/// Marks a start as under way until it is dropped, also when the start is.
+struct UnderWay<'a>(&'a LocalPostgres);
+
+impl<'a> UnderWay<'a> {
+    fn begin(server: &'a LocalPostgres) -> Self {
+        server.book().start_under_way = true;
+        Self(server)
+    }
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.0.book().start_under_way = false;
+    }
+}
+
 impl LocalPostgres {
     pub(super) async fn start_server(&self, start: Start, cancel: &Cancel) -> StartOutcome {
+        let _under_way = UnderWay::begin(self);
         // After kill -9 a connection may hang that reports what is long gone.
         self.close_connections().await;
         let state = if self.book().stage.is_custom() { ServerState::StartingAfterCustomBootstrap } else { ServerState::Starting };
@@ -185,6 +202,9 @@ impl LocalPostgres {
 
     /// While the state is starting: looks whether it still is.
     pub(super) async fn check_startup(&self, process: Option<&Process>, deadline: Deadline) {
+        if self.book().start_under_way {
+            return;
+        }
         match knock(&self.target(), deadline).await {
             Readiness::Accepting => self.became_ready().await,
             Readiness::Silent if process.is_none_or(|process| !process.is_alive()) => {
