@@ -104,7 +104,11 @@ impl Runner {
 }
 
 fn spawn(call: &Call) -> std::io::Result<Child> {
-    Command::new(&call.program).args(&call.arguments).process_group(0).kill_on_drop(false).spawn()
+    let mut command = Command::new(&call.program);
+    for name in processes::configuration_variables() {
+        command.env_remove(name);
+    }
+    command.args(&call.arguments).process_group(0).kill_on_drop(false).spawn()
 }
 
 /// Ends a command with all its descendants and waits for it.

@@ -136,3 +136,8 @@ mod tests {
         assert!(title(me.pid).is_some());
     }
 }
+
+/// The agent's own configuration variables, passwords among them, which no program that it calls may see.
+pub(super) fn configuration_variables() -> Vec<std::ffi::OsString> {
+    std::env::vars_os().map(|(name, _)| name).filter(|name| name.to_string_lossy().starts_with("PATRONI_")).collect()
+}

@@ -140,7 +140,11 @@ impl Program {
             return Err(RunError::Cancelled(name));
         }
         tracing::debug!("calling: {self}");
-        let mut child = Command::new(&self.program)
+        let mut command = Command::new(&self.program);
+        for name in processes::configuration_variables() {
+            command.env_remove(name);
+        }
+        let mut child = command
             .args(&self.arguments)
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
