@@ -17,6 +17,8 @@ mod lease;
 #[cfg(feature = "memory")]
 pub mod memory;
 pub mod model;
+#[cfg(feature = "tls")]
+pub mod tls;
 mod watch;
 
 #[cfg(feature = "memory")]

@@ -11,9 +11,7 @@ use dcs_core::model::{HistoryLine, Lsn, MemberName, Role, ServerState, Timeline}
 use tokio::sync::{mpsc, watch};
 
 use crate::cancel::Cancel;
-use crate::decide::observation::{
-    Monitor, PeerAnswer, PeerTarget, PendingRestarts, ServerObservation, SlotObservation, Upstream,
-};
+use crate::decide::observation::{Monitor, PeerAnswer, PeerTarget, PendingRestarts, ServerObservation, SlotObservation, Upstream};
 use crate::decide::slots::SlotPlan;
 use crate::settings::{BootstrapSettings, EffectiveSettings, ReplicaMethod};
 
@@ -297,12 +295,12 @@ pub trait Postgres: Send + Sync + fmt::Debug {
     /// The local timeline by the replication protocol.
     async fn own_timeline(&self, deadline: Deadline) -> Option<Timeline>;
 
+    /// Whether `pg_rewind` could work here: the program is there, and the control file has `wal_log_hints` or checksums.
+    /// Cached by file identity; does not look at `use_pg_rewind`.
+    async fn can_rewind(&self) -> bool;
+
     /// Compares histories with `leader`.
-    async fn observe_divergence(
-        &self,
-        leader: &Upstream,
-        deadline: Deadline,
-    ) -> Result<DivergenceFacts, Inconclusive>;
+    async fn observe_divergence(&self, leader: &Upstream, deadline: Deadline) -> Result<DivergenceFacts, Inconclusive>;
 
     /// What would have to change so that the server follows `plan`.
     async fn recovery_diff(&self, plan: &FollowPlan, deadline: Deadline) -> RecoveryDiff;
@@ -344,13 +342,7 @@ pub trait Postgres: Send + Sync + fmt::Debug {
 
     /// Writes recovery settings for `plan` and makes the server follow them: reload if it runs and that suffices
     /// (`reload_only`), restart if it runs, start otherwise.
-    async fn follow(
-        &self,
-        plan: &FollowPlan,
-        reload_only: bool,
-        timeout: Option<Duration>,
-        cancel: &Cancel,
-    ) -> StartOutcome;
+    async fn follow(&self, plan: &FollowPlan, reload_only: bool, timeout: Option<Duration>, cancel: &Cancel) -> StartOutcome;
 
     /// Runs `pre_promote`. True if there is none or it succeeded.
     async fn run_pre_promote(&self, cancel: &Cancel) -> bool;

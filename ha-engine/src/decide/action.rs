@@ -3,9 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use dcs_core::model::{
-    ClusterView, FailoverRequest, Lsn, MemberName, Revision, Role, ServerState, Status, SyncRecord, SystemId,
-};
+use dcs_core::model::{ClusterView, FailoverRequest, Lsn, MemberName, Revision, Role, ServerState, Status, SyncRecord, SystemId};
 use dcs_core::{Acquisition, InitializeWrite, Moment, Renewal};
 
 use super::memory::Memory;
@@ -35,6 +33,8 @@ pub struct Decision {
     pub message: String,
     /// Something that must be looked at before the period is over.
     pub wake_at: Option<Moment>,
+    /// Whether a change of any member's key should end the sleep: something waits for a member to say it.
+    pub watch_members: bool,
 }
 
 /// Which of several loads within one cycle is meant.
@@ -46,8 +46,6 @@ pub enum Reload {
     BeforeFollowing,
     /// Before starting a server that does not run.
     BeforeStarting,
-    /// After something was written at the beginning of the cycle.
-    AfterRepair,
 }
 
 /// A question that a decision cannot go on without.

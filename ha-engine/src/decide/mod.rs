@@ -1,7 +1,267 @@
 //! The judgement. Pure functions over values: no I/O, no clock, no randomness.
+//!
+//! [`decide`] is one HA decision. Its rules stand in one file each, named after what they are about; rows are named as in
+//! the specification (`C10`, `U5`, …), so that a test, a log line and a rule find each other.
+//!
+//! ```text
+//!   view lost ───────────────► store_lost (D)
+//!   a task runs ─────────────► busy (A)
+//!   starting ────────────────► starting (S)
+//!   bootstrap in progress ───► bootstrap (B)
+//!   an attempt to judge ─────► recovery (P)
+//!   no data ─────────────────► bootstrap (N)
+//!   not running ─────────────► recovery (R), rewind (W)
+//!   nobody leads ────────────► unlocked (U), race (Q, K), candidates (G)
+//!   I lead ──────────────────► leader (H, E), requests (M), history
+//!   somebody else leads ─────► replica (F), rewind (W)
+//!   then, if all is calm ────► slots
+//! ```
 
 pub mod action;
+mod bootstrap;
+mod busy;
+mod candidates;
+mod cycle;
+mod history;
+mod leader;
+pub mod member;
 pub mod memory;
 pub mod observation;
+mod position;
+mod race;
+mod recovery;
+mod replica;
+mod requests;
 pub mod restart;
+mod rewind;
+mod schedule;
 pub mod slots;
+mod starting;
+mod store_lost;
+#[cfg(test)]
+mod tests;
+mod unlocked;
+
+use dcs_core::InitializeWrite;
+use dcs_core::model::Role;
+
+pub(crate) use self::bootstrap::reinitialize_source;
+pub(crate) use self::candidates::{Bar, disqualification, failover_candidates_in};
+pub use self::cycle::Now;
+pub(crate) use self::replica::{plan_for, plan_in, plan_nobody};
+
+use self::action::{Answer, Answers, Ask, Decision, Effect, ExitReason, Step, Task};
+use self::cycle::{Cycle, Interrupt, Outcome};
+use self::memory::{Memory, RewindState};
+use self::observation::{DataDir, Monitor, Observation};
+use crate::settings::{GlobalConfig, SyncMode};
+
+/// One HA decision: what to do now, or what must be known first.
+///
+/// Called with the same arguments and more answers until it is [`Step::Done`]. Deterministic: the same arguments give the
+/// same step.
+pub fn decide(obs: &Observation, cfg: &GlobalConfig, memory: &Memory, now: Now, answers: &Answers) -> Step {
+    let Ok(view) = &obs.view else {
+        return without_store(obs, cfg, memory);
+    };
+    let mut c = Cycle::new(obs, cfg, memory, now, answers, view.clone());
+    match run(&mut c) {
+        Ok(message) => {
+            if !c.effects.iter().any(|effect| matches!(effect, Effect::Exit(_))) {
+                // C24
+                c.push(Effect::TouchMember);
+            }
+            Step::Done(Box::new(Decision {
+                memory: c.memory,
+                effects: c.effects,
+                task: c.task,
+                message,
+                wake_at: c.wake_at,
+                watch_members: c.watch_members,
+            }))
+        }
+        Err(Interrupt::Ask(asks)) => Step::Ask(asks),
+        Err(Interrupt::StoreFailed) => without_store(obs, cfg, memory),
+    }
+}
+
+fn without_store(obs: &Observation, cfg: &GlobalConfig, memory: &Memory) -> Step {
+    let mut memory = memory.clone();
+    let (effects, message) = store_lost::decide(obs, cfg, &mut memory);
+    Step::Done(Box::new(Decision { memory, effects, task: None, message, wake_at: None, watch_members: false }))
+}
+
+/// What this version cannot keep safe yet, in words. A node never becomes the leader of such a cluster.
+pub(crate) fn unsupported(cfg: &GlobalConfig) -> Option<&'static str> {
+    if cfg.standby_cluster.is_some() {
+        return Some("`standby_cluster` is configured, and standby clusters are not supported by this version");
+    }
+    if cfg.synchronous_mode != SyncMode::Off {
+        return Some("`synchronous_mode` is on, and synchronous replication is not supported by this version");
+    }
+    None
+}
+
+/// Rows C, in order.
+fn run(c: &mut Cycle<'_>) -> Outcome {
+    remember_view(c);
+    // C5, C6
+    if c.paused() {
+        c.memory.was_paused = true;
+    } else if c.memory.was_paused {
+        c.memory.was_paused = false;
+        c.memory.rewind = RewindState::Initial;
+    }
+    // C7
+    if c.view.member(c.me()).is_none() {
+        c.push(Effect::TouchMember);
+    }
+    // C8, C9
+    if c.lock_is_mine() {
+        bootstrap::repair_store(c);
+    }
+    // C10
+    if let Some(task) = c.obs.task.clone() {
+        return if c.memory.bootstrapping && c.memory.critical != memory::Critical::Pending {
+            bootstrap::in_progress(c)
+        } else {
+            busy::decide(c, &task)
+        };
+    }
+    // C11
+    if let Some(line) = starting::decide(c)? {
+        return Ok(line);
+    }
+    // C12
+    if c.memory.bootstrapping {
+        return bootstrap::in_progress(c);
+    }
+    // C13
+    if c.memory.recovering
+        && let Some(line) = recovery::judge_attempt(c)?
+    {
+        return Ok(line);
+    }
+    // C14
+    if !matches!(c.obs.server.data_dir, DataDir::Present { .. }) {
+        return bootstrap::without_data(c);
+    }
+    if let Some(line) = check_identity(c)? {
+        return Ok(line);
+    }
+    // C20
+    if !c.obs.server.postmaster.is_running() {
+        let line = recovery::decide(c)?;
+        c.memory.managed = true;
+        return Ok(line);
+    }
+    // C21, C22
+    let line = if c.view.is_unlocked() {
+        unlocked::decide(c)?
+    } else {
+        let line = if c.lock_is_mine() { leader::keep(c)? } else { replica::follow_leader(c)? };
+        restart::scheduled(c)?.unwrap_or(line)
+    };
+    look_after(c)?;
+    Ok(line)
+}
+
+/// C2: what a loaded view changes in memory.
+fn remember_view(c: &mut Cycle<'_>) {
+    if !c.view.is_unlocked() || c.memory.last_locked_view.is_none() {
+        c.memory.last_locked_view = Some(c.view.clone());
+    }
+    if !c.lock_is_mine() {
+        c.memory.lease = None;
+    }
+    c.memory.leader_timeline = c.view.leader_member().and_then(|leader| leader.record.timeline);
+}
+
+/// C15 to C19: whose data this is. A line if the cycle ends here.
+fn check_identity(c: &mut Cycle<'_>) -> Outcome<Option<String>> {
+    // C15
+    let Some(own) = c.obs.server.system_id.clone() else {
+        return Ok(Some("data dir for the cluster is not empty, but system ID is invalid; consider doing reinitialize".to_owned()));
+    };
+    match c.view.system_id() {
+        Some(stored) if stored != own && c.paused() => {
+            // C16
+            c.warn(format!(
+                "system ID has changed while in paused mode. Patroni will exit when resuming unless system ID is reset: \
+                 {stored} != {own}"
+            ));
+            if c.lock_is_mine() {
+                c.release_lock();
+                return Ok(Some("released leader key voluntarily due to the system ID mismatch".to_owned()));
+            }
+            Ok(None)
+        }
+        Some(stored) if stored != own => {
+            // C17
+            let message = format!("system ID mismatch, node {} belongs to a different cluster: {stored} != {own}", c.me());
+            c.push(Effect::Exit(ExitReason { message: message.clone(), leave_postgres: true }));
+            Ok(Some(message))
+        }
+        None if c.view.is_unlocked() && !c.paused() && !c.memory.managed => {
+            if c.obs.server.postmaster.is_running() && matches!(c.obs.server.monitor, Monitor::Standby(_)) {
+                // C18
+                c.error("No initialize key in DCS and PostgreSQL is running as replica, aborting start");
+                let message = "Please first start Patroni on the node running as primary".to_owned();
+                c.push(Effect::Exit(ExitReason { message: message.clone(), leave_postgres: true }));
+                return Ok(Some(message));
+            }
+            // C19
+            let how = match c.view.initialize {
+                None => InitializeWrite::CreateOnly,
+                Some(_) => InitializeWrite::Overwrite,
+            };
+            c.push(Effect::WriteInitialize(how, own));
+            Ok(None)
+        }
+        _ => Ok(None),
+    }
+}
+
+/// C23: what is looked after once the main decision is made and all is calm.
+fn look_after(c: &mut Cycle<'_>) -> Outcome<()> {
+    let calm = matches!(c.task, None | Some(Task::Promote)) && !c.obs.server.state.is_starting();
+    let demoting = c.effects.iter().any(|effect| matches!(effect, Effect::Demote(_) | Effect::StopImmediately));
+    if !calm || demoting {
+        return Ok(());
+    }
+    if !c.memory.managed {
+        c.memory.managed = true;
+        if matches!(c.obs.server.monitor, Monitor::Standby(_)) && c.task.is_none() {
+            c.arm_rewind_check();
+        }
+    }
+    note_own_timeline(c)?;
+    c.memory.last_wal_lsn = c.obs.server.monitor.lsn().or(c.memory.last_wal_lsn);
+    slots::maintain(c);
+    Ok(())
+}
+
+/// The timeline of a standby: what its WAL receiver says, otherwise what it says itself, asked once per timeline of the
+/// leader.
+fn note_own_timeline(c: &mut Cycle<'_>) -> Outcome<()> {
+    let Monitor::Standby(standby) = &c.obs.server.monitor else {
+        return Ok(());
+    };
+    let promoting = matches!(c.role(), Role::Promoted) || c.task.is_some();
+    if let Some(timeline) = standby.received_timeline {
+        c.memory.own_last_timeline = Some(timeline);
+        return Ok(());
+    }
+    if promoting {
+        return Ok(());
+    }
+    let leader_timeline = c.memory.leader_timeline;
+    let known = c.memory.cached_own_timeline.filter(|(leader, _)| *leader == leader_timeline);
+    if known.is_none()
+        && let Answer::OwnTimeline(Some(timeline)) = c.need(Ask::OwnTimeline)?
+    {
+        c.memory.cached_own_timeline = Some((leader_timeline, *timeline));
+        c.memory.own_last_timeline = Some(*timeline);
+    }
+    Ok(())
+}

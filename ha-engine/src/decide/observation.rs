@@ -4,9 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use dcs_core::Moment;
-use dcs_core::model::{
-    ClusterView, Lsn, MemberName, PendingRestart, Role, ServerState, SystemId, Tags, Timeline,
-};
+use dcs_core::model::{ClusterView, Lsn, MemberName, PendingRestart, Role, ServerState, SystemId, Tags, Timeline};
 
 /// Parameters that wait for a restart, by name.
 pub type PendingRestarts = BTreeMap<String, PendingRestart>;

@@ -1,9 +1,13 @@
 //! The cluster-wide settings: what the dynamic configuration says, with defaults.
 
+mod parse;
+
 use std::time::Duration;
 
 use dcs_core::Timing;
 use serde_json::{Map, Value};
+
+pub use self::parse::UnusableDocument;
 
 /// Whether and how commits wait for standbys.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -6,8 +6,10 @@
 
 mod authentication;
 mod bootstrap;
+mod command;
 mod global;
 mod postgresql;
+pub mod values;
 
 use std::fmt;
 use std::sync::Arc;
@@ -17,10 +19,9 @@ use serde_json::{Map, Value};
 
 pub use self::authentication::{Authentication, Credentials, Secret};
 pub use self::bootstrap::{BootstrapMethod, BootstrapSettings, CommandOption};
-pub use self::global::{GlobalConfig, LeaseGuardMode, StandbyCluster, SyncMode};
-pub use self::postgresql::{
-    BinaryNames, CommandLine, PostgresSettings, ReplicaMethod, ServerAddress,
-};
+pub use self::command::{CommandLine, NotACommand};
+pub use self::global::{GlobalConfig, LeaseGuardMode, StandbyCluster, SyncMode, UnusableDocument};
+pub use self::postgresql::{BinaryNames, PostgresSettings, ReplicaMethod, ServerAddress};
 
 /// Everything that is configured for this node, with the dynamic configuration applied.
 #[derive(Clone, Debug)]

@@ -6,16 +6,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::Authentication;
-
-/// A program with its arguments, split like a shell splits words. No shell runs it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CommandLine {
-    /// The program.
-    pub program: String,
-    /// Its arguments.
-    pub arguments: Vec<String>,
-}
+use super::{Authentication, CommandLine};
 
 /// A host list and a port.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,0 +1,85 @@
+//! From the local configuration and the dynamic document to [`EffectiveSettings`].
+
+use dcs_core::model::MemberName;
+use ha_engine::settings::{EffectiveSettings, GlobalConfig, LeaseGuardMode, UnusableDocument};
+use serde_json::{Map, Value};
+
+use super::error::{ConfigError, KeyError, KeyPlace};
+use super::local::LocalConfig;
+use super::rest_api::RestApiSettings;
+use super::section::Section;
+use super::{bootstrap, merge, postgresql, tags};
+
+/// The settings of this node under `dynamic`, and what was adjusted or refused on the way.
+pub(super) fn effective(local: &LocalConfig, dynamic: &Map<String, Value>) -> Result<(EffectiveSettings, Vec<String>), ConfigError> {
+    let (mut global, mut warnings) = GlobalConfig::from_document(dynamic).map_err(unusable)?;
+    let merged = merge::effective(dynamic, local.tree()).map_err(|error| local.located(error))?;
+    warnings.extend(merged.warnings);
+    let root = Section::root(&merged.tree, local.places());
+    if merged.tree.contains_key("citus") {
+        return Err(root
+            .error(
+                "citus",
+                "`citus` is not supported by this version".to_owned(),
+                Some("remove the section `citus:`; this node cannot take part in a Citus cluster".to_owned()),
+            )
+            .into());
+    }
+    if let Some(guard) = root.section("quorate")?.and_then(|section| section.get("lease_guard").cloned()) {
+        global.lease_guard = LeaseGuardMode::parse(&guard)
+            .ok_or_else(|| root.error("quorate.lease_guard", "`quorate.lease_guard` must be automatic, off or on".to_owned(), None))?;
+    }
+    let scope = root.required_text("scope")?;
+    let (rest_api, _) = RestApiSettings::read(&root)?;
+    let settings = EffectiveSettings {
+        global,
+        name: MemberName::from(root.required_text("name")?),
+        tags: tags::published(root.section("tags")?.map(|tags| tags.map().clone()).as_ref().unwrap_or(&Map::new())),
+        api_url: rest_api.api_url(),
+        bootstrap: bootstrap::read(&root)?,
+        postgresql: postgresql::read(&root, &scope)?,
+        scope,
+    };
+    Ok((settings, warnings))
+}
+
+/// What an operator should know about the local configuration at start and after a reload: contradictions, settings
+/// without effect, parts that this version does not have.
+pub(super) fn remarks(local: &LocalConfig) -> Vec<(tracing::Level, String)> {
+    let mut remarks = Vec::new();
+    if let Some(Value::Object(configured)) = local.tree().get("tags") {
+        remarks.extend(tags::contradictions(configured).into_iter().map(|line| (tracing::Level::WARN, line)));
+    }
+    if local.tree().get("bootstrap").and_then(|section| section.get("users")).is_some() {
+        remarks.push((tracing::Level::ERROR, bootstrap::USERS_NOTE.to_owned()));
+    }
+    for key in ["ttl", "loop_wait", "retry_timeout", "standby_cluster"] {
+        if let Some(place) = local.places().exact(key) {
+            remarks.push((
+                tracing::Level::INFO,
+                format!("{place}: `{key}` has no effect here; it is set for the whole cluster, with `quoratectl edit-config`"),
+            ));
+        }
+    }
+    remarks
+}
+
+/// Refuses what this version cannot do and must not ignore.
+pub(super) fn check_watchdog(local: &LocalConfig) -> Result<Option<String>, KeyError> {
+    let root = local.root();
+    let mode = root.section("watchdog")?.and_then(|section| section.get("mode").cloned());
+    let word = mode.as_ref().map(ha_engine::settings::values::text).unwrap_or_else(|| "automatic".to_owned());
+    match word.to_lowercase().as_str() {
+        "required" | "require" => Err(root.error(
+            "watchdog.mode",
+            "`watchdog.mode: required` can't be honoured: this version has no watchdog yet".to_owned(),
+            Some("use `mode: automatic` or `mode: off`, or wait for the version that has it".to_owned()),
+        )),
+        "automatic" | "auto" => Ok(Some("No watchdog is used: this version has none yet, and `watchdog.mode` is automatic".to_owned())),
+        _ => Ok(None),
+    }
+}
+
+fn unusable(error: UnusableDocument) -> KeyError {
+    KeyError { problem: error.to_string(), key: error.key, place: KeyPlace::Dynamic, hint: None }
+}

@@ -1,0 +1,321 @@
+//! The options of the `etcd3:` section.
+//!
+//! | option | meaning |
+//! | --- | --- |
+//! | `host` | `host[:port]`, port 2379 unless `port` says otherwise |
+//! | `hosts` | a list, or text with commas, of the same |
+//! | `port` | the port of hosts that have none |
+//! | `protocol` | `http` (default) or `https` |
+//! | `url` | `http(s)://[user:password@]host[:port]` |
+//! | `proxy` | like `url`; implies `use_proxies` |
+//! | `use_proxies` | use the servers as they are written, without asking them for others |
+//! | `username`, `password` | authentication of etcd |
+//! | `cacert` | whom to trust; without it servers are not verified, as before |
+//! | `cert`, `key` | the client's certificate; the key may be in the file of the certificate |
+//! | `srv`, `srv_suffix` | refused for now |
+//!
+//! Of several ways to name servers the first of `proxy`, `url`, `hosts`, `host` counts. Values from the environment are
+//! text: numbers and truth values are read from text too.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use dcs_core::tls::{ClientTls, Verify};
+use serde_json::{Map, Value};
+
+use crate::endpoint::{DEFAULT_PORT, Endpoint, Scheme, parse_port};
+
+/// The section that these options stand in.
+const SECTION: &str = "etcd3";
+
+/// Where the servers are and how to be let in.
+#[derive(Clone)]
+pub struct Config {
+    pub(crate) endpoints: Vec<Endpoint>,
+    /// Whether servers are asked for the others.
+    pub(crate) discover: bool,
+    pub(crate) credentials: Option<Credentials>,
+    pub(crate) tls: ClientTls,
+}
+
+/// User name and password of etcd's own authentication.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Credentials {
+    /// The user.
+    pub username: String,
+    /// The password.
+    pub password: String,
+}
+
+/// An option of the section cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{SECTION}{}{key}`: {problem}", if key.is_empty() { "" } else { "." })]
+pub struct ConfigError {
+    /// The option; empty if it is about the section as a whole.
+    pub key: &'static str,
+    /// What is wrong with it, and what to do.
+    pub problem: String,
+}
+
+impl ConfigError {
+    fn new(key: &'static str, problem: impl Into<String>) -> Self {
+        Self { key, problem: problem.into() }
+    }
+}
+
+impl Config {
+    /// Reads the section. Unknown options are left to whoever reads the file; nothing is looked up or opened.
+    ///
+    /// # Errors
+    ///
+    /// An option has a wrong form, or no server is named.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// let section = serde_json::json!({"hosts": "10.0.0.1:2379,10.0.0.2:2379", "username": "quorate", "password": "secret"});
+    /// let config = dcs_etcd::Config::from_section(section.as_object().unwrap())?;
+    /// assert!(!format!("{config:?}").contains("secret"));
+    /// # Ok::<(), dcs_etcd::ConfigError>(())
+    /// ```
+    pub fn from_section(section: &Map<String, Value>) -> Result<Self, ConfigError> {
+        let section = Section(section);
+        let proxy = section.text("proxy")?;
+        let proxies = proxy.is_some() || section.truth("use_proxies")?.unwrap_or(false);
+        if !proxies {
+            section.refuse_discovery()?;
+        }
+
+        let mut credentials = section.credentials()?;
+        let url = match &proxy {
+            Some(proxy) => Some(("proxy", proxy.clone())),
+            None => section.text("url")?.map(|url| ("url", url)),
+        };
+        let endpoints = if let Some((key, url)) = url {
+            let (endpoint, user) = Endpoint::parse_url(&url).map_err(|problem| ConfigError::new(key, problem))?;
+            if let Some(user) = user {
+                let password = user.password.unwrap_or_default();
+                credentials = Some(Credentials { username: user.username, password });
+            }
+            vec![endpoint]
+        } else {
+            section.hosts()?
+        };
+
+        let encrypted = endpoints.iter().any(|endpoint| endpoint.scheme == Scheme::Https);
+        let tls = section.tls()?;
+        if encrypted && tls.verify == Verify::Nothing {
+            tracing::warn!("etcd servers are not verified because `{SECTION}.cacert` is not set");
+        }
+        Ok(Self { endpoints, discover: !proxies, credentials, tls })
+    }
+}
+
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { endpoints, discover, credentials, tls } = self;
+        f.debug_struct("Config")
+            .field("endpoints", endpoints)
+            .field("discover", discover)
+            .field("credentials", credentials)
+            .field("tls", tls)
+            .finish()
+    }
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Credentials").field("username", &self.username).finish_non_exhaustive()
+    }
+}
+
+/// The section with readers that name the key when they complain. Null and empty text count as absent.
+struct Section<'a>(&'a Map<String, Value>);
+
+impl Section<'_> {
+    fn value(&self, key: &'static str) -> Option<&Value> {
+        self.0.get(key).filter(|value| !value.is_null() && value.as_str().is_none_or(|text| !text.trim().is_empty()))
+    }
+
+    fn text(&self, key: &'static str) -> Result<Option<String>, ConfigError> {
+        match self.value(key) {
+            None => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text.clone())),
+            // A password of digits only, written without quotes.
+            Some(Value::Number(number)) => Ok(Some(number.to_string())),
+            Some(_) => Err(ConfigError::new(key, "it must be text")),
+        }
+    }
+
+    fn truth(&self, key: &'static str) -> Result<Option<bool>, ConfigError> {
+        let Some(value) = self.value(key) else { return Ok(None) };
+        let text = match value {
+            Value::Bool(truth) => return Ok(Some(*truth)),
+            Value::String(text) => text.trim().to_ascii_lowercase(),
+            other => other.to_string(),
+        };
+        match text.as_str() {
+            "on" | "true" | "yes" | "1" => Ok(Some(true)),
+            "off" | "false" | "no" | "0" => Ok(Some(false)),
+            _ => Err(ConfigError::new(key, format!("`{text}` is neither true nor false"))),
+        }
+    }
+
+    fn port(&self) -> Result<u16, ConfigError> {
+        let Some(text) = self.text("port")? else { return Ok(DEFAULT_PORT) };
+        parse_port(&text).map_err(|problem| ConfigError::new("port", problem))
+    }
+
+    fn scheme(&self) -> Result<Scheme, ConfigError> {
+        let Some(text) = self.text("protocol")? else { return Ok(Scheme::Http) };
+        Scheme::parse(text.trim())
+            .ok_or_else(|| ConfigError::new("protocol", format!("`{text}` is neither `http` nor `https`")))
+    }
+
+    fn hosts(&self) -> Result<Vec<Endpoint>, ConfigError> {
+        let (scheme, port) = (self.scheme()?, self.port()?);
+        let (key, texts): (_, Vec<&str>) = match (self.value("hosts"), self.value("host")) {
+            (Some(Value::String(text)), _) => ("hosts", text.split(',').collect()),
+            (Some(Value::Array(list)), _) => {
+                let texts = list.iter().map(Value::as_str).collect::<Option<_>>();
+                let message = "every element must be text of the form `host:port`";
+                ("hosts", texts.ok_or_else(|| ConfigError::new("hosts", message))?)
+            }
+            (Some(_), _) => {
+                return Err(ConfigError::new("hosts", "it must be a list, or text with commas, of `host:port`"));
+            }
+            (None, Some(Value::String(text))) => ("host", vec![text.as_str()]),
+            (None, Some(_)) => return Err(ConfigError::new("host", "it must be text of the form `host:port`")),
+            (None, None) => (
+                "",
+                Vec::new(),
+            ),
+        };
+        let texts: Vec<&str> = texts.into_iter().map(str::trim).filter(|text| !text.is_empty()).collect();
+        if texts.is_empty() {
+            let problem = "no server is named; set `hosts` to a list of `host:port`";
+            return Err(ConfigError::new(key, problem));
+        }
+        let mut endpoints = Vec::with_capacity(texts.len());
+        for text in texts {
+            let endpoint = Endpoint::parse(text, scheme, port)
+                .map_err(|problem| ConfigError::new(key, format!("`{text}`: {problem}")))?;
+            if !endpoints.contains(&endpoint) {
+                endpoints.push(endpoint);
+            }
+        }
+        Ok(endpoints)
+    }
+
+    fn refuse_discovery(&self) -> Result<(), ConfigError> {
+        for key in ["srv", "discovery_srv", "srv_domain", "srv_suffix"] {
+            if self.value(key).is_some() {
+                let problem = "servers cannot be looked up in DNS service records yet; list them in `hosts`";
+                return Err(ConfigError::new(key, problem));
+            }
+        }
+        Ok(())
+    }
+
+    fn credentials(&self) -> Result<Option<Credentials>, ConfigError> {
+        match (self.text("username")?, self.text("password")?) {
+            (Some(username), Some(password)) => Ok(Some(Credentials { username, password })),
+            (Some(_), None) => Err(ConfigError::new("password", "it is missing, although there is a `username`")),
+            (None, Some(_)) => Err(ConfigError::new("username", "it is missing, although there is a `password`")),
+            (None, None) => Ok(None),
+        }
+    }
+
+    fn tls(&self) -> Result<ClientTls, ConfigError> {
+        let path = |key| self.text(key).map(|text| text.map(PathBuf::from));
+        let (ca, cert, key) = (path("cacert")?, path("cert")?, path("key")?);
+        if key.is_some() && cert.is_none() {
+            return Err(ConfigError::new("cert", "it is missing, although there is a `key`"));
+        }
+        let verify = if ca.is_some() { Verify::Full } else { Verify::Nothing };
+        Ok(ClientTls { ca, cert, key, key_password: None, verify })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(section: Value) -> Result<Config, ConfigError> {
+        Config::from_section(section.as_object().unwrap())
+    }
+
+    fn endpoints(section: Value) -> Vec<String> {
+        read(section).unwrap().endpoints.iter().map(Endpoint::url).collect()
+    }
+
+    #[test]
+    fn hosts_may_be_a_list_or_text() {
+        let both = ["http://a:2379", "http://b:4001"];
+        assert_eq!(endpoints(serde_json::json!({"hosts": ["a", "b:4001", "a:2379"]})), both);
+        assert_eq!(endpoints(serde_json::json!({"hosts": "a:2379, b:4001,"})), both);
+        assert_eq!(endpoints(serde_json::json!({"hosts": "a,b:4001", "port": "2379"})), both);
+        assert_eq!(endpoints(serde_json::json!({"host": "[::1]:4001", "protocol": "https"})), ["https://[::1]:4001"]);
+        assert_eq!(endpoints(serde_json::json!({"host": "a", "port": 7})), ["http://a:7"]);
+    }
+
+    #[test]
+    fn the_first_of_proxy_url_hosts_and_host_counts() {
+        let mut section = serde_json::json!({
+            "proxy": "https://p:1", "url": "http://u:2", "hosts": "h:3", "host": "x:4",
+        });
+        for (key, expected) in [("proxy", "https://p:1"), ("url", "http://u:2"), ("hosts", "http://h:3"), ("host", "http://x:4")] {
+            assert_eq!(endpoints(section.clone()), [expected]);
+            section.as_object_mut().unwrap().remove(key);
+        }
+    }
+
+    #[test]
+    fn proxies_are_not_asked_for_other_servers() {
+        assert!(!read(serde_json::json!({"proxy": "http://p"})).unwrap().discover);
+        assert!(!read(serde_json::json!({"host": "a", "use_proxies": "on"})).unwrap().discover);
+        assert!(read(serde_json::json!({"host": "a", "use_proxies": false})).unwrap().discover);
+    }
+
+    #[test]
+    fn credentials_come_from_the_url_or_from_options_and_are_never_shown() {
+        let config = read(serde_json::json!({"url": "http://u:secret@a", "username": "x", "password": "y"})).unwrap();
+        assert_eq!(config.credentials.as_ref().unwrap().username, "u");
+        let text = format!("{config:?}");
+        assert!(text.contains("\"u\"") && !text.contains("secret"), "{text}");
+        let config = read(serde_json::json!({"host": "a", "username": "x", "password": 123})).unwrap();
+        assert_eq!(config.credentials.unwrap().password, "123");
+    }
+
+    #[test]
+    fn servers_are_verified_if_and_only_if_there_is_a_ca() {
+        let config = read(serde_json::json!({"host": "a", "protocol": "https", "cacert": "/ca.crt"})).unwrap();
+        assert_eq!(config.tls.verify, Verify::Full);
+        let config = read(serde_json::json!({"host": "a", "protocol": "https", "cert": "/c.pem"})).unwrap();
+        assert_eq!(config.tls.verify, Verify::Nothing);
+    }
+
+    #[test]
+    fn every_complaint_names_its_key() {
+        let cases = [
+            (serde_json::json!({}), "`etcd3`: no server is named; set `hosts` to a list of `host:port`"),
+            (serde_json::json!({"hosts": []}), "`etcd3.hosts`: no server is named; set `hosts` to a list of `host:port`"),
+            (serde_json::json!({"hosts": 5}), "`etcd3.hosts`: it must be a list, or text with commas, of `host:port`"),
+            (serde_json::json!({"hosts": [5]}), "`etcd3.hosts`: every element must be text of the form `host:port`"),
+            (serde_json::json!({"host": "a:x"}), "`etcd3.host`: `a:x`: `x` is not a port (1 to 65535)"),
+            (serde_json::json!({"host": "a", "protocol": "ftp"}), "`etcd3.protocol`: `ftp` is neither `http` nor `https`"),
+            (serde_json::json!({"host": "a", "port": 70000}), "`etcd3.port`: `70000` is not a port (1 to 65535)"),
+            (serde_json::json!({"url": "a:2379"}), "`etcd3.url`: it must begin with `http://` or `https://`"),
+            (serde_json::json!({"host": "a", "use_proxies": "maybe"}), "`etcd3.use_proxies`: `maybe` is neither true nor false"),
+            (serde_json::json!({"host": "a", "username": "u"}), "`etcd3.password`: it is missing, although there is a `username`"),
+            (serde_json::json!({"host": "a", "key": "/k"}), "`etcd3.cert`: it is missing, although there is a `key`"),
+            (
+                serde_json::json!({"host": "a", "srv": "example.com"}),
+                "`etcd3.srv`: servers cannot be looked up in DNS service records yet; list them in `hosts`",
+            ),
+        ];
+        for (section, expected) in cases {
+            assert_eq!(read(section).unwrap_err().to_string(), expected);
+        }
+    }
+}

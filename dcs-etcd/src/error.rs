@@ -1,0 +1,306 @@
+//! What an answer of etcd, or the lack of one, means.
+//!
+//! One table maps gRPC codes and etcd's messages to a [`Class`], which says what to do next, and a [`Fate`], which says
+//! what became of a write. etcd gives the same code to very different failures, so that its messages have to be looked
+//! at; they are part of etcd's API (`rpctypes`) and have not changed from 3.4 to 3.6.
+
+use std::error::Error as _;
+use std::fmt;
+
+use dcs_core::{BoxError, Error, ErrorKind, Fate};
+use tonic::Code;
+
+/// The store's name in the configuration, in errors and in logs.
+pub(crate) const STORE: &str = "etcd3";
+
+/// What to do about a failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Class {
+    /// This server is of no use now: ask another.
+    NextServer,
+    /// The cluster is busy or has no leader yet: pause, ask again.
+    Busy,
+    /// Our token is not (or no longer) valid: get a new one, ask again.
+    Token,
+    /// The server does not know users: go on without a token.
+    AuthOff,
+    /// The lease does not exist.
+    LeaseGone,
+    /// The server refuses for good.
+    Denied,
+    /// Too large for etcd.
+    TooLarge,
+    /// Cannot be done, and asking again will not help within this call.
+    Refused,
+    /// Local settings are wrong, or the other side is no etcd v3.
+    Misconfigured,
+}
+
+/// A request, or the attempt to connect, failed.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub(crate) class: Class,
+    pub(crate) fate: Fate,
+    pub(crate) cause: BoxError,
+}
+
+/// A server said no, in its own words.
+#[derive(Debug, thiserror::Error)]
+#[error("{code}: {message}")]
+struct Answer {
+    code: &'static str,
+    message: String,
+}
+
+/// The whole chain of an error as one text, without repetitions.
+#[derive(Debug)]
+struct Chain(String);
+
+impl fmt::Display for Chain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Chain {}
+
+/// Code (any if absent), a part of the message in lower case, what to do, what became of a write.
+type Row = (Option<Code>, &'static str, Class, Fate);
+
+/// The first row that fits counts.
+const TABLE: &[Row] = &[
+    // Authentication. All of these are checked before anything is proposed to the cluster.
+    (None, "invalid auth token", Class::Token, Fate::NotApplied),
+    (None, "auth store is old", Class::Token, Fate::NotApplied),
+    (None, "user name is empty", Class::Token, Fate::NotApplied),
+    (None, "authentication is not enabled", Class::AuthOff, Fate::NotApplied),
+    (None, "authentication failed", Class::Denied, Fate::NotApplied),
+    (Some(Code::Unauthenticated), "", Class::Token, Fate::NotApplied),
+    (Some(Code::PermissionDenied), "", Class::Token, Fate::NotApplied),
+    (None, "permission denied", Class::Token, Fate::NotApplied),
+    // Leases
+    (None, "requested lease not found", Class::LeaseGone, Fate::NotApplied),
+    (None, "not a primary lessor", Class::NextServer, Fate::Unknown),
+    // Limits. The last two are gRPC's own words, the server's and the client library's.
+    (None, "request is too large", Class::TooLarge, Fate::NotApplied),
+    (None, "message larger than max", Class::TooLarge, Fate::NotApplied),
+    (None, "message length too large", Class::TooLarge, Fate::Unknown),
+    (None, "database space exceeded", Class::Refused, Fate::NotApplied),
+    (None, "too many requests", Class::Busy, Fate::NotApplied),
+    // The cluster's state. "no leader" comes from a check in front of the request.
+    (None, "no leader", Class::NextServer, Fate::NotApplied),
+    (None, "not capable", Class::NextServer, Fate::NotApplied),
+    (Some(Code::Unavailable), "", Class::NextServer, Fate::Unknown),
+    (Some(Code::DeadlineExceeded), "", Class::Busy, Fate::Unknown),
+    (Some(Code::FailedPrecondition), "", Class::Busy, Fate::NotApplied),
+    (Some(Code::ResourceExhausted), "", Class::Busy, Fate::Unknown),
+    // Something else listens there.
+    (Some(Code::Unimplemented), "", Class::Misconfigured, Fate::NotApplied),
+    // Definite answers
+    (Some(Code::InvalidArgument), "", Class::Refused, Fate::NotApplied),
+    (Some(Code::NotFound), "", Class::Refused, Fate::NotApplied),
+    (Some(Code::AlreadyExists), "", Class::Refused, Fate::NotApplied),
+    (Some(Code::OutOfRange), "", Class::Refused, Fate::NotApplied),
+    // Broken connections, and whatever nobody thought of.
+    (None, "", Class::NextServer, Fate::Unknown),
+];
+
+fn look_up(code: Code, message: &str) -> (Class, Fate) {
+    let message = message.to_ascii_lowercase();
+    TABLE
+        .iter()
+        .find(|(row, part, ..)| row.is_none_or(|row| row == code) && message.contains(part))
+        .map_or((Class::NextServer, Fate::Unknown), |(_, _, class, fate)| (*class, *fate))
+}
+
+/// The meaning of an error of the client library. A request that found no connection certainly did nothing.
+impl From<etcd_client::Error> for Failure {
+    fn from(error: etcd_client::Error) -> Self {
+        use etcd_client::Error as E;
+        match error {
+            E::GRpcStatus(status) => {
+                if let Some(never_sent) = find_connect_error(&status) {
+                    return Self::unreachable(Chain(text_of(never_sent)));
+                }
+                let (class, fate) = look_up(status.code(), status.message());
+                let cause: BoxError = match status.source() {
+                    Some(source) => Box::new(Chain(text_of(source))),
+                    None => Box::new(Answer { code: name_of(status.code()), message: status.message().to_owned() }),
+                };
+                Self { class, fate, cause }
+            }
+            E::TransportError(error) => Self::lost(Chain(text_of(&error))),
+            error @ (E::InvalidArgs(_) | E::InvalidUri(_) | E::InvalidMetadataValue(_)) => {
+                Self { class: Class::Misconfigured, fate: Fate::NotApplied, cause: Box::new(error) }
+            }
+            error => Self::lost(error),
+        }
+    }
+}
+
+impl Failure {
+    /// No connection could be had.
+    pub(crate) fn unreachable(cause: impl Into<BoxError>) -> Self {
+        Self { class: Class::NextServer, fate: Fate::NotApplied, cause: cause.into() }
+    }
+
+    /// A connection broke, or did not answer, with a request on it.
+    pub(crate) fn lost(cause: impl Into<BoxError>) -> Self {
+        Self { class: Class::NextServer, fate: Fate::Unknown, cause: cause.into() }
+    }
+
+    /// The failure as the contract's error.
+    pub(crate) fn into_error(self, operation: &'static str) -> Error {
+        let kind = match self.class {
+            Class::NextServer | Class::Busy | Class::Refused | Class::AuthOff => ErrorKind::Unavailable,
+            Class::LeaseGone => ErrorKind::HandleGone,
+            Class::Token | Class::Denied => ErrorKind::Denied,
+            Class::TooLarge | Class::Misconfigured => ErrorKind::Misconfigured,
+        };
+        let Self { fate, cause, .. } = self;
+        Error { kind, fate, operation, store: STORE, source: Some(cause) }
+    }
+}
+
+/// An answer that does not have the form it must have.
+pub(crate) fn malformed(operation: &'static str, problem: &'static str) -> Error {
+    Error::new(STORE, operation, ErrorKind::Malformed, Fate::Unknown).because(problem)
+}
+
+fn find_connect_error(status: &tonic::Status) -> Option<&(dyn std::error::Error + 'static)> {
+    let mut cause = status.source();
+    while let Some(error) = cause {
+        if let Some(connect) = error.downcast_ref::<tonic::ConnectError>() {
+            return connect.source();
+        }
+        cause = error.source();
+    }
+    None
+}
+
+/// The chain of `error` in one line. Libraries tend to repeat a cause in the text of what it caused.
+pub(crate) fn text_of(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let next = error.to_string();
+        if !text.contains(&next) {
+            text.push_str(": ");
+            text.push_str(&next);
+        }
+        cause = error.source();
+    }
+    text
+}
+
+fn name_of(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "ok",
+        Code::Cancelled => "cancelled",
+        Code::Unknown => "unknown error",
+        Code::InvalidArgument => "invalid argument",
+        Code::DeadlineExceeded => "deadline exceeded",
+        Code::NotFound => "not found",
+        Code::AlreadyExists => "already exists",
+        Code::PermissionDenied => "permission denied",
+        Code::ResourceExhausted => "resource exhausted",
+        Code::FailedPrecondition => "failed precondition",
+        Code::Aborted => "aborted",
+        Code::OutOfRange => "out of range",
+        Code::Unimplemented => "unimplemented",
+        Code::Internal => "internal error",
+        Code::Unavailable => "unavailable",
+        Code::DataLoss => "data loss",
+        Code::Unauthenticated => "unauthenticated",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Code and message as etcd 3.4 to 3.6 send them (`api/v3rpc/rpctypes/error.go`), and what they mean.
+    #[test]
+    fn the_answers_of_etcd_mean_what_the_table_says() {
+        use Fate::{NotApplied, Unknown};
+        let cases = [
+            (Code::Unauthenticated, "etcdserver: invalid auth token", Class::Token, NotApplied),
+            (Code::InvalidArgument, "etcdserver: revision of auth store is old", Class::Token, NotApplied),
+            (Code::InvalidArgument, "etcdserver: user name is empty", Class::Token, NotApplied),
+            (Code::PermissionDenied, "etcdserver: permission denied", Class::Token, NotApplied),
+            (Code::FailedPrecondition, "etcdserver: authentication is not enabled", Class::AuthOff, NotApplied),
+            (
+                Code::InvalidArgument,
+                "etcdserver: authentication failed, invalid user ID or password",
+                Class::Denied,
+                NotApplied,
+            ),
+            (Code::NotFound, "etcdserver: requested lease not found", Class::LeaseGone, NotApplied),
+            (Code::Unknown, "lease: not a primary lessor", Class::NextServer, Unknown),
+            (Code::InvalidArgument, "etcdserver: request is too large", Class::TooLarge, NotApplied),
+            (
+                Code::ResourceExhausted,
+                "grpc: received message larger than max (5000000 vs. 2097152)",
+                Class::TooLarge,
+                NotApplied,
+            ),
+            (Code::ResourceExhausted, "etcdserver: mvcc: database space exceeded", Class::Refused, NotApplied),
+            (Code::ResourceExhausted, "etcdserver: too many requests", Class::Busy, NotApplied),
+            (Code::Unavailable, "etcdserver: no leader", Class::NextServer, NotApplied),
+            (Code::Unavailable, "etcdserver: leader changed", Class::NextServer, Unknown),
+            (Code::Unavailable, "etcdserver: request timed out", Class::NextServer, Unknown),
+            (
+                Code::Unavailable,
+                "etcdserver: request timed out, possibly due to previous leader failure",
+                Class::NextServer,
+                Unknown,
+            ),
+            (Code::Unavailable, "etcdserver: server stopped", Class::NextServer, Unknown),
+            (Code::Unavailable, "etcdserver: not capable", Class::NextServer, NotApplied),
+            (Code::DeadlineExceeded, "context deadline exceeded", Class::Busy, Unknown),
+            (Code::FailedPrecondition, "etcdserver: lease already exists", Class::Busy, NotApplied),
+            (
+                Code::Unimplemented,
+                "unknown service etcdserverpb.KV",
+                Class::Misconfigured,
+                NotApplied,
+            ),
+            (Code::InvalidArgument, "etcdserver: key is not provided", Class::Refused, NotApplied),
+            (Code::OutOfRange, "etcdserver: mvcc: required revision has been compacted", Class::Refused, NotApplied),
+            (Code::Unknown, "transport error", Class::NextServer, Unknown),
+            (Code::Cancelled, "operation was canceled", Class::NextServer, Unknown),
+            (Code::Internal, "h2 protocol error: broken pipe", Class::NextServer, Unknown),
+        ];
+        for (code, message, class, fate) in cases {
+            let failure = Failure::from(etcd_client::Error::GRpcStatus(tonic::Status::new(code, message)));
+            assert_eq!((failure.class, failure.fate), (class, fate), "{code:?} {message}");
+        }
+    }
+
+    #[test]
+    fn a_request_that_found_no_connection_did_nothing() {
+        let refused = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
+        let status = tonic::Status::from_error(Box::new(tonic::ConnectError(Box::new(refused))));
+        let failure = Failure::from(etcd_client::Error::GRpcStatus(status));
+        assert_eq!((failure.class, failure.fate), (Class::NextServer, Fate::NotApplied));
+        assert_eq!(failure.cause.to_string(), "connection refused");
+    }
+
+    #[test]
+    fn the_kind_tells_the_caller_what_to_do() {
+        let kinds = [
+            (Class::NextServer, ErrorKind::Unavailable),
+            (Class::Busy, ErrorKind::Unavailable),
+            (Class::LeaseGone, ErrorKind::HandleGone),
+            (Class::Token, ErrorKind::Denied),
+            (Class::Denied, ErrorKind::Denied),
+            (Class::TooLarge, ErrorKind::Misconfigured),
+        ];
+        for (class, kind) in kinds {
+            let failure = Failure { class, fate: Fate::Unknown, cause: "why".into() };
+            let error = failure.into_error("renew the leader lock");
+            assert_eq!((error.kind, error.store), (kind, "etcd3"));
+            assert!(error.chain().ends_with(": why"), "{}", error.chain());
+        }
+    }
+}

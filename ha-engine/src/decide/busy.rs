@@ -1,0 +1,48 @@
+//! A long task is running (rows A of section 1.7).
+
+use dcs_core::model::Role;
+
+use super::action::{DemoteKind, Effect};
+use super::candidates::failover_is_possible;
+use super::cycle::{Cycle, Outcome};
+use super::observation::{RunningTask, TaskKind};
+
+pub(super) fn decide(c: &mut Cycle<'_>, task: &RunningTask) -> Outcome {
+    let name = &task.name;
+    if c.lock_is_mine() && c.renew()? {
+        // A1
+        if task.kind == TaskKind::CrashRecovery
+            && c.now.moment.saturating_since(task.since) >= c.cfg.primary_start_timeout
+            && failover_is_possible(c, None, false)?
+        {
+            c.info("Demoting self because crash recovery is taking too long");
+            c.arm_rewind_check();
+            c.push(Effect::CancelTask);
+            c.push(Effect::Demote(DemoteKind::Immediate));
+            return Ok("terminated crash recovery because of startup timeout".to_owned());
+        }
+        // A2
+        return Ok(format!("updated leader lock during {name}"));
+    }
+    if !c.memory.bootstrapping && !c.paused() {
+        // A3
+        if (task.kind == TaskKind::Promote { pre_promote_pending: true }) {
+            c.push(Effect::CancelTask);
+            return Ok("lost leader before promote".to_owned());
+        }
+        // A4, with hardening rule X10: a promotion that was requested counts as done.
+        let primary = matches!(c.obs.server.role, Role::Primary | Role::Promoted);
+        if primary && task.kind != TaskKind::Demote {
+            c.info(format!("Demoting primary during {name}"));
+            c.push(Effect::CancelTask);
+            c.arm_rewind_check();
+            c.push(Effect::Demote(DemoteKind::ImmediateNoLock));
+            return Ok(format!("lost leader lock during {name}"));
+        }
+    }
+    // A5
+    if c.view.is_unlocked() {
+        c.info("not healthy enough for leader race");
+    }
+    Ok(format!("{name} in progress"))
+}

@@ -1,0 +1,316 @@
+//! Who could take over, and how far the others are: the comparison of section 2.3 and the question "is a failover
+//! possible?" of section 2.7.
+
+use std::cmp::Ordering;
+
+use dcs_core::model::{ClusterView, FailoverRequest, Lsn, Member, MemberName, Timeline};
+
+use super::action::Ask;
+use super::cycle::{Cycle, Outcome};
+use super::observation::{PeerAnswer, PeerStatus, PeerTarget};
+use super::position::{Lineage, Position};
+
+/// Why an answer does not count.
+pub(super) fn limitation(answer: &PeerAnswer, nofailover: bool) -> Option<&'static str> {
+    match answer {
+        PeerAnswer::Unreachable => Some("not reachable"),
+        PeerAnswer::Status(_) if nofailover => Some("not allowed to promote"),
+        PeerAnswer::Status(status) if status.tags.nofailover() => Some("not allowed to promote"),
+        PeerAnswer::Status(status) if status.watchdog_failed => Some("not watchdog capable"),
+        PeerAnswer::Status(_) => None,
+    }
+}
+
+/// The word for what is going on: `switchover` with a leader to step down, `manual failover` with only a candidate,
+/// `failover` without a request.
+pub(super) fn action_word(request: Option<&FailoverRequest>) -> &'static str {
+    match request {
+        Some(request) if request.leader.is_some() => "switchover",
+        Some(request) if request.candidate.is_some() => "manual failover",
+        _ => "failover",
+    }
+}
+
+/// The last word of an action: `switchover` or `failover`.
+pub(super) fn kind_word(request: &FailoverRequest) -> &'static str {
+    if request.leader.is_some() { "switchover" } else { "failover" }
+}
+
+/// A member that can be asked.
+pub(super) fn target(member: &Member) -> Option<PeerTarget> {
+    let api_url = member.record.api_url.clone().filter(|url| !url.is_empty())?;
+    Some(PeerTarget { name: member.name.clone(), api_url })
+}
+
+/// The timeline that the cluster should be on, by its history.
+pub(super) fn cluster_timeline(view: &ClusterView) -> Option<Timeline> {
+    view.history.as_ref().and_then(|history| history.cluster_timeline())
+}
+
+/// The members to compare with: those of the last view that had a leader, and those of the current one, which replace them
+/// by name.
+pub(super) fn known_members(c: &Cycle<'_>) -> Vec<Member> {
+    let mut members: Vec<Member> = c.view.members.clone();
+    if let Some(remembered) = &c.memory.last_locked_view {
+        for member in &remembered.members {
+            if members.iter().all(|known| known.name != member.name) {
+                members.push(member.clone());
+            }
+        }
+    }
+    members.retain(|member| member.name != *c.me());
+    members
+}
+
+/// Whether `status` speaks for this cluster: a reused address may answer for another one.
+fn is_ours(c: &Cycle<'_>, status: &PeerStatus) -> bool {
+    let system_id = c.obs.server.system_id.as_ref();
+    match (&status.system_id, system_id) {
+        (Some(theirs), Some(ours)) => theirs == ours.as_str(),
+        _ => true,
+    }
+}
+
+/// My position and timeline, for comparisons. On a standby the timeline is read by the replication protocol.
+fn own_position(c: &Cycle<'_>) -> Outcome<(Option<Lsn>, Option<Timeline>)> {
+    use super::action::Answer;
+    use super::observation::Monitor;
+
+    let lsn = c.obs.server.monitor.lsn();
+    let timeline = match &c.obs.server.monitor {
+        Monitor::Primary(primary) => Some(primary.timeline),
+        _ => match c.need(Ask::OwnTimeline)? {
+            Answer::OwnTimeline(timeline) => *timeline,
+            _ => None,
+        },
+    };
+    Ok((lsn, timeline))
+}
+
+/// Whom to compare with, and how strictly.
+pub(super) struct Comparison<'m> {
+    /// The members whose positions count.
+    pub(super) members: &'m [Member],
+    /// Whether falling behind the last known position of the leader rules me out.
+    pub(super) check_lag: bool,
+    /// The former leader: a higher priority of it is no reason to defer to it.
+    pub(super) former_leader: Option<MemberName>,
+    /// Whether every other known member is asked too, only to find a primary that is still alive (hardening rule X3).
+    pub(super) look_for_primaries: bool,
+    /// Left out of that search: the leader of a switchover, who has stepped down.
+    pub(super) except: Option<MemberName>,
+}
+
+/// "Am I at least as far as everybody who could take over?" (section 2.3)
+pub(super) fn is_healthiest(c: &mut Cycle<'_>, comparison: &Comparison<'_>) -> Outcome<bool> {
+    let counted: Vec<&Member> = comparison.members.iter().filter(|member| !member.record.tags.nofailover()).collect();
+    let mut targets: Vec<PeerTarget> = counted.iter().filter_map(|member| target(member)).collect();
+    if comparison.look_for_primaries {
+        for member in known_members(c) {
+            if comparison.except.as_ref() != Some(&member.name) && targets.iter().all(|known| known.name != member.name) {
+                targets.extend(target(&member));
+            }
+        }
+    }
+    // Both questions go out together: the poll takes as long as its slowest answer.
+    let mut asks = vec![Ask::OwnTimeline];
+    if !targets.is_empty() {
+        asks.push(Ask::Poll(targets.clone()));
+    }
+    if !c.is_primary() {
+        c.need_all(&asks)?;
+    }
+    let (lsn, timeline) = own_position(c)?;
+    let Some(lsn) = lsn else {
+        c.info("Can not figure out my WAL position");
+        return Ok(false);
+    };
+
+    let behind = c.view.status.last_lsn.saturating_sub(lsn);
+    if comparison.check_lag && i64::try_from(behind).unwrap_or(i64::MAX) > c.cfg.maximum_lag_on_failover {
+        c.info("My wal position exceeds maximum replication lag");
+        return Ok(false);
+    }
+    let cluster_timeline = cluster_timeline(&c.view);
+    if c.cfg.check_timeline {
+        let Some(timeline) = timeline else {
+            c.info("Can not figure out my timeline");
+            return Ok(false);
+        };
+        if let Some(newest) = cluster_timeline.filter(|newest| timeline < *newest) {
+            c.info(format!("My timeline {timeline} is behind last known cluster timeline {newest}"));
+            return Ok(false);
+        }
+    }
+
+    let answers = c.poll(&targets)?;
+    let (lineage, mine) = lineage(c, answers, timeline, lsn)?;
+    let my_priority = c.obs.tags.failover_priority();
+    let mut verdict = true;
+    for (name, answer) in answers {
+        let PeerAnswer::Status(status) = answer else {
+            continue;
+        };
+        if !is_ours(c, status) {
+            continue;
+        }
+        if !status.in_recovery {
+            c.warn(format!("Primary ({name}) is still alive"));
+            verdict = false;
+            continue;
+        }
+        let counts = counted.iter().any(|member| member.name == *name) && limitation(answer, false).is_none();
+        if !counts || status.position.is_zero() {
+            continue;
+        }
+        // Without a timeline of my own there is nothing but the bare position to compare.
+        let theirs = match timeline {
+            Some(_) => Position { lsn: status.position, timeline: status.timeline.unwrap_or(mine.timeline) },
+            None => Position { lsn: status.position, timeline: mine.timeline },
+        };
+        match lineage.compare(theirs, mine) {
+            Ordering::Greater => {
+                c.info(format!("Wal position of {name} is ahead of my wal position"));
+                verdict = false;
+            }
+            Ordering::Equal => {
+                let priority = status.tags.failover_priority();
+                if priority > my_priority {
+                    if comparison.former_leader.as_ref() == Some(name) {
+                        c.info(format!(
+                            "Ignoring former leader {name} having priority {priority} higher than this nodes \
+                             {my_priority} priority"
+                        ));
+                    } else {
+                        c.info(format!(
+                            "{name} has equally tolerable WAL position and priority {priority}, while this node has \
+                             priority {my_priority}"
+                        ));
+                        verdict = false;
+                    }
+                }
+            }
+            Ordering::Less => {}
+        }
+    }
+    Ok(verdict)
+}
+
+/// The lineage that positions are compared on, and my position. With an unknown own timeline everything counts as on one.
+fn lineage(c: &Cycle<'_>, answers: &[(MemberName, PeerAnswer)], timeline: Option<Timeline>, lsn: Lsn) -> Outcome<(Lineage, Position)> {
+    use super::action::Answer;
+
+    let Some(timeline) = timeline else {
+        return Ok((Lineage::default(), Position { lsn, timeline: Timeline(0) }));
+    };
+    let mut lineage = c.view.history.as_ref().map(|history| Lineage::new(&history.lines)).unwrap_or_default();
+    lineage.note(timeline);
+    let mut differ = lineage.is_old(timeline);
+    for (_, answer) in answers {
+        if let PeerAnswer::Status(status) = answer
+            && let Some(theirs) = status.timeline
+        {
+            differ |= theirs != timeline;
+            lineage.note(theirs);
+        }
+    }
+    if differ
+        && timeline.0 > 1
+        && let Answer::HistoryFile(Some((lines, _))) = c.need(Ask::HistoryFile(timeline))?
+    {
+        lineage.learn(lines);
+    }
+    Ok((lineage, Position { lsn, timeline }))
+}
+
+/// Who in `view` could take over if `me` stepped down (section 2.7).
+pub(crate) fn failover_candidates_in(
+    view: &ClusterView,
+    me: &MemberName,
+    request: Option<&FailoverRequest>,
+    exclude_candidate: bool,
+) -> Vec<PeerTarget> {
+    let named = request.and_then(|request| request.candidate.as_ref());
+    view.members
+        .iter()
+        .filter(|member| member.name != *me)
+        .filter(|member| match named {
+            Some(candidate) if exclude_candidate => member.name != *candidate,
+            Some(candidate) => member.name == *candidate,
+            None => true,
+        })
+        .filter(|member| !member.record.tags.nofailover())
+        .filter_map(target)
+        .collect()
+}
+
+/// What a candidate must have.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bar {
+    /// The least position; if absent, the allowed lag behind the leader's last known position counts.
+    pub(crate) at_least: Option<Lsn>,
+    /// The leader's last known position.
+    pub(crate) last_lsn: Lsn,
+    /// The allowed lag in bytes.
+    pub(crate) maximum_lag: i64,
+    /// The timeline that a candidate must have reached, if that is checked.
+    pub(crate) timeline: Option<Timeline>,
+}
+
+/// Why `answer` of `name` does not make it a successor; nothing if it does.
+pub(crate) fn disqualification(name: &MemberName, answer: &PeerAnswer, bar: &Bar) -> Option<String> {
+    if let Some(limitation) = limitation(answer, false) {
+        return Some(format!("Member {name} is {limitation}"));
+    }
+    let PeerAnswer::Status(status) = answer else {
+        return Some(format!("Member {name} is not reachable"));
+    };
+    let position = if status.in_recovery { status.position } else { Lsn::ZERO };
+    match bar.at_least {
+        Some(least) if position < least => {
+            return Some(format!("Member {name} exceeds maximum replication lag"));
+        }
+        None if i64::try_from(bar.last_lsn.saturating_sub(position)).unwrap_or(i64::MAX) > bar.maximum_lag => {
+            return Some(format!("Member {name} exceeds maximum replication lag"));
+        }
+        _ => {}
+    }
+    let newest = bar.timeline?;
+    match status.timeline {
+        Some(timeline) if timeline >= newest => None,
+        behind => {
+            Some(format!("Timeline {} of member {name} is behind the cluster timeline {newest}", behind.map_or(0, |timeline| timeline.0)))
+        }
+    }
+}
+
+/// "Could anybody take over if I stepped down?" (section 2.7)
+pub(super) fn failover_is_possible(c: &mut Cycle<'_>, request: Option<&FailoverRequest>, exclude_candidate: bool) -> Outcome<bool> {
+    let targets = failover_candidates_in(&c.view, c.me(), request, exclude_candidate);
+    if targets.is_empty() {
+        c.warn(format!("{}: candidates list is empty", action_word(request)));
+        return Ok(false);
+    }
+    let answers = c.poll(&targets)?;
+    let bar = bar(c, None);
+    let mut possible = false;
+    for (name, answer) in answers {
+        match disqualification(name, answer, &bar) {
+            Some(reason) => c.info(reason),
+            None => possible = true,
+        }
+    }
+    Ok(possible)
+}
+
+/// The bar for successors in the current view.
+pub(super) fn bar(c: &Cycle<'_>, at_least: Option<Lsn>) -> Bar {
+    // As leader my own position is newer than what I last published.
+    let own = c.obs.server.monitor.lsn().filter(|_| c.is_primary()).unwrap_or(Lsn::ZERO);
+    Bar {
+        at_least,
+        last_lsn: c.view.status.last_lsn.max(own),
+        maximum_lag: c.cfg.maximum_lag_on_failover,
+        timeline: cluster_timeline(&c.view).filter(|_| c.cfg.check_timeline),
+    }
+}

@@ -1,0 +1,92 @@
+//! The lock is mine (rows H1 to H8 and E).
+
+use dcs_core::model::Role;
+
+use super::action::{Ask, Effect, Task};
+use super::cycle::{Cycle, Outcome};
+use super::memory::{Critical, RewindState};
+use super::{action::DemoteKind, history, requests, slots};
+
+/// The view says that I am the leader.
+pub(super) fn keep(c: &mut Cycle<'_>) -> Outcome {
+    let primary = c.is_primary();
+    if c.paused() && !primary {
+        let candidate_is_me = c.failover().and_then(|key| key.request.candidate.as_ref()).is_some_and(|candidate| candidate == c.me());
+        if candidate_is_me {
+            // H1
+            return Ok("waiting to become primary after promote...".to_owned());
+        }
+        // H2
+        c.release_lock();
+        return Ok("removed leader lock because postgres is not running as primary".to_owned());
+    }
+    if c.renew()? {
+        // H3
+        slots::publish_status(c);
+        if let Some(line) = requests::process(c)? {
+            return Ok(line);
+        }
+        let line = format!("no action. I am ({}), the leader with the lock", c.me());
+        // H5
+        let line = enforce_primary(c, &line, "promoted self to leader because I had the session lock")?;
+        if primary {
+            check_checkpoint_after_promotion(c);
+        }
+        return Ok(line);
+    }
+    c.error("failed to update leader lock");
+    if !primary {
+        // H8
+        return Ok("not promoting because failed to update leader lock in DCS".to_owned());
+    }
+    if c.paused() {
+        // H6
+        return Ok("continue to run as primary after failing to update leader lock in DCS".to_owned());
+    }
+    // H7
+    c.arm_rewind_check();
+    c.push(Effect::Demote(DemoteKind::ImmediateNoLock));
+    Ok("demoted self because failed to update leader lock in DCS".to_owned())
+}
+
+/// Rows E: the leader must be a primary.
+pub(super) fn enforce_primary(c: &mut Cycle<'_>, as_primary: &str, promoting: &str) -> Outcome {
+    if !c.paused() && c.memory.critical == Critical::Done(false) {
+        // E3
+        c.warn("Releasing the leader key voluntarily because the pre-promote script failed");
+        c.memory.released_lock_at = Some(c.now.moment);
+        c.memory.critical = Critical::Idle;
+        c.release_lock();
+        return Ok("Promotion cancelled because the pre-promote script failed".to_owned());
+    }
+    if c.is_primary() {
+        // E4
+        c.set_role(Role::Primary);
+        history::maintain(c)?;
+        return Ok(as_primary.to_owned());
+    }
+    if matches!(c.role(), Role::Primary | Role::Promoted) {
+        // E5: the promotion was accepted and the monitoring query does not show it yet.
+        return Ok(as_primary.to_owned());
+    }
+    // E6: a stale synchronous state would describe somebody else's promises.
+    if !c.view.sync.is_empty() {
+        let revision = c.view.sync.revision.clone();
+        if !c.written(Ask::DeleteSync(revision))? {
+            return Ok("Postponing promotion because synchronous replication state was updated by somebody else".to_owned());
+        }
+        c.info("Disabled synchronous replication");
+    }
+    // E7
+    c.memory.own_last_timeline = None;
+    c.memory.critical = Critical::Pending;
+    c.task = Some(Task::Promote);
+    Ok(promoting.to_owned())
+}
+
+/// Others may rewind from here only when the control file shows the promoted timeline (section 1.17).
+fn check_checkpoint_after_promotion(c: &mut Cycle<'_>) {
+    if c.memory.rewind != RewindState::Checkpoint && c.task.is_none() {
+        c.push(Effect::CheckpointAfterPromotion);
+    }
+}

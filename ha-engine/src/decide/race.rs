@@ -1,0 +1,139 @@
+//! "Am I the one?": the leader race (rows Q and K of section 2). Every node judges for itself; the store arbitrates.
+
+use dcs_core::model::{FailoverRequest, MemberName};
+
+use super::action::Ask;
+use super::candidates::{self, Comparison, action_word, limitation, target};
+use super::cycle::{Cycle, Outcome};
+use super::observation::{Monitor, PeerTarget};
+use super::unsupported;
+
+/// Whether this node should try to take the free lock.
+pub(super) fn should_i_lead(c: &mut Cycle<'_>) -> Outcome<bool> {
+    // Q1
+    if let Some(released) = c.memory.released_lock_at {
+        if c.now.moment.saturating_since(released) < c.cfg.ttl {
+            c.info("backoff: skip leader race after pre_promote script failure and releasing the lock voluntarily");
+            return Ok(false);
+        }
+        c.memory.released_lock_at = None;
+    }
+    let nofailover = c.obs.tags.nofailover();
+    let request = c.failover().map(|key| key.request.clone());
+
+    // Q2: in pause only a request for a definite candidate promotes anybody.
+    if c.paused()
+        && !nofailover
+        && let Some(request) = request.as_ref().filter(|request| request.scheduled_at.is_none())
+        && let Some(verdict) = race_with_request(c, request)?
+    {
+        return Ok(verdict);
+    }
+    // Q3
+    if c.obs.server.state.is_starting() {
+        return Ok(false);
+    }
+    if c.is_primary() {
+        return Ok(may_primary_lead(c));
+    }
+    // Q7, Q8
+    if c.paused() || nofailover {
+        return Ok(false);
+    }
+    if let Some(reason) = unsupported(c.cfg) {
+        c.warn(format!("not taking part in the leader race: {reason}"));
+        return Ok(false);
+    }
+    // Q10
+    if let Some(request) = request {
+        return Ok(race_with_request(c, &request)?.unwrap_or(false));
+    }
+    // Q14
+    let members = candidates::known_members(c);
+    let former_leader = c.memory.last_locked_view.as_ref().and_then(|view| view.leader_name().cloned());
+    let comparison = Comparison { members: &members, check_lag: true, former_leader, look_for_primaries: true, except: None };
+    candidates::is_healthiest(c, &comparison)
+}
+
+/// Q4 to Q6: whether a running primary may take the free lock.
+fn may_primary_lead(c: &mut Cycle<'_>) -> bool {
+    if c.paused() {
+        let foreign = c.view.system_id().is_some_and(|id| c.obs.server.system_id.as_ref() != Some(&id));
+        return !foreign;
+    }
+    let newest = candidates::cluster_timeline(&c.view);
+    if let (Monitor::Primary(primary), Some(newest)) = (&c.obs.server.monitor, newest)
+        && primary.timeline < newest
+    {
+        let timeline = primary.timeline;
+        c.warn(format!("My timeline {timeline} is behind last known cluster timeline {newest}"));
+        return false;
+    }
+    true
+}
+
+/// Rows K: a race after somebody asked for it and the old leader has stepped down. Nothing: no definite answer.
+fn race_with_request(c: &mut Cycle<'_>, request: &FailoverRequest) -> Outcome<Option<bool>> {
+    let action = action_word(Some(request));
+    if let Some(candidate) = &request.candidate {
+        // K1
+        if candidate == c.me() {
+            return Ok(Some(true));
+        }
+        if c.paused() {
+            // K2
+            if c.view.member(candidate).is_none() && c.is_primary() {
+                c.warn(format!("{action}: removing failover key because failover candidate is not running"));
+                c.clean_failover(true)?;
+                return Ok(None);
+            }
+            // K3
+            return Ok(Some(false));
+        }
+        // K5, K6
+        if candidate_is_able(c, candidate, action)? {
+            return Ok(Some(false));
+        }
+    } else if c.paused() {
+        // K7
+        return Ok(Some(false));
+    }
+    if request.leader.as_ref() == Some(c.me()) {
+        // K8, K9: I stepped down. Leave it to the others if one of them is able; otherwise take it back.
+        let others_are_able = candidates::failover_is_possible(c, Some(request), request.candidate.is_some())?;
+        return Ok(Some(!others_are_able));
+    }
+    // K10
+    let members: Vec<_> =
+        c.view.members.iter().filter(|member| member.name != *c.me() && request.leader.as_ref() != Some(&member.name)).cloned().collect();
+    let comparison =
+        Comparison { members: &members, check_lag: false, former_leader: None, look_for_primaries: true, except: request.leader.clone() };
+    candidates::is_healthiest(c, &comparison).map(Some)
+}
+
+/// Whether the candidate that a request names answers and may promote.
+fn candidate_is_able(c: &mut Cycle<'_>, candidate: &MemberName, action: &str) -> Outcome<bool> {
+    let Some(member) = c.view.member(candidate).cloned() else {
+        return Ok(false);
+    };
+    let Some(PeerTarget { name, api_url }) = target(&member) else {
+        return Ok(false);
+    };
+    let answers = c.poll(&[PeerTarget { name, api_url }])?;
+    let Some((_, answer)) = answers.first() else {
+        return Ok(false);
+    };
+    match limitation(answer, member.record.tags.nofailover()) {
+        None => {
+            c.info(format!("{action}: to {candidate}, i am {}", c.me()));
+            Ok(true)
+        }
+        Some(limitation) => {
+            c.warn(format!("{action}: member {candidate} is {limitation}"));
+            Ok(false)
+        }
+    }
+}
+
+/// The question that takes a free lock.
+pub(super) const ACQUIRE: Ask = Ask::AcquireLock;

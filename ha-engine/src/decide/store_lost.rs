@@ -1,0 +1,35 @@
+//! The store cannot be used (rows D of section 1.6).
+
+use super::action::{DemoteKind, Effect};
+use super::memory::Memory;
+use super::observation::{Observation, TaskKind};
+use crate::settings::GlobalConfig;
+
+/// What to do without the store: effects, and the line of the cycle. A primary stops, whether it holds the lock or not: it
+/// must be down before the lock can expire.
+pub(super) fn decide(obs: &Observation, cfg: &GlobalConfig, memory: &mut Memory) -> (Vec<Effect>, String) {
+    use super::action::Severity;
+
+    // D1, D2. With hardening rule X10 a promotion under way counts as a primary.
+    if cfg.pause || !obs.server.postmaster.is_running() || !obs.server.is_or_becomes_primary() {
+        return (Vec::new(), "DCS is not accessible".to_owned());
+    }
+    let mut effects = Vec::new();
+    // D4
+    effects.push(Effect::Log(Severity::Info, "demoting self because DCS is not accessible and I was a leader".to_owned()));
+    memory.lease = None;
+    if obs.rewind_policy.can_act() && memory.rewind != super::memory::RewindState::Need {
+        memory.rewind = super::memory::RewindState::Check;
+    }
+    match &obs.task {
+        // A demotion that is under way already goes on; doubling it would help nobody.
+        Some(task) if task.kind == TaskKind::Demote => {}
+        // Hardening rule X9: the task must not start the server again behind our back.
+        Some(_) => {
+            effects.push(Effect::CancelTask);
+            effects.push(Effect::Demote(DemoteKind::Offline));
+        }
+        None => effects.push(Effect::Demote(DemoteKind::Offline)),
+    }
+    (effects, "demoted self because DCS is not accessible and I was a leader".to_owned())
+}

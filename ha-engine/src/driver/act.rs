@@ -1,0 +1,210 @@
+//! Carrying out a decision.
+
+use std::sync::Arc;
+
+use dcs_core::model::{Lsn, Role};
+
+use super::Engine;
+use crate::cancel::Cancel;
+use crate::decide::action::{Decision, DemoteKind, Effect, Severity, Task};
+use crate::decide::memory::RewindState;
+use crate::decide::observation::Observation;
+use crate::decide::{plan_in, plan_nobody};
+use crate::ports::{StopHook, StopMode, StopOutcome, StopRequest};
+
+impl Engine {
+    pub(super) async fn act(&mut self, decision: Decision, obs: &Observation) {
+        let Decision { memory, effects, task, message, wake_at, watch_members } = decision;
+        self.remember(memory);
+        self.guard_lease();
+        self.wake_at = wake_at;
+        self.watch_members = watch_members;
+        let owner = self.view.as_ref().and_then(|view| view.leader_name().map(ToString::to_string));
+        tracing::info!("Lock owner: {}; I am {}", owner.as_deref().unwrap_or("None"), self.me);
+        // The long task starts before the member key is published, so that the key tells of it; effects before it stay
+        // before it.
+        let (first, last): (Vec<Effect>, Vec<Effect>) = effects.into_iter().partition(|effect| !matches!(effect, Effect::TouchMember));
+        for effect in first {
+            self.carry_out(effect, obs).await;
+        }
+        if let Some(task) = task {
+            self.start_task(task, None);
+        }
+        let pause = if self.is_paused() { "PAUSE: " } else { "" };
+        tracing::info!("{pause}{message}");
+        self.last_message = message;
+        self.guard_lease();
+        if !last.is_empty() {
+            self.touch_member().await;
+        }
+    }
+
+    async fn carry_out(&mut self, effect: Effect, obs: &Observation) {
+        match effect {
+            Effect::Log(severity, text) => log(severity, &text),
+            Effect::SetRole(role) => self.postgres.set_role(role),
+            Effect::SetState(state) => self.postgres.set_state(state),
+            Effect::TouchMember => self.touch_member().await,
+            Effect::StopImmediately => {
+                self.stop_immediately().await;
+            }
+            Effect::Demote(kind) => self.demote(kind, obs).await,
+            Effect::CancelTask => self.cancel_task().await,
+            Effect::ReleaseLock(last_lsn) => self.release_lock(last_lsn).await,
+            Effect::WriteInitialize(how, system_id) => {
+                let outcome = self.dcs.initialize(how, system_id.as_str(), self.short_write()).await;
+                report("write the system identifier to the store", outcome);
+            }
+            Effect::CancelInitialize => {
+                report("remove the initialize key", self.dcs.cancel_initialization(self.short_write()).await);
+            }
+            Effect::WriteConfig => {
+                let outcome = self.dcs.set_config(&self.dynamic, None, self.short_write()).await;
+                report("write the configuration to the store", outcome);
+            }
+            Effect::WriteStatus(status) => {
+                let legacy = self.has_legacy_member();
+                let outcome = self.dcs.write_status(&status, legacy, self.short_write()).await;
+                report("write the status to the store", outcome);
+            }
+            Effect::WriteHistory(history) => {
+                let outcome = self.dcs.set_history(&history, self.short_write()).await;
+                report("write the timeline history to the store", outcome);
+            }
+            Effect::Call(event) => self.postgres.call(event),
+            Effect::ResumeReplay => self.postgres.resume_replay(self.short_write()).await,
+            Effect::FollowByReload(plan) => {
+                self.postgres.follow(&plan, true, None, &Cancel::never()).await;
+            }
+            Effect::MaintainSlots(plan) => {
+                self.postgres.apply_slots(&plan, self.short_write()).await;
+            }
+            Effect::CheckpointAfterPromotion => self.checkpoint_after_promotion(),
+            Effect::Nudge => self.postgres.nudge().await,
+            Effect::MoveDataDirectoryAside => {
+                report("move the data directory aside", self.postgres.move_data_directory_aside().await);
+            }
+            Effect::RemoveDataDirectory => {
+                report("remove the data directory", self.postgres.remove_data_directory().await);
+            }
+            Effect::Exit(reason) => self.exit = Some(reason),
+        }
+    }
+
+    /// Members older than 2.1.0 read the leader's position from a key of its own.
+    fn has_legacy_member(&self) -> bool {
+        let Some(view) = &self.view else { return false };
+        view.members.iter().filter_map(|member| member.record.version_parts()).any(|version| version.as_slice() < [2, 1, 0].as_slice())
+    }
+
+    pub(super) async fn stop_immediately(&mut self) -> StopOutcome {
+        let request = StopRequest {
+            mode: StopMode::Immediate,
+            checkpoint_first: false,
+            hook: StopHook::Skip,
+            timeout: Some(self.settings.global.retry_timeout),
+            part_of_restart: false,
+        };
+        self.postgres.stop(request, None).await
+    }
+
+    /// Releases the lock, unless PostgreSQL might still acknowledge something.
+    pub(super) async fn release_lock(&mut self, last_lsn: Option<Lsn>) {
+        match self.dcs.release_leader(last_lsn, self.store_deadline_without_lease()).await {
+            Ok(true) => tracing::info!("Leader key released"),
+            Ok(false) => tracing::info!("the leader key was not ours to release"),
+            Err(error) => tracing::error!("could not release the leader key: {}", error.chain()),
+        }
+        let mut memory = self.memory.clone();
+        memory.lease = None;
+        self.remember(memory);
+        self.fence.disarm();
+        self.view = None;
+        self.view_loaded_at = None;
+        self.publish();
+    }
+
+    fn store_deadline_without_lease(&self) -> dcs_core::Deadline {
+        dcs_core::Deadline::after(self.settings.global.retry_timeout)
+    }
+
+    /// Demotions in the foreground; the graceful one is a task.
+    async fn demote(&mut self, kind: DemoteKind, obs: &Observation) {
+        tracing::info!("Demoting self ({})", kind.as_str());
+        let request = match kind {
+            DemoteKind::Offline => StopRequest {
+                mode: StopMode::Fast,
+                checkpoint_first: false,
+                hook: StopHook::RunUntil(self.store_deadline()),
+                timeout: None,
+                part_of_restart: false,
+            },
+            _ => StopRequest {
+                mode: StopMode::Immediate,
+                checkpoint_first: false,
+                // Hardening rule X12: nothing precedes the stop signal.
+                hook: StopHook::Skip,
+                timeout: Some(self.settings.global.retry_timeout),
+                part_of_restart: false,
+            },
+        };
+        let outcome = self.postgres.stop(request, None).await;
+        if outcome == StopOutcome::Failed {
+            // Hardening rule X19: a server that is still there keeps its lock and its fence.
+            tracing::error!("PostgreSQL could not be stopped; keeping the leader key until it is");
+            return;
+        }
+        self.postgres.set_role(Role::Demoted);
+        self.fence.disarm();
+        if kind == DemoteKind::Immediate {
+            self.release_lock(None).await;
+        }
+        if kind != DemoteKind::Offline && self.memory.rewind == RewindState::Check && obs.rewind_policy.can_rewind {
+            // The data may have diverged: the next cycle compares before anything is started on it.
+            self.next_run = self.clock.now();
+            self.dcs.wake();
+            return;
+        }
+        let plan = match (&kind, &obs.view) {
+            (DemoteKind::Offline, _) | (_, Err(_)) => plan_nobody(),
+            (_, Ok(view)) => plan_in(view, obs),
+        };
+        let mut memory = self.memory.clone();
+        memory.recovering = true;
+        self.remember(memory);
+        self.start_task(Task::Follow { name: "starting after demotion", plan }, None);
+    }
+
+    /// A CHECKPOINT beside the loop; others may rewind from here once it has ended.
+    fn checkpoint_after_promotion(&mut self) {
+        if self.checkpoint.is_some() {
+            return;
+        }
+        let postgres = Arc::clone(&self.postgres);
+        self.checkpoint = Some(tokio::spawn(async move { postgres.checkpoint(&Cancel::never()).await }));
+    }
+
+    pub(super) fn on_checkpoint(&mut self, done: bool) {
+        if done && self.postgres.local().role == Role::Primary {
+            let mut memory = self.memory.clone();
+            memory.rewind = RewindState::Checkpoint;
+            self.remember(memory);
+        }
+    }
+}
+
+fn log(severity: Severity, text: &str) {
+    match severity {
+        Severity::Debug => tracing::debug!("{text}"),
+        Severity::Info => tracing::info!("{text}"),
+        Severity::Warning => tracing::warn!("{text}"),
+        Severity::Error => tracing::error!("{text}"),
+    }
+}
+
+/// A write whose failure is repaired by the next cycle.
+fn report<T, E: std::fmt::Display>(what: &str, outcome: Result<T, E>) {
+    if let Err(error) = outcome {
+        tracing::error!("could not {what}: {error}");
+    }
+}

@@ -1,0 +1,191 @@
+//! What others want from the engine, and settings that change.
+
+use std::sync::Arc;
+
+use dcs_core::Deadline;
+use dcs_core::model::{ClusterView, DynamicConfig};
+
+use super::{Engine, Next};
+use crate::decide::action::Task;
+use crate::decide::observation::Postmaster;
+use crate::decide::restart::{ScheduledRestart, refusal};
+use crate::decide::{plan_for, reinitialize_source};
+use crate::handle::{Command, RestartAnswer};
+use crate::settings::SettingsError;
+
+impl Engine {
+    pub(super) async fn obey(&mut self, command: Command) -> Next {
+        match command {
+            Command::Wake => Next::Run,
+            Command::Reload => {
+                self.reload_requested = true;
+                Next::Run
+            }
+            Command::Shutdown => {
+                self.shutting_down = true;
+                Next::Run
+            }
+            Command::Restart(request, reply) => {
+                let answer = self.refuse_restart(&request);
+                if let Some(answer) = answer {
+                    // Who asked may have gone.
+                    let _ = reply.send(answer);
+                    return Next::SleepOn;
+                }
+                let timeout = request.timeout.unwrap_or(self.settings.global.primary_start_timeout);
+                let mut memory = self.memory.clone();
+                memory.recovering = true;
+                memory.start_timeout = Some(timeout);
+                self.remember(memory);
+                self.start_task(Task::Restart { timeout }, Some(reply));
+                Next::Run
+            }
+            Command::ScheduleRestart { at, filters, reply } => {
+                let free = self.memory.scheduled_restart.is_none();
+                if free {
+                    let postmaster_started_at = self.server.as_ref().and_then(|server| match server.postmaster {
+                        Postmaster::Running { started_at, .. } => Some(started_at),
+                        _ => None,
+                    });
+                    let mut memory = self.memory.clone();
+                    memory.scheduled_restart = Some(ScheduledRestart { at, postmaster_started_at, filters });
+                    self.remember(memory);
+                    self.publish_change().await;
+                }
+                let _ = reply.send(free);
+                Next::Run
+            }
+            Command::DeleteScheduledRestart(reply) => {
+                let mut memory = self.memory.clone();
+                let existed = memory.scheduled_restart.take().is_some();
+                self.remember(memory);
+                if existed {
+                    self.publish_change().await;
+                }
+                let _ = reply.send(existed);
+                Next::SleepOn
+            }
+            Command::Reinitialize { force, from_leader, reply } => {
+                let refusal = self.reinitialize(force, from_leader).await;
+                let started = refusal.is_none();
+                let _ = reply.send(refusal);
+                if started { Next::Run } else { Next::SleepOn }
+            }
+        }
+    }
+
+    fn refuse_restart(&self, request: &crate::handle::RestartRequest) -> Option<RestartAnswer> {
+        if let Some(job) = &self.job {
+            return Some(RestartAnswer::Busy(job.name().to_owned()));
+        }
+        let server = self.server.as_deref()?;
+        let reason = refusal(request, server, server.major_version)?;
+        tracing::info!("not proceeding with the restart: {reason}");
+        Some(RestartAnswer::ConditionsNotMet)
+    }
+
+    /// Starts building this node anew; the refusal, if it is refused.
+    async fn reinitialize(&mut self, force: bool, from_leader: bool) -> Option<String> {
+        let view = match self.dcs.load(Deadline::after(self.settings.global.retry_timeout)).await {
+            Ok(view) => self.take_view(view),
+            Err(error) => {
+                self.store_failed(&error);
+                return Some("the store is not available, can not reinitialize".to_owned());
+            }
+        };
+        if view.is_unlocked() {
+            return Some("Cluster has no leader, can not reinitialize".to_owned());
+        }
+        if view.leader_name() == Some(&self.me) {
+            return Some("I am the leader, can not reinitialize".to_owned());
+        }
+        if force {
+            self.cancel_task().await;
+        }
+        if let Some(job) = &self.job {
+            return Some(format!("{} already in progress", job.name()));
+        }
+        let methods = &self.settings.postgresql.create_replica_methods;
+        let source = reinitialize_source(&view, &self.me, from_leader, methods, fastrand::usize(..));
+        let follow = plan_for(&view, &self.me, &self.settings.tags, self.settings.postgresql.use_slots);
+        self.start_task(Task::Reinitialize { name: "reinitialize".to_owned(), source, follow }, None);
+        None
+    }
+
+    /// Takes the configuration of a loaded view into force: global settings at once, the others after the cycle.
+    pub(super) fn take_config(&mut self, view: &ClusterView) {
+        let Some(DynamicConfig { revision, data: Some(document) }) = &view.config else {
+            return;
+        };
+        if self.config_revision.as_ref() == Some(revision) || document.is_empty() {
+            return;
+        }
+        self.config_revision = Some(revision.clone());
+        if *document == self.dynamic {
+            return;
+        }
+        match self.source.effective(document) {
+            Ok(settings) => {
+                self.dynamic.clone_from(document);
+                self.take_settings(settings);
+                self.unsaved_dynamic = true;
+            }
+            Err(error) => tracing::error!("Exception when setting dynamic_configuration: {error}"),
+        }
+    }
+
+    fn take_settings(&mut self, settings: Arc<crate::settings::EffectiveSettings>) {
+        self.dcs.set_timing(settings.global.timing());
+        self.settings = settings;
+        self.unapplied_settings = true;
+    }
+
+    /// After a cycle: tells the server about new settings, and keeps the dynamic document in its cache file.
+    pub(super) async fn apply_changed_settings(&mut self) {
+        let reload = std::mem::take(&mut self.reload_requested);
+        if reload {
+            match self.reload_local().await {
+                Ok(()) => {}
+                Err(error) => {
+                    tracing::error!("Exception when reloading local configuration: {error}")
+                }
+            }
+        }
+        if std::mem::take(&mut self.unapplied_settings) || reload {
+            self.postgres.apply_settings(Arc::clone(&self.settings), reload).await;
+        }
+        self.save_dynamic().await;
+    }
+
+    async fn reload_local(&mut self) -> Result<(), SettingsError> {
+        let source = Arc::clone(&self.source);
+        let changed = tokio::task::spawn_blocking(move || source.reload_local())
+            .await
+            .map_err(|error| SettingsError { message: format!("the configuration reader ended unexpectedly: {error}") })??;
+        if !changed {
+            tracing::info!("No local configuration items changed.");
+            return Ok(());
+        }
+        let settings = self.source.effective(&self.dynamic)?;
+        self.take_settings(settings);
+        Ok(())
+    }
+
+    async fn save_dynamic(&mut self) {
+        use dcs_core::model::Role;
+
+        if !self.unsaved_dynamic || self.postgres.local().role == Role::Uninitialized {
+            return;
+        }
+        let source = Arc::clone(&self.source);
+        let document = self.settings.global.document.clone();
+        let saved = tokio::task::spawn_blocking(move || source.store_dynamic_cache(&document)).await;
+        match saved {
+            Ok(Ok(())) => self.unsaved_dynamic = false,
+            Ok(Err(error)) => tracing::error!("Exception when saving file: {error}"),
+            Err(error) => {
+                tracing::error!("the writer of the configuration cache ended unexpectedly: {error}")
+            }
+        }
+    }
+}

@@ -1,0 +1,403 @@
+//! Long work beside the loop: one task at a time, cancellable, telling the loop what it achieves.
+//!
+//! A task works on PostgreSQL and asks others; it never writes the lock. What only the loop may do (release the lock) it
+//! asks of the loop, so that a release and a renewal can never cross.
+
+mod demote;
+
+pub(super) use self::demote::ask_whether_somebody_has_everything;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use dcs_core::model::{Lsn, Role};
+use dcs_core::{Clock, Dcs, Deadline, LeaderLease, Moment};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::{Engine, Next};
+use crate::cancel::{Cancel, CancelSource};
+use crate::decide::action::Task;
+use crate::decide::memory::{Critical, Memory, RewindState};
+use crate::decide::observation::{RunningTask, TaskKind};
+use crate::handle::RestartAnswer;
+use crate::ports::{
+    CloneSource, FollowPlan, Peers, Postgres, PromoteOutcome, RewindOutcome, StartOutcome, StopHook, StopMode, StopRequest,
+};
+use crate::settings::{BootstrapSettings, EffectiveSettings};
+
+/// How long a new standby waits for its slot on the upstream before it starts anyway.
+const WAIT_FOR_SLOT: Duration = Duration::from_secs(5);
+/// How often it looks.
+const LOOK_FOR_SLOT: Duration = Duration::from_millis(100);
+
+/// The task that is running.
+#[derive(Debug)]
+pub(super) struct RunningJob {
+    name: String,
+    kind: TaskKind,
+    since: Moment,
+    cancel: CancelSource,
+    ended: watch::Receiver<bool>,
+    /// Who waits for the result of a restart.
+    reply: Option<oneshot::Sender<RestartAnswer>>,
+}
+
+impl RunningJob {
+    pub(super) fn describe(&self) -> RunningTask {
+        RunningTask { name: self.name.clone(), kind: self.kind, since: self.since }
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+/// What a task tells the loop.
+#[derive(Debug)]
+pub(super) enum TaskEvent {
+    /// `pre_promote` has ended; whether it succeeded.
+    PrePromote(bool),
+    /// A stopped primary has nothing left to give: release the lock, with its final position if that is known.
+    Release(Option<Lsn>, oneshot::Sender<()>),
+    /// The task has ended.
+    Ended(TaskResult),
+}
+
+/// How a task ended.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum TaskResult {
+    /// A bootstrap: whether the data directory was made and started.
+    Bootstrap(bool),
+    /// What follows a bootstrap.
+    PostBootstrap(bool),
+    /// A copy.
+    Clone(bool),
+    /// A start, a restart or a follow.
+    Start(StartOutcome),
+    /// Crash recovery.
+    CrashRecovery(bool),
+    /// A rewind.
+    Rewind(RewindOutcome),
+    /// A promotion.
+    Promote(PromoteOutcome),
+    /// A graceful demotion: whether PostgreSQL stopped.
+    Demote(bool),
+}
+
+/// What a task may use.
+#[derive(Clone, Debug)]
+pub(super) struct Tools {
+    pub(super) me: dcs_core::model::MemberName,
+    pub(super) dcs: Arc<dyn Dcs>,
+    pub(super) postgres: Arc<dyn Postgres>,
+    pub(super) peers: Arc<dyn Peers>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) settings: Arc<EffectiveSettings>,
+    pub(super) lease: watch::Receiver<Option<LeaderLease>>,
+    pub(super) events: mpsc::Sender<TaskEvent>,
+    pub(super) cancel: Cancel,
+    /// What this node follows as a standby, by the view that the task was started with.
+    pub(super) observation: TaskView,
+}
+
+/// What a task needs to judge whom to follow: the node's tags and whether it uses slots.
+#[derive(Clone, Debug)]
+pub(super) struct TaskView {
+    pub(super) tags: dcs_core::model::Tags,
+    pub(super) use_slots: bool,
+}
+
+impl Engine {
+    /// Starts a task. The caller has made sure that none is running.
+    pub(super) fn start_task(&mut self, task: Task, reply: Option<oneshot::Sender<RestartAnswer>>) {
+        if let Some(job) = &self.job {
+            tracing::info!("Failed to run {}, {} is already in progress", task.name(), job.name);
+            return;
+        }
+        if matches!(task, Task::Promote) {
+            let mut memory = self.memory.clone();
+            memory.critical = Critical::Pending;
+            self.remember(memory);
+        }
+        let cancel = CancelSource::new();
+        let (done, ended) = watch::channel(false);
+        let tools = Tools {
+            me: self.me.clone(),
+            dcs: Arc::clone(&self.dcs),
+            postgres: Arc::clone(&self.postgres),
+            peers: Arc::clone(&self.peers),
+            clock: Arc::clone(&self.clock),
+            settings: Arc::clone(&self.settings),
+            lease: self.lease.subscribe(),
+            events: self.job_sender.clone(),
+            cancel: cancel.token(),
+            observation: TaskView { tags: self.settings.tags.clone(), use_slots: self.settings.postgresql.use_slots },
+        };
+        self.job = Some(RunningJob { name: task.name(), kind: kind_of(&task), since: self.clock.now(), cancel, ended, reply });
+        // The handle is not kept: the task tells its end through `done` and an event, also when it panics (by the sender
+        // being dropped).
+        drop(tokio::spawn(async move {
+            let events = tools.events.clone();
+            let result = tools.run(task).await;
+            done.send_replace(true);
+            // A closed channel means that the engine has gone already.
+            let _ = events.send(TaskEvent::Ended(result)).await;
+        }));
+    }
+
+    /// Cancels the running task and waits for its end, for a leader at most until its server must be stopped.
+    pub(super) async fn cancel_task(&mut self) {
+        let Some(job) = &self.job else { return };
+        tracing::warn!("Cancelling long running task {}", job.name);
+        job.cancel.cancel();
+        let limit = match self.stop_at() {
+            Some(stop_at) => stop_at.saturating_since(self.clock.now()),
+            None => self.settings.global.retry_timeout,
+        };
+        let mut ended = job.ended.clone();
+        let deadline = tokio::time::Instant::now() + limit;
+        loop {
+            tokio::select! {
+                // A closed channel is an end too.
+                _ = ended.wait_for(|ended| *ended) => break,
+                // The task may be waiting for us to take its events.
+                Some(event) = self.job_events.recv() => {
+                    if let TaskEvent::Release(_, reply) = event {
+                        drop(reply);
+                    }
+                }
+                () = tokio::time::sleep_until(deadline) => break,
+            }
+        }
+        while let Ok(event) = self.job_events.try_recv() {
+            tracing::debug!(?event, "event of a cancelled task");
+        }
+        self.finish_job(RestartAnswer::Failed);
+    }
+
+    fn finish_job(&mut self, answer: RestartAnswer) {
+        if let Some(reply) = self.job.take().and_then(|job| job.reply) {
+            // Who asked may have gone.
+            let _ = reply.send(answer);
+        }
+    }
+
+    pub(super) async fn on_task_event(&mut self, event: TaskEvent) -> Next {
+        match event {
+            TaskEvent::PrePromote(ok) => {
+                let mut memory = self.memory.clone();
+                memory.critical = Critical::Done(ok);
+                self.remember(memory);
+                if let Some(job) = &mut self.job {
+                    job.kind = TaskKind::Promote { pre_promote_pending: false };
+                }
+                Next::SleepOn
+            }
+            TaskEvent::Release(final_lsn, reply) => {
+                self.postgres.set_role(Role::Demoted);
+                self.release_lock(final_lsn).await;
+                // The task may have been cancelled meanwhile.
+                let _ = reply.send(());
+                self.touch_member().await;
+                Next::SleepOn
+            }
+            TaskEvent::Ended(result) => {
+                let answer = match &result {
+                    TaskResult::Start(StartOutcome::Running) => RestartAnswer::Restarted,
+                    TaskResult::Start(StartOutcome::StillStarting) => RestartAnswer::StillStarting,
+                    _ => RestartAnswer::Failed,
+                };
+                self.finish_job(answer);
+                let memory = self.after_task(&result);
+                self.remember(memory);
+                self.settle_rewind_failure(&result).await;
+                self.publish();
+                if self.is_worth_a_cycle(&result) { Next::Run } else { Next::SleepOn }
+            }
+        }
+    }
+
+    /// Whether the next cycle should run at once. What failed, and would only be tried again, waits for the period; but a
+    /// leader that cannot start its server must give the lock back at once.
+    fn is_worth_a_cycle(&self, result: &TaskResult) -> bool {
+        let failed = matches!(
+            result,
+            TaskResult::Start(StartOutcome::Failed)
+                | TaskResult::Clone(false)
+                | TaskResult::Demote(false)
+                | TaskResult::Rewind(RewindOutcome::NotYet(_))
+        );
+        !failed || self.lock_is_mine()
+    }
+
+    /// What the end of a task means for the next decisions.
+    fn after_task(&self, result: &TaskResult) -> Memory {
+        let mut memory = self.memory.clone();
+        match result {
+            TaskResult::Bootstrap(true) | TaskResult::CrashRecovery(_) => {}
+            TaskResult::Bootstrap(false) => memory.critical = Critical::Done(false),
+            TaskResult::PostBootstrap(ok) => memory.critical = Critical::Done(*ok),
+            TaskResult::Clone(_) => memory.rewind = RewindState::Initial,
+            TaskResult::Start(_) => {}
+            TaskResult::Rewind(RewindOutcome::Done) => {
+                memory.rewind = RewindState::Success;
+            }
+            TaskResult::Rewind(RewindOutcome::Failed) => memory.rewind = RewindState::Failed,
+            TaskResult::Rewind(RewindOutcome::NotYet(_)) => {}
+            TaskResult::Promote(_) => memory.rewind = RewindState::Initial,
+            TaskResult::Demote(_) => memory.critical = Critical::Idle,
+        }
+        memory.managed = true;
+        memory
+    }
+
+    /// After a failed rewind a setting may say that the node is built anew.
+    async fn settle_rewind_failure(&mut self, result: &TaskResult) {
+        if *result != TaskResult::Rewind(RewindOutcome::Failed) {
+            return;
+        }
+        let postgresql = &self.settings.postgresql;
+        let key = if postgresql.remove_data_directory_on_rewind_failure {
+            "remove_data_directory_on_rewind_failure"
+        } else if postgresql.remove_data_directory_on_diverged_timelines {
+            "remove_data_directory_on_diverged_timelines"
+        } else {
+            return;
+        };
+        tracing::warn!("{key} is set. removing...");
+        match self.postgres.remove_data_directory().await {
+            Ok(()) => {
+                let mut memory = self.memory.clone();
+                memory.rewind = RewindState::Initial;
+                self.remember(memory);
+            }
+            Err(error) => tracing::error!("could not remove the data directory: {error}"),
+        }
+    }
+}
+
+const fn kind_of(task: &Task) -> TaskKind {
+    match task {
+        Task::Promote => TaskKind::Promote { pre_promote_pending: true },
+        Task::CrashRecovery => TaskKind::CrashRecovery,
+        Task::Restart { .. } => TaskKind::Restart,
+        Task::StartPrimaryAfterFailure { .. } => TaskKind::StartAfterFailure,
+        Task::Demote { .. } => TaskKind::Demote,
+        _ => TaskKind::Other,
+    }
+}
+
+impl Tools {
+    async fn run(&self, task: Task) -> TaskResult {
+        match task {
+            Task::Bootstrap => TaskResult::Bootstrap(self.bootstrap().await),
+            Task::PostBootstrap => TaskResult::PostBootstrap(self.post_bootstrap().await),
+            Task::Clone { name, source, follow } => TaskResult::Clone(self.clone_node(&name, source, &follow).await),
+            Task::Reinitialize { source, follow, .. } => {
+                let request = StopRequest {
+                    mode: StopMode::Immediate,
+                    checkpoint_first: false,
+                    hook: StopHook::Skip,
+                    timeout: Some(self.settings.global.retry_timeout),
+                    part_of_restart: false,
+                };
+                self.postgres.stop(request, None).await;
+                let from = source
+                    .node
+                    .as_ref()
+                    .map_or_else(|| "bootstrap (without leader)".to_owned(), |node| format!("bootstrap from '{}'", node.name));
+                TaskResult::Clone(self.clone_node(&from, source, &follow).await)
+            }
+            Task::StartPrimaryAfterFailure { timeout } => TaskResult::Start(self.postgres.start_as_primary(timeout, &self.cancel).await),
+            Task::CrashRecovery => {
+                let outcome = self.postgres.single_user_recovery(&self.cancel).await;
+                if let Err(error) = &outcome {
+                    tracing::error!("{error}");
+                }
+                TaskResult::CrashRecovery(outcome.is_ok())
+            }
+            Task::Rewind { source, checkpointed } => {
+                let outcome = self.postgres.rewind(&source, checkpointed, &self.cancel).await;
+                if let RewindOutcome::NotYet(reason) = &outcome {
+                    tracing::info!("{reason}");
+                }
+                TaskResult::Rewind(outcome)
+            }
+            Task::Follow { plan, .. } => TaskResult::Start(self.postgres.follow(&plan, false, None, &self.cancel).await),
+            Task::Promote => TaskResult::Promote(self.promote().await),
+            Task::Restart { timeout } => TaskResult::Start(self.postgres.restart(timeout, &self.cancel).await),
+            Task::Demote { request, .. } => TaskResult::Demote(self.demote_gracefully(&request).await),
+        }
+    }
+
+    fn how_to_bootstrap(&self) -> BootstrapSettings {
+        self.settings.bootstrap.clone().unwrap_or_default()
+    }
+
+    async fn bootstrap(&self) -> bool {
+        match self.postgres.bootstrap(&self.how_to_bootstrap(), &self.cancel).await {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::error!("{error}");
+                false
+            }
+        }
+    }
+
+    async fn post_bootstrap(&self) -> bool {
+        match self.postgres.post_bootstrap(&self.how_to_bootstrap(), &self.cancel).await {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::error!("{error}");
+                false
+            }
+        }
+    }
+
+    async fn clone_node(&self, name: &str, mut source: CloneSource, follow: &FollowPlan) -> bool {
+        if source.methods.is_empty() {
+            source.methods = self.settings.postgresql.create_replica_methods.clone();
+        }
+        let from = name.strip_prefix("bootstrap ").unwrap_or(name);
+        if let Err(error) = self.postgres.as_ref().clone_from(&source, &self.cancel).await {
+            tracing::error!("failed to bootstrap {from}: {error}");
+            return false;
+        }
+        tracing::info!("bootstrapped {from}");
+        self.wait_for_slot(follow).await;
+        self.postgres.follow(follow, false, None, &self.cancel).await != StartOutcome::Failed
+    }
+
+    /// A standby whose slot is not there yet would fail its first connection and then wait five seconds.
+    async fn wait_for_slot(&self, plan: &FollowPlan) {
+        let (Some(upstream), Some(slot)) = (&plan.upstream, &plan.slot) else {
+            return;
+        };
+        let deadline = Deadline::after(WAIT_FOR_SLOT);
+        let mut told = false;
+        while !deadline.has_passed() && !self.cancel.is_cancelled() {
+            if self.postgres.slot_exists_on(upstream, slot, deadline).await != Some(false) {
+                return;
+            }
+            if !told {
+                told = true;
+                tracing::info!("waiting for replication slot {slot} on {}", upstream.name);
+            }
+            tokio::time::sleep(LOOK_FOR_SLOT).await;
+        }
+    }
+
+    async fn promote(&self) -> PromoteOutcome {
+        let ready = self.postgres.run_pre_promote(&self.cancel).await && !self.cancel.is_cancelled();
+        if self.events.send(TaskEvent::PrePromote(ready)).await.is_err() || !ready {
+            return PromoteOutcome::Cancelled;
+        }
+        // Only with proof that the lock is still ours.
+        let lease = *self.lease.borrow();
+        if !self.settings.global.pause && !lease.is_some_and(|lease| lease.is_valid(self.clock.now())) {
+            tracing::warn!("not promoting: the leader lock was not confirmed in time");
+            return PromoteOutcome::Cancelled;
+        }
+        self.postgres.promote(self.settings.global.loop_wait, &self.cancel).await
+    }
+}

@@ -1,0 +1,122 @@
+//! Stepping down on request: nothing acknowledged may be lost, and the gap should be short.
+
+use std::time::Duration;
+
+use dcs_core::model::{ClusterView, FailoverRequest, Lsn, MemberName, Role};
+use dcs_core::{Deadline, Interest};
+use tokio::sync::{mpsc, oneshot};
+
+use super::{TaskEvent, Tools};
+use crate::decide::{Bar, disqualification, failover_candidates_in, plan_for, plan_nobody};
+use crate::ports::{Peers, ShutdownPosition, StopEvent, StopHook, StopMode, StopOutcome, StopRequest};
+
+/// How often candidates are asked whether they have everything.
+const ASK_CANDIDATES: Duration = Duration::from_millis(50);
+/// How long one candidate may take to answer.
+const PEER: Duration = Duration::from_secs(2);
+/// How long the old primary waits for the new one before it starts as a standby of nobody.
+const WAIT_FOR_LEADER: Duration = Duration::from_secs(5);
+
+impl Tools {
+    /// Stops with a checkpoint, lets go of the lock as soon as a candidate has flushed the end of the shutdown checkpoint
+    /// record, and follows whoever leads next. Whether PostgreSQL stopped.
+    pub(super) async fn demote_gracefully(&self, request: &FailoverRequest) -> bool {
+        tracing::info!("Demoting self (graceful)");
+        let stop = StopRequest { mode: StopMode::Fast, checkpoint_first: true, hook: StopHook::Run, timeout: None, part_of_restart: false };
+        let (events, heard) = mpsc::channel(4);
+        let view = self.dcs.load(self.budget()).await.ok();
+        let (outcome, released) =
+            tokio::join!(self.postgres.stop(stop, Some(events)), self.release_when_caught_up(heard, view.as_ref(), Some(request)),);
+        let StopOutcome::Stopped(position) = outcome else {
+            tracing::error!("PostgreSQL could not be stopped; keeping the leader key");
+            return false;
+        };
+        self.postgres.set_role(Role::Demoted);
+        if !released {
+            // Nobody was seen to have everything while the server stopped: what is left to give is on disk now.
+            self.release(position.map(|position| position.final_lsn)).await;
+        }
+        self.follow_next_leader().await;
+        true
+    }
+
+    fn budget(&self) -> Deadline {
+        Deadline::after(self.settings.global.retry_timeout)
+    }
+
+    /// Follows the events of a stop; once the server has written its shutdown checkpoint, asks the candidates until one of
+    /// them has it. Whether the lock was released.
+    async fn release_when_caught_up(
+        &self,
+        mut heard: mpsc::Receiver<StopEvent>,
+        view: Option<&ClusterView>,
+        request: Option<&FailoverRequest>,
+    ) -> bool {
+        let position = loop {
+            match heard.recv().await {
+                Some(StopEvent::BackendsGone) => {}
+                Some(StopEvent::ShutDown(position)) => break position,
+                None => return false,
+            }
+        };
+        let Some(view) = view else { return false };
+        loop {
+            if ask_whether_somebody_has_everything(&*self.peers, &self.me, view, request, &position).await {
+                self.postgres.set_role(Role::Demoted);
+                self.release(Some(position.final_lsn)).await;
+                return true;
+            }
+            tokio::select! {
+                // The channel closes when the postmaster has gone.
+                event = heard.recv() => if event.is_none() { return false },
+                () = tokio::time::sleep(ASK_CANDIDATES) => {}
+            }
+        }
+    }
+
+    async fn release(&self, final_lsn: Option<Lsn>) {
+        let (reply, done) = oneshot::channel();
+        if self.events.send(TaskEvent::Release(final_lsn, reply)).await.is_ok() {
+            // Dropped without an answer: the engine is cancelling this task, and sees to the lock itself.
+            let _ = done.await;
+        }
+    }
+
+    /// Starts as a standby of the new leader; of nobody, if there is none for a while.
+    async fn follow_next_leader(&self) {
+        let deadline = Deadline::after(WAIT_FOR_LEADER);
+        let mut plan = plan_nobody();
+        while !self.cancel.is_cancelled() {
+            if let Ok(view) = self.dcs.load(self.budget()).await {
+                plan = plan_for(&view, &self.me, &self.observation.tags, self.observation.use_slots);
+                if plan.upstream.is_some() {
+                    break;
+                }
+            }
+            if deadline.has_passed() {
+                break;
+            }
+            self.dcs.wait(Interest::FOLLOWER, deadline.remaining().min(Duration::from_secs(1))).await;
+        }
+        if !self.cancel.is_cancelled() {
+            self.postgres.follow(&plan, false, None, &self.cancel).await;
+        }
+    }
+}
+
+/// Whether a node that may take over has flushed the end of the shutdown checkpoint record (hardening rule X13).
+pub(in crate::driver) async fn ask_whether_somebody_has_everything(
+    peers: &dyn Peers,
+    me: &MemberName,
+    view: &ClusterView,
+    request: Option<&FailoverRequest>,
+    position: &ShutdownPosition,
+) -> bool {
+    let targets = failover_candidates_in(view, me, request, false);
+    if targets.is_empty() {
+        return false;
+    }
+    let bar = Bar { at_least: Some(position.checkpoint_end), last_lsn: position.checkpoint_end, maximum_lag: 0, timeline: None };
+    let answers = peers.poll(&targets, Deadline::after(PEER)).await;
+    answers.iter().any(|(name, answer)| disqualification(name, answer, &bar).is_none())
+}

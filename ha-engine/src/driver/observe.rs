@@ -1,0 +1,192 @@
+//! The cycle: looking, deciding, acting, within a budget.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use dcs_core::model::ClusterView;
+use dcs_core::{Deadline, Error, Moment, Renewal};
+
+use super::Engine;
+use super::fence::Fence;
+use crate::decide::action::{Answer, Answers, Ask, Step};
+use crate::decide::observation::{Observation, RewindPolicy, StoreFailed};
+use crate::decide::{self, Now};
+use crate::settings::{EffectiveSettings, ReplicaMethod};
+
+/// How long looking at the server may take: its statement timeout, twice, and a little.
+const OBSERVE_SERVER: Duration = Duration::from_secs(6);
+/// More rounds of questions than any cycle asks; past it something is wrong with a rule.
+const MOST_ROUNDS: usize = 32;
+
+impl Engine {
+    /// One HA decision, carried out.
+    pub(super) async fn cycle(&mut self) {
+        let started = self.clock.now();
+        let view = self.load_view(started).await;
+        let mut answers = Answers::default();
+        // Nothing slow stands between a loaded view and the renewal.
+        if let Ok(view) = &view
+            && view.leader_name() == Some(&self.me)
+        {
+            let renewal = self.renew(view).await;
+            answers.add(Ask::RenewLock, Answer::Renewal(renewal));
+        }
+        let obs = self.observe(view).await;
+        let decision = {
+            let mut rounds = 0;
+            loop {
+                let now = Now { moment: self.clock.now(), wall: self.clock.wall() };
+                match decide::decide(&obs, &self.settings.global, &self.memory, now, &answers) {
+                    Step::Done(decision) => break decision,
+                    Step::Ask(asks) => {
+                        rounds += 1;
+                        if rounds > MOST_ROUNDS {
+                            tracing::error!(?asks, "Unexpected exception raised, please report it as a BUG");
+                            return;
+                        }
+                        for (ask, answer) in self.answer(asks).await {
+                            answers.add(ask, answer);
+                        }
+                    }
+                }
+            }
+        };
+        self.act(*decision, &obs).await;
+    }
+
+    /// The moment by which a primary that holds the lock must be stopped; nothing without a lease.
+    pub(super) fn stop_at(&self) -> Option<Moment> {
+        self.memory.lease.map(Fence::stop_at)
+    }
+
+    /// What is left of `retry_timeout`, and, for a leader, of the time before its lease ends.
+    pub(super) fn store_deadline(&self) -> Deadline {
+        let retry_timeout = self.settings.global.retry_timeout;
+        let budget = match self.stop_at() {
+            Some(stop_at) => retry_timeout.min(stop_at.saturating_since(self.clock.now())),
+            None => retry_timeout,
+        };
+        Deadline::after(budget)
+    }
+
+    /// A leader's load leaves time for the renewal: it ends by `min(start + R, stop_at − min(R, (stop_at − start)/2))`.
+    fn load_deadline(&self, started: Moment) -> Deadline {
+        let retry_timeout = self.settings.global.retry_timeout;
+        let budget = match self.stop_at() {
+            Some(stop_at) => {
+                let left = stop_at.saturating_since(started);
+                retry_timeout.min(left.saturating_sub(retry_timeout.min(left / 2)))
+            }
+            None => retry_timeout,
+        };
+        Deadline::after(budget)
+    }
+
+    async fn load_view(&mut self, started: Moment) -> Result<Arc<ClusterView>, StoreFailed> {
+        match self.dcs.load(self.load_deadline(started)).await {
+            Ok(view) => Ok(self.take_view(view)),
+            Err(error) => Err(self.store_failed(&error)),
+        }
+    }
+
+    /// Takes a freshly loaded view into use; its configuration counts from this cycle on.
+    pub(super) fn take_view(&mut self, view: ClusterView) -> Arc<ClusterView> {
+        let view = Arc::new(view);
+        self.report_damages(&view);
+        self.view_loaded_at = Some(self.clock.now());
+        self.dcs_last_seen = self.clock.wall().as_second();
+        self.view = Some(Arc::clone(&view));
+        self.take_config(&view);
+        view
+    }
+
+    /// Damaged values are reported when they appear, not in every cycle.
+    fn report_damages(&self, view: &ClusterView) {
+        let known = self.view.as_ref().map(|view| view.damages.as_slice()).unwrap_or_default();
+        for damage in view.damages.iter().filter(|damage| !known.contains(damage)) {
+            tracing::warn!("the value of `{}` in the store is damaged: {}", damage.key, damage.problem);
+        }
+    }
+
+    pub(super) fn store_failed(&mut self, error: &Error) -> StoreFailed {
+        tracing::error!("Error communicating with DCS: {}", error.chain());
+        self.view = None;
+        self.view_loaded_at = None;
+        StoreFailed
+    }
+
+    /// Renews the lock that the view says is mine, and takes the lease into force at once.
+    pub(super) async fn renew(&mut self, view: &ClusterView) -> Result<Renewal, StoreFailed> {
+        let Some(leader) = &view.leader else {
+            return Ok(Renewal::Lost);
+        };
+        match self.dcs.renew_leader(leader, self.store_deadline()).await {
+            Ok(Renewal::Renewed(lease)) => {
+                if !lease.is_valid(self.clock.now()) {
+                    // An answer that comes after its own end proves nothing.
+                    tracing::error!("the renewal of the leader lock took longer than the lock lives");
+                    return Err(StoreFailed);
+                }
+                let mut memory = self.memory.clone();
+                memory.lease = Some(memory.lease.map_or(lease, |known| known.latest(lease)));
+                self.remember(memory);
+                self.guard_lease();
+                self.publish();
+                Ok(Renewal::Renewed(lease))
+            }
+            Ok(Renewal::Lost) => Ok(Renewal::Lost),
+            Err(error) => Err(self.store_failed(&error)),
+        }
+    }
+
+    /// Arms or disarms the fence, as role and lease say.
+    pub(super) fn guard_lease(&self) {
+        use dcs_core::model::Role;
+
+        let primary = matches!(self.postgres.local().role, Role::Primary | Role::Promoted);
+        match self.memory.lease {
+            Some(lease) if primary && !self.is_paused() => self.fence.arm(lease),
+            _ if self.is_paused() || !primary => self.fence.disarm(),
+            // A primary whose belief was given up keeps the deadline it had.
+            _ => {}
+        }
+    }
+
+    async fn observe(&mut self, view: Result<Arc<ClusterView>, StoreFailed>) -> Observation {
+        let with_slots = self.settings.postgresql.use_slots;
+        let mut deadline = Deadline::after(OBSERVE_SERVER);
+        if let Some(stop_at) = self.stop_at() {
+            deadline = deadline.at_most(stop_at.saturating_since(self.clock.now()));
+        }
+        let server = self.postgres.observe(with_slots, deadline).await;
+        self.server = Some(Arc::new(server.clone()));
+        let settings = Arc::clone(&self.settings);
+        Observation {
+            me: self.me.clone(),
+            tags: settings.tags.clone(),
+            api_url: settings.api_url.clone(),
+            view,
+            rewind_policy: self.rewind_policy(&settings).await,
+            server,
+            task: self.job.as_ref().map(|job| job.describe()),
+            callback_called: self.postgres.callback_called(),
+            may_bootstrap: settings.bootstrap.is_some(),
+            use_slots: settings.postgresql.use_slots,
+            has_leaderless_method: settings
+                .postgresql
+                .create_replica_methods
+                .iter()
+                .any(|method| matches!(method, ReplicaMethod::Custom { no_leader: true, .. })),
+        }
+    }
+
+    async fn rewind_policy(&self, settings: &EffectiveSettings) -> RewindPolicy {
+        let postgresql = &settings.postgresql;
+        let rebuild_diverged = postgresql.remove_data_directory_on_diverged_timelines;
+        RewindPolicy {
+            can_rewind: postgresql.use_pg_rewind && self.postgres.can_rewind().await,
+            rebuild_diverged,
+            rebuild_after_failure: rebuild_diverged || postgresql.remove_data_directory_on_rewind_failure,
+        }
+    }
+}

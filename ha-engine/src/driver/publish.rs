@@ -1,0 +1,83 @@
+//! Telling others: the member key in the store, the snapshot for the REST API.
+
+use std::sync::Arc;
+
+use dcs_core::model::Tags;
+
+use super::Engine;
+use crate::decide::member::{self, Publication};
+use crate::decide::observation::{Monitor, ServerObservation};
+use crate::handle::Snapshot;
+
+impl Engine {
+    /// Publishes the member key. A failure is logged; the next cycle tries again.
+    pub(super) async fn touch_member(&mut self) {
+        let Some(server) = self.current_server() else {
+            return;
+        };
+        let local = self.postgres.local();
+        let now = self.clock.now();
+        let record = member::record(
+            &server,
+            &self.memory,
+            &Publication {
+                api_url: &self.settings.api_url,
+                conn_url: &local.conn_url,
+                proxy_url: local.proxy_url.as_deref(),
+                tags: &self.effective_tags(),
+                task: self.job.as_ref().map(|job| job.describe().kind),
+                leads: self.memory.lease.is_some_and(|lease| lease.is_valid(now)),
+                paused: self.is_paused(),
+            },
+        );
+        if let Err(error) = self.dcs.touch_member(&record, self.short_write()).await {
+            tracing::warn!("could not publish the member key: {}", error.chain());
+        }
+    }
+
+    /// The last observation with what has changed locally since.
+    fn current_server(&self) -> Option<ServerObservation> {
+        let local = self.postgres.local();
+        let mut server = self.server.as_deref()?.clone();
+        server.state = local.state;
+        server.role = local.role;
+        server.since = local.since;
+        server.pending_restart = local.pending_restart;
+        Some(server)
+    }
+
+    fn effective_tags(&self) -> Tags {
+        self.settings.tags.clone()
+    }
+
+    /// Publishes the snapshot.
+    pub(super) fn publish(&self) {
+        let server = self.current_server().map(Arc::new);
+        let timeline = server.as_ref().and_then(|server| match &server.monitor {
+            Monitor::Primary(primary) => Some(primary.timeline),
+            Monitor::Standby(standby) => standby.received_timeline.or(self.memory.cached_own_timeline.map(|(_, own)| own)),
+            Monitor::NotAsked | Monitor::Failed => None,
+        });
+        self.snapshot.send_replace(Arc::new(Snapshot {
+            view: self.view.clone(),
+            view_loaded_at: self.view_loaded_at,
+            dcs_last_seen: self.dcs_last_seen,
+            settings: Arc::clone(&self.settings),
+            lease: self.memory.lease,
+            tags: self.effective_tags(),
+            server,
+            task: self.job.as_ref().map(|job| job.name().to_owned()),
+            scheduled_restart: self.memory.scheduled_restart.clone(),
+            next_run: self.next_run,
+            message: self.last_message.clone(),
+            timeline,
+        }));
+    }
+
+    /// Hardening rule X17: a state or role that changes inside a task is published at once.
+    pub(super) async fn publish_change(&mut self) {
+        self.guard_lease();
+        self.publish();
+        self.touch_member().await;
+    }
+}

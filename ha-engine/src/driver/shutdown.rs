@@ -1,0 +1,98 @@
+//! The end of the agent, in order (sections 14.2 and 14.3).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use dcs_core::model::{ClusterView, Role};
+use dcs_core::{Deadline, Renewal};
+use tokio::sync::mpsc;
+
+use super::Engine;
+use super::jobs::ask_whether_somebody_has_everything;
+use crate::decide::action::ExitReason;
+use crate::ports::{StopEvent, StopHook, StopMode, StopOutcome, StopRequest};
+
+/// How often candidates are asked while the server stops.
+const ASK_CANDIDATES: Duration = Duration::from_millis(50);
+
+impl Engine {
+    /// Ends without touching PostgreSQL, or after stopping it, as the reason says.
+    pub(super) async fn leave(&mut self, exit: &ExitReason) {
+        self.fence.disarm();
+        if !exit.leave_postgres {
+            self.stop_immediately().await;
+        }
+    }
+
+    /// Ends in order: long work, PostgreSQL, the lock, the member key.
+    pub(super) async fn shut_down(&mut self) {
+        self.cancel_task().await;
+        self.mailbox.close();
+        if self.is_paused() {
+            tracing::info!("Leader key is not deleted and Postgresql is not stopped due paused state");
+            self.fence.disarm();
+            return;
+        }
+        let view = self.view.clone();
+        let leads = self.lock_is_mine();
+        let request =
+            StopRequest { mode: StopMode::Fast, checkpoint_first: false, hook: StopHook::Run, timeout: None, part_of_restart: false };
+        let (events, mut heard) = mpsc::channel(4);
+        let postgres = Arc::clone(&self.postgres);
+        let mut stop = tokio::spawn(async move { postgres.stop(request, Some(events)).await });
+        let mut released = false;
+        let mut shut_down_at = None;
+        let mut listening = true;
+        let mut asks = tokio::time::interval(ASK_CANDIDATES);
+        let mut renewals = tokio::time::interval(self.settings.global.loop_wait);
+        let outcome = loop {
+            tokio::select! {
+                outcome = &mut stop => break outcome.unwrap_or(StopOutcome::Failed),
+                event = heard.recv(), if listening => match event {
+                    Some(StopEvent::ShutDown(position)) => shut_down_at = Some(position),
+                    Some(StopEvent::BackendsGone) => {}
+                    None => listening = false,
+                },
+                _ = asks.tick(), if leads && !released && shut_down_at.is_some() => {
+                    if let (Some(view), Some(position)) = (&view, &shut_down_at)
+                        && ask_whether_somebody_has_everything(&*self.peers, &self.me, view, None, position).await
+                    {
+                        self.postgres.set_role(Role::Demoted);
+                        self.release_lock(Some(position.final_lsn)).await;
+                        released = true;
+                    }
+                }
+                // Hardening rule X13: a stop that takes longer than the lock lives must not lose it half way.
+                _ = renewals.tick(), if leads && !released => {
+                    if let Some(view) = &view && !self.keep_lock(view).await {
+                        released = true;
+                    }
+                }
+            }
+        };
+        match outcome {
+            StopOutcome::Stopped(position) => {
+                self.fence.disarm();
+                if leads && !released {
+                    self.release_lock(position.map(|position| position.final_lsn)).await;
+                }
+                self.touch_stopped_member().await;
+            }
+            StopOutcome::Failed => {
+                tracing::error!("PostgreSQL shutdown failed, leader key not removed.")
+            }
+        }
+    }
+
+    /// Renews the lock during the stop. `false`: it is lost.
+    async fn keep_lock(&mut self, view: &ClusterView) -> bool {
+        matches!(self.renew(view).await, Ok(Renewal::Renewed(_)) | Err(_))
+    }
+
+    async fn touch_stopped_member(&mut self) {
+        let deadline = Deadline::after(self.settings.global.retry_timeout);
+        let server = self.postgres.observe(false, deadline).await;
+        self.server = Some(Arc::new(server));
+        self.touch_member().await;
+    }
+}

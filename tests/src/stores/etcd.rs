@@ -1,0 +1,236 @@
+//! One or three real etcd servers.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use etcd_client::{Client, ConnectOptions, DeleteOptions, EventType, GetOptions, PutOptions};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tokio::process::Child;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use crate::agents;
+use crate::poll;
+use crate::process::Program;
+use crate::sandbox::Sandbox;
+
+const ANSWER: Duration = Duration::from_secs(2);
+
+/// The servers of one store.
+#[derive(Debug)]
+pub struct Etcd {
+    servers: Vec<Server>,
+}
+
+#[derive(Debug)]
+struct Server {
+    client: SocketAddr,
+    program: Program,
+    log: PathBuf,
+    child: Mutex<Option<Child>>,
+}
+
+impl Etcd {
+    /// Starts `count` servers that form one store, and waits until it takes writes.
+    ///
+    /// # Errors
+    ///
+    /// If etcd is not installed or does not start.
+    pub async fn start(sandbox: &Sandbox, count: u8) -> Result<Self> {
+        let Some(path) = agents::on_the_path("etcd") else {
+            bail!("there is no `etcd` on the search path\n\nhint: `apt-get install etcd-server`");
+        };
+        // Addresses from 101 upwards: those below belong to the nodes.
+        let addresses = (0..count)
+            .map(|index| Ok((sandbox.network().free(101 + index, 2379)?, sandbox.network().free(101 + index, 2380)?)))
+            .collect::<Result<Vec<_>>>()?;
+        let peers: Vec<String> =
+            addresses.iter().enumerate().map(|(index, (_, peer))| format!("etcd{}=http://{peer}", index + 1)).collect();
+        let mut servers = Vec::new();
+        for (index, (client, peer)) in addresses.iter().enumerate() {
+            let name = format!("etcd{}", index + 1);
+            let directory = sandbox.make(&name)?;
+            let client_url = format!("http://{client}");
+            let peer_url = format!("http://{peer}");
+            let program = Program::new(&path, &directory, sandbox.account()).arguments([
+                "--name",
+                &name,
+                "--data-dir",
+                "data",
+                "--listen-client-urls",
+                &client_url,
+                "--advertise-client-urls",
+                &client_url,
+                "--listen-peer-urls",
+                &peer_url,
+                "--initial-advertise-peer-urls",
+                &peer_url,
+                "--initial-cluster",
+                &peers.join(","),
+                "--initial-cluster-token",
+                &sandbox.directory().to_string_lossy(),
+                "--heartbeat-interval",
+                "100",
+                "--election-timeout",
+                "1000",
+            ]);
+            let log = directory.join("log");
+            servers.push(Server { client: *client, program, log, child: Mutex::new(None) });
+        }
+        let store = Self { servers };
+        for index in 0..store.servers.len() {
+            store.resurrect(index)?;
+        }
+        poll::until("etcd takes writes", poll::PATIENCE, async || store.put("/harness", "up").await).await?;
+        Ok(store)
+    }
+
+    /// Where clients connect, server by server.
+    #[must_use]
+    pub fn endpoints(&self) -> Vec<SocketAddr> {
+        self.servers.iter().map(|server| server.client).collect()
+    }
+
+    /// The servers' logs.
+    #[must_use]
+    pub fn logs(&self) -> Vec<PathBuf> {
+        self.servers.iter().map(|server| server.log.clone()).collect()
+    }
+
+    /// Starts a server that was killed.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be started.
+    pub fn resurrect(&self, index: usize) -> Result<()> {
+        let server = &self.servers[index];
+        let child = server.program.spawn(&server.log)?;
+        *server.child.lock().unwrap_or_else(PoisonError::into_inner) = Some(child);
+        Ok(())
+    }
+
+    /// Sends a signal to one server.
+    ///
+    /// # Errors
+    ///
+    /// If it does not run.
+    pub fn signal(&self, index: usize, signal: Signal) -> Result<()> {
+        let child = self.servers[index].child.lock().unwrap_or_else(PoisonError::into_inner);
+        let pid = child.as_ref().and_then(Child::id).with_context(|| format!("etcd{} does not run", index + 1))?;
+        kill(Pid::from_raw(pid.cast_signed()), signal)?;
+        Ok(())
+    }
+
+    /// Sends a signal to all servers: `SIGSTOP` makes the store silent, `SIGCONT` brings it back.
+    ///
+    /// # Errors
+    ///
+    /// If one does not run.
+    pub fn signal_all(&self, signal: Signal) -> Result<()> {
+        (0..self.servers.len()).try_for_each(|index| self.signal(index, signal))
+    }
+
+    /// What a key holds.
+    ///
+    /// # Errors
+    ///
+    /// If no server answers.
+    pub async fn get(&self, key: &str) -> Result<Option<String>> {
+        let mut client = self.connect().await?;
+        let answer = client.get(key, None).await?;
+        Ok(answer.kvs().first().map(|entry| String::from_utf8_lossy(entry.value()).into_owned()))
+    }
+
+    /// Every key below a prefix.
+    ///
+    /// # Errors
+    ///
+    /// If no server answers.
+    pub async fn list(&self, prefix: &str) -> Result<Vec<(String, String)>> {
+        let mut client = self.connect().await?;
+        let answer = client.get(prefix, Some(GetOptions::new().with_prefix())).await?;
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        Ok(answer.kvs().iter().map(|entry| (text(entry.key()), text(entry.value()))).collect())
+    }
+
+    /// Writes a key as nobody in particular; what is bound to a lease stays bound to it.
+    ///
+    /// # Errors
+    ///
+    /// If no server answers.
+    pub async fn put(&self, key: &str, value: &str) -> Result<()> {
+        let mut client = self.connect().await?;
+        let before = client.get(key, None).await?;
+        let lease = before.kvs().first().map_or(0, etcd_client::KeyValue::lease);
+        client.put(key, value, Some(PutOptions::new().with_lease(lease))).await?;
+        Ok(())
+    }
+
+    /// Waits until a key is removed, by anybody or by the end of its lease, and returns the moment. The watch is set up when this returns.
+    ///
+    /// # Errors
+    ///
+    /// If no server answers.
+    pub async fn watch_removal(&self, key: &str) -> Result<JoinHandle<Result<Instant>>> {
+        // Not the client of `connect`, whose answers have a limit: this one may come late.
+        let endpoints: Vec<String> = self.endpoints().iter().map(ToString::to_string).collect();
+        let mut client = Client::connect(endpoints, None).await?;
+        let mut changes = client.watch(key, None).await?;
+        Ok(tokio::spawn(async move {
+            let _connection = client;
+            while let Some(change) = changes.message().await? {
+                if change.events().iter().any(|event| event.event_type() == EventType::Delete) {
+                    return Ok(Instant::now());
+                }
+            }
+            bail!("the watch ended before the key was removed")
+        }))
+    }
+
+    /// Removes a key.
+    ///
+    /// # Errors
+    ///
+    /// If no server answers, or there is no such key.
+    pub async fn delete(&self, key: &str) -> Result<()> {
+        let mut client = self.connect().await?;
+        let answer = client.delete(key, None).await?;
+        ensure!(answer.deleted() == 1, "there is no key {key}");
+        Ok(())
+    }
+
+    /// Removes every key below a prefix.
+    ///
+    /// # Errors
+    ///
+    /// If no server answers.
+    pub async fn delete_all(&self, prefix: &str) -> Result<()> {
+        let mut client = self.connect().await?;
+        client.delete(prefix, Some(DeleteOptions::new().with_prefix())).await?;
+        Ok(())
+    }
+
+    /// Whether each server answers for the whole store.
+    ///
+    /// # Errors
+    ///
+    /// If one does not.
+    pub async fn all_healthy(&self) -> Result<()> {
+        for server in &self.servers {
+            let options = ConnectOptions::new().with_connect_timeout(ANSWER).with_timeout(ANSWER);
+            let mut client = Client::connect([server.client.to_string()], Some(options)).await?;
+            client.get("/harness", None).await.with_context(|| format!("{} does not answer", server.client))?;
+        }
+        Ok(())
+    }
+
+    async fn connect(&self) -> Result<Client> {
+        let endpoints: Vec<String> = self.endpoints().iter().map(ToString::to_string).collect();
+        let options = ConnectOptions::new().with_connect_timeout(ANSWER).with_timeout(ANSWER);
+        Ok(Client::connect(endpoints, Some(options)).await?)
+    }
+}

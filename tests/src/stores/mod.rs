@@ -1,0 +1,5 @@
+//! Real servers of the stores.
+
+mod etcd;
+
+pub use etcd::Etcd;
