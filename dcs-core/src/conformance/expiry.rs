@@ -47,10 +47,7 @@ async fn lock_is_gone(scene: &Scene, watcher: &Actor) -> Moment {
 fn check_life(scene: &Scene, lease: LeaderLease, gone: Moment) {
     let lived = gone - lease.sent_at();
     let believed = lease.valid_until() - lease.sent_at();
-    assert!(
-        gone >= lease.valid_until(),
-        "it was gone after {lived:?}, while its holder believed in it for {believed:?}"
-    );
+    assert!(gone >= lease.valid_until(), "it was gone after {lived:?}, while its holder believed in it for {believed:?}");
     assert!(lived + EARLY >= scene.timing.ttl, "it lived for {lived:?} only");
     assert!(lived <= scene.longest_life() + LATE, "it lived for {lived:?}");
 }
