@@ -1,3 +1,15 @@
-//! placeholder
+//! The agent: what runs beside every PostgreSQL.
+//!
+//! [`supervise::Agent::start`] brings one up from a configuration, in this process; the binary `quorate` is a thin wrapper
+//! around it, and so is every embedding. `quoratectl` is the control tool.
+
+pub mod cluster_json;
 pub mod config;
+pub mod ctl;
+pub mod http_client;
+pub mod peers;
+pub mod rest;
+pub mod service_manager;
 pub mod stores;
+pub mod supervise;
+pub mod telemetry;

@@ -2,9 +2,12 @@
 
 use std::sync::Arc;
 
-use dcs_core::{Clock, Dcs, Timing};
+use dcs_core::adapter::KeyValueDcs;
+use dcs_core::keys::ClusterPath;
+use dcs_core::model::MemberName;
+use dcs_core::{Clock, Consistency, Dcs, KeyValueStore, Timing};
 
-use crate::config::{ConfigError, StoreSettings};
+use crate::config::{KeyError, StoreSettings};
 
 /// The sections that this build can use.
 pub fn available() -> Vec<&'static str> {
@@ -15,39 +18,85 @@ pub fn available() -> Vec<&'static str> {
     names
 }
 
-/// Opens the configured store.
+/// Checks that [`open`] would know what to do, without opening anything.
 ///
 /// # Errors
 ///
 /// The section names a store that is not built in, or has an unusable value.
-pub fn open(settings: &StoreSettings, timing: Timing, clock: Arc<dyn Clock>) -> Result<Arc<dyn Dcs>, ConfigError> {
-    if !settings.ignored.is_empty() {
-        tracing::warn!(
-            "Several stores are configured; `{}` is used, and `{}` not",
-            settings.section,
-            settings.ignored.join("`, `")
-        );
-    }
+pub fn check(settings: &StoreSettings) -> Result<(), KeyError> {
     match settings.section {
-        other => {
-            let _ = (timing, clock);
-            Err(refusal(settings, other).into())
-        }
+        #[cfg(feature = "etcd")]
+        "etcd3" => etcd_config(settings).map(drop),
+        _ => Err(refusal(settings)),
     }
 }
 
-/// Why a section cannot be used.
-fn refusal(settings: &StoreSettings, section: &str) -> crate::config::KeyError {
-    if section == "etcd" {
-        return settings.error(
-            "`etcd:` is the etcd v2 API, which this version does not have",
-            "if your servers are etcd 3.4 or newer, rename the section to `etcd3:`. The two APIs do not see each \
-             other's keys: do it on all nodes of the cluster at once",
-        );
+/// Opens the configured store for an agent. Nothing is sent yet.
+///
+/// # Errors
+///
+/// As for [`check`].
+pub fn open(settings: &StoreSettings, timing: Timing, clock: Arc<dyn Clock>) -> Result<Arc<dyn Dcs>, KeyError> {
+    if !settings.ignored.is_empty() {
+        tracing::warn!("Several stores are configured; `{}` is used, and `{}` not", settings.section, settings.ignored.join("`, `"));
     }
-    let available = available().join(", ");
-    settings.error(
-        format!("the store `{section}` is not built into this version yet"),
-        format!("configure one of: {available}"),
-    )
+    open_path(settings, cluster_path(settings), Consistency::Relaxed, timing, clock)
+}
+
+/// Opens the configured store, or one Citus group in it, for the control tool: every read is the newest there is.
+///
+/// # Errors
+///
+/// As for [`check`].
+pub fn open_for_control_tool(
+    settings: &StoreSettings,
+    group: Option<u32>,
+    timing: Timing,
+    clock: Arc<dyn Clock>,
+) -> Result<Arc<dyn Dcs>, KeyError> {
+    let path = cluster_path(settings);
+    let path = group.map_or(path.clone(), |group| path.group(group));
+    open_path(settings, path, Consistency::Linearizable, timing, clock)
+}
+
+fn cluster_path(settings: &StoreSettings) -> ClusterPath {
+    ClusterPath::new(settings.namespace.as_deref(), &settings.scope)
+}
+
+fn open_path(
+    settings: &StoreSettings,
+    path: ClusterPath,
+    consistency: Consistency,
+    timing: Timing,
+    clock: Arc<dyn Clock>,
+) -> Result<Arc<dyn Dcs>, KeyError> {
+    let store: Arc<dyn KeyValueStore> = match settings.section {
+        #[cfg(feature = "etcd")]
+        "etcd3" => Arc::new(dcs_etcd::Etcd::new(etcd_config(settings)?, timing, Arc::clone(&clock))),
+        _ => return Err(refusal(settings)),
+    };
+    let name = MemberName::from(settings.name.as_str());
+    Ok(Arc::new(KeyValueDcs::new(store, clock, path, name, timing).with_consistency(consistency)))
+}
+
+#[cfg(feature = "etcd")]
+fn etcd_config(settings: &StoreSettings) -> Result<dcs_etcd::Config, KeyError> {
+    dcs_etcd::Config::from_section(&settings.options).map_err(|error| settings.error(error.key, error.to_string()))
+}
+
+/// Why the section cannot be used.
+fn refusal(settings: &StoreSettings) -> KeyError {
+    let section = settings.section;
+    let (problem, hint) = if section == "etcd" {
+        (
+            "`etcd:` is the etcd v2 API, which this version does not have".to_owned(),
+            "if your servers are etcd 3.4 or newer, rename the section to `etcd3:`. The two APIs do not see each other's keys: do it \
+             on all nodes of the cluster at once"
+                .to_owned(),
+        )
+    } else {
+        let available = available().join(", ");
+        (format!("the store `{section}` is not built into this version yet"), format!("configure one of: {available}"))
+    };
+    KeyError { hint: Some(hint), ..settings.error("", problem) }
 }

@@ -139,6 +139,19 @@ pub struct EngineHandle {
 }
 
 impl EngineHandle {
+    /// A handle to an engine that is not ours: for tests of what stands above the engine, and for programs that decide by
+    /// themselves. Whoever holds the other ends of `mailbox` and `snapshot` plays the engine.
+    pub fn assemble(
+        me: MemberName,
+        mailbox: mpsc::Sender<Command>,
+        snapshot: watch::Receiver<Arc<Snapshot>>,
+        dcs: Arc<dyn Dcs>,
+        postgres: Arc<dyn Postgres>,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        Self { me, mailbox, snapshot, dcs, postgres, clock }
+    }
+
     /// What the engine knows now.
     pub fn snapshot(&self) -> Arc<Snapshot> {
         Arc::clone(&self.snapshot.borrow())

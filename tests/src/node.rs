@@ -4,7 +4,7 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill};
@@ -17,6 +17,7 @@ use crate::poll;
 use crate::postgres;
 use crate::process::{self, Program};
 use crate::proxy::Proxy;
+use crate::shared_memory;
 use crate::yaml;
 
 /// The answer to a request.
@@ -246,10 +247,22 @@ impl Node {
             Ok(())
         })
         .await?;
+        shared_memory::release(&self.data_dir);
         if let Some(mut agent) = lock(&self.agent).take() {
             let _ = agent.try_wait();
         }
         Ok(())
+    }
+
+    /// When the data directory came into being. Rewinding and restarting keep it; a base backup makes a new one.
+    ///
+    /// # Errors
+    ///
+    /// If there is none, or the file system does not know.
+    pub fn data_born(&self) -> Result<SystemTime> {
+        // The directory itself may be emptied and filled again; its oldest file cannot.
+        let file = self.data_dir.join("PG_VERSION");
+        fs::metadata(&file).and_then(|found| found.created()).with_context(|| format!("when was {} created?", file.display()))
     }
 
     // ---- the REST API

@@ -12,12 +12,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
 
 use crate::agents;
 use crate::ports::Network;
 use crate::process::{self, Account};
+use crate::shared_memory;
 
 /// Set to keep the directories of all tests, for looking at their logs.
 pub const KEEP: &str = "QUORATE_TEST_KEEP";
@@ -88,6 +89,19 @@ impl Sandbox {
         self.account.own(&path)?;
         Ok(path)
     }
+
+    /// Makes a small file system of its own, for filling it up. It needs root.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be mounted.
+    pub fn make_volume(&self, name: &str, size: &str) -> Result<PathBuf> {
+        let path = self.make(name)?;
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o"]).arg(format!("size={size}")).arg("tmpfs").arg(&path).status()?;
+        ensure!(mounted.success(), "cannot mount a file system at {}", path.display());
+        self.account.own(&path)?;
+        Ok(path)
+    }
 }
 
 impl Drop for Sandbox {
@@ -135,6 +149,7 @@ pub fn watch_over(directory: &Path) -> Result<()> {
     if !alive.is_empty() {
         bail!("cannot kill {alive:?}, which work in {}", directory.display());
     }
+    shared_memory::release_below(directory);
     for mount in mounts_in(directory) {
         let _ = Command::new("umount").arg(&mount).status();
     }

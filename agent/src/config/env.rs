@@ -20,8 +20,7 @@ pub const PREFIX: &str = "PATRONI_";
 pub const CONFIGURATION: &str = "PATRONI_CONFIGURATION";
 
 const TOP_LEVEL: [&str; 5] = ["name", "namespace", "scope", "thread_pool_size", "thread_stack_size"];
-const RENAMED: [(&str, &str); 3] =
-    [("LOG_LEVEL", "LOGLEVEL"), ("LOG_FORMAT", "LOGFORMAT"), ("LOG_DATEFORMAT", "LOG_DATEFMT")];
+const RENAMED: [(&str, &str); 3] = [("LOG_LEVEL", "LOGLEVEL"), ("LOG_FORMAT", "LOGFORMAT"), ("LOG_DATEFORMAT", "LOG_DATEFMT")];
 const SECTIONS: [(&str, &[&str]); 5] = [
     (
         "restapi",
@@ -65,8 +64,7 @@ const SECTIONS: [(&str, &[&str]); 5] = [
     ),
     ("raft", &["data_dir", "self_addr", "partner_addrs", "password", "bind_addr"]),
 ];
-const BINARIES: [&str; 7] =
-    ["pg_ctl", "initdb", "pg_controldata", "pg_basebackup", "postgres", "pg_isready", "pg_rewind"];
+const BINARIES: [&str; 7] = ["pg_ctl", "initdb", "pg_controldata", "pg_basebackup", "postgres", "pg_isready", "pg_rewind"];
 
 /// The settings of one database user: name, password and libpq's keywords for TLS and GSS.
 pub(crate) const AUTHENTICATION_KEYS: [&str; 12] = [
@@ -372,8 +370,9 @@ impl Reader {
 fn kind_of(section: &str, key: &str) -> Kind {
     match (section, key) {
         ("restapi", "allowlist_include_members") | ("ctl", "insecure") | ("log", "deduplicate_heartbeat_logs") => Kind::Word,
-        ("restapi", "request_queue_size" | "thread_pool_size")
-        | ("log", "max_queue_size" | "file_size" | "file_num" | "mode") => Kind::Integer,
+        ("restapi", "request_queue_size" | "thread_pool_size") | ("log", "max_queue_size" | "file_size" | "file_num" | "mode") => {
+            Kind::Integer
+        }
         ("restapi", "allowlist") | ("raft", "partner_addrs") => Kind::List,
         ("restapi", "http_extra_headers" | "https_extra_headers") | ("log", "static_fields" | "loggers") => Kind::Mapping,
         ("log", "format") => Kind::LogFormat,
@@ -388,7 +387,6 @@ fn has_placeholder(text: &str) -> bool {
         word > 0 && rest[word..].starts_with(')')
     })
 }
-
 
 #[cfg(test)]
 mod tests {
@@ -478,29 +476,19 @@ mod tests {
     #[test]
     fn a_log_format_is_a_text_with_placeholders_or_a_list() {
         assert_eq!(tree(&[("LOG_FORMAT", "%(message)s")]), json!({"log": {"format": "%(message)s"}}));
-        assert_eq!(
-            tree(&[("LOG_FORMAT", "message, levelname: level")]),
-            json!({"log": {"format": ["message", {"levelname": "level"}]}})
-        );
+        assert_eq!(tree(&[("LOG_FORMAT", "message, levelname: level")]), json!({"log": {"format": ["message", {"levelname": "level"}]}}));
     }
 
     #[test]
     fn children_see_no_recognised_variable_and_every_other_one() {
         let environment = read(&[("SCOPE", "demo"), ("SOMETHING_ELSE", "x"), ("CONFIGURATION", "scope: a")]);
-        for (name, hidden) in [
-            ("PATRONI_SCOPE", true),
-            ("PATRONI_CONFIGURATION", true),
-            ("PATRONI_SOMETHING_ELSE", false),
-            ("PATH", false),
-        ] {
+        for (name, hidden) in [("PATRONI_SCOPE", true), ("PATRONI_CONFIGURATION", true), ("PATRONI_SOMETHING_ELSE", false), ("PATH", false)]
+        {
             assert_eq!(environment.hides(OsStr::new(name)), hidden, "{name}");
         }
-        for (name, hidden) in [
-            ("PATRONI_SOMETHING_ELSE", true),
-            ("KUBERNETES_SERVICE_HOST", true),
-            ("NOTIFY_SOCKET", true),
-            ("LANG", false),
-        ] {
+        for (name, hidden) in
+            [("PATRONI_SOMETHING_ELSE", true), ("KUBERNETES_SERVICE_HOST", true), ("NOTIFY_SOCKET", true), ("LANG", false)]
+        {
             assert_eq!(Environment::hides_from_postmaster(OsStr::new(name)), hidden, "{name}");
         }
     }

@@ -66,6 +66,13 @@ impl LocalConfig {
         Self { origin, tree: tree.to_map(), places: tree.places(), warnings, environment }
     }
 
+    /// The same configuration with `change` made to its tree, as command line options do. Places stay those of the files.
+    #[must_use]
+    pub fn changed(mut self, change: impl FnOnce(&mut Map<String, Value>)) -> Self {
+        change(&mut self.tree);
+        self
+    }
+
     /// Reads the files again, with the environment as it was at start. Nothing to read is `None`.
     ///
     /// # Errors

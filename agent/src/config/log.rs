@@ -157,10 +157,7 @@ impl LogSettings {
                 None => DEFAULT_FORMAT.to_owned(),
                 Some(Value::String(text)) => text.clone(),
                 Some(other) => {
-                    warnings.push(format!(
-                        "Expected log format to be a string when log type is plain, but got \"{}\"",
-                        kind(other)
-                    ));
+                    warnings.push(format!("Expected log format to be a string when log type is plain, but got \"{}\"", kind(other)));
                     DEFAULT_FORMAT.to_owned()
                 }
             }),
@@ -229,17 +226,13 @@ fn json_fields(format: Option<&Value>, warnings: &mut Vec<String>) -> Vec<LogFie
                                 Value::String(key) => {
                                     fields.push(LogField { source: source.clone(), key: key.clone() });
                                 }
-                                other => warnings.push(format!(
-                                    "Expected renamed log field to be a string, but got \"{}\"",
-                                    kind(other)
-                                )),
+                                other => warnings.push(format!("Expected renamed log field to be a string, but got \"{}\"", kind(other))),
                             }
                         }
                     }
-                    other => warnings.push(format!(
-                        "Expected each item of log format to be a string or dictionary, but got \"{}\"",
-                        kind(other)
-                    )),
+                    other => {
+                        warnings.push(format!("Expected each item of log format to be a string or dictionary, but got \"{}\"", kind(other)))
+                    }
                 }
             }
             fields

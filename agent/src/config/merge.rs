@@ -14,8 +14,7 @@ use super::env::AUTHENTICATION_KEYS;
 use super::error::{KeyError, KeyPlace};
 
 /// Keys of `postgresql` that belong to one node. In the dynamic document they are dropped without a word.
-const LOCAL_ONLY: [&str; 7] =
-    ["connect_address", "proxy_address", "listen", "config_dir", "data_dir", "pgpass", "authentication"];
+const LOCAL_ONLY: [&str; 7] = ["connect_address", "proxy_address", "listen", "config_dir", "data_dir", "pgpass", "authentication"];
 
 /// The effective configuration, still as a tree.
 #[derive(Debug)]
@@ -95,10 +94,7 @@ fn modernise(tree: &mut Map<String, Value>, postgresql: &mut Map<String, Value>)
         Some(_) => Map::new(),
         None => {
             postgresql.insert("use_pg_rewind".to_owned(), Value::Bool(postgresql.contains_key("pg_rewind")));
-            ["replication", "superuser"]
-                .into_iter()
-                .filter_map(|user| Some((user.to_owned(), postgresql.get(user)?.clone())))
-                .collect()
+            ["replication", "superuser"].into_iter().filter_map(|user| Some((user.to_owned(), postgresql.get(user)?.clone()))).collect()
         }
     };
     if !authentication.contains_key("superuser")
@@ -122,8 +118,7 @@ fn modernise(tree: &mut Map<String, Value>, postgresql: &mut Map<String, Value>)
 
 /// Whether a `citus` section is complete; others are dropped.
 pub(super) fn is_citus(value: &Value) -> bool {
-    value.get("group").is_some_and(|group| group.is_i64() || group.is_u64())
-        && value.get("database").is_some_and(Value::is_string)
+    value.get("group").is_some_and(|group| group.is_i64() || group.is_u64()) && value.get("database").is_some_and(Value::is_string)
 }
 
 fn parameters_of(value: &Value, place: KeyPlace) -> Result<Option<&Map<String, Value>>, KeyError> {
@@ -139,19 +134,12 @@ fn parameters_of(value: &Value, place: KeyPlace) -> Result<Option<&Map<String, V
     }
 }
 
-fn mapping<'a>(
-    value: Option<&'a Value>,
-    key: &str,
-    place: KeyPlace,
-) -> Result<Option<&'a Map<String, Value>>, KeyError> {
+fn mapping<'a>(value: Option<&'a Value>, key: &str, place: KeyPlace) -> Result<Option<&'a Map<String, Value>>, KeyError> {
     match value {
         Some(Value::Object(map)) => Ok(Some(map)),
-        Some(value) if values::is_set(value) => Err(KeyError {
-            key: key.to_owned(),
-            place,
-            problem: format!("`{key}` must be a mapping"),
-            hint: None,
-        }),
+        Some(value) if values::is_set(value) => {
+            Err(KeyError { key: key.to_owned(), place, problem: format!("`{key}` must be a mapping"), hint: None })
+        }
         _ => Ok(None),
     }
 }

@@ -11,27 +11,23 @@ use super::section::Section;
 use super::{bootstrap, merge, postgresql, tags};
 
 /// The settings of this node under `dynamic`, and what was adjusted or refused on the way.
-pub(super) fn effective(
-    local: &LocalConfig,
-    dynamic: &Map<String, Value>,
-) -> Result<(EffectiveSettings, Vec<String>), ConfigError> {
+pub(super) fn effective(local: &LocalConfig, dynamic: &Map<String, Value>) -> Result<(EffectiveSettings, Vec<String>), ConfigError> {
     let (mut global, mut warnings) = GlobalConfig::from_document(dynamic).map_err(unusable)?;
     let merged = merge::effective(dynamic, local.tree()).map_err(|error| local.located(error))?;
     warnings.extend(merged.warnings);
     let root = Section::root(&merged.tree, local.places());
     if merged.tree.contains_key("citus") {
-        return Err(root.error("citus", "`citus` is not supported by this version".to_owned(), Some(
-            "remove the section `citus:`; this node cannot take part in a Citus cluster".to_owned(),
-        )).into());
+        return Err(root
+            .error(
+                "citus",
+                "`citus` is not supported by this version".to_owned(),
+                Some("remove the section `citus:`; this node cannot take part in a Citus cluster".to_owned()),
+            )
+            .into());
     }
     if let Some(guard) = root.section("quorate")?.and_then(|section| section.get("lease_guard").cloned()) {
-        global.lease_guard = LeaseGuardMode::parse(&guard).ok_or_else(|| {
-            root.error(
-                "quorate.lease_guard",
-                "`quorate.lease_guard` must be automatic, off or on".to_owned(),
-                None,
-            )
-        })?;
+        global.lease_guard = LeaseGuardMode::parse(&guard)
+            .ok_or_else(|| root.error("quorate.lease_guard", "`quorate.lease_guard` must be automatic, off or on".to_owned(), None))?;
     }
     let scope = root.required_text("scope")?;
     let (rest_api, _) = RestApiSettings::read(&root)?;
@@ -79,9 +75,7 @@ pub(super) fn check_watchdog(local: &LocalConfig) -> Result<Option<String>, KeyE
             "`watchdog.mode: required` can't be honoured: this version has no watchdog yet".to_owned(),
             Some("use `mode: automatic` or `mode: off`, or wait for the version that has it".to_owned()),
         )),
-        "automatic" | "auto" => Ok(Some(
-            "No watchdog is used: this version has none yet, and `watchdog.mode` is automatic".to_owned(),
-        )),
+        "automatic" | "auto" => Ok(Some("No watchdog is used: this version has none yet, and `watchdog.mode` is automatic".to_owned())),
         _ => Ok(None),
     }
 }

@@ -4,9 +4,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use ha_engine::settings::{
-    Authentication, BinaryNames, Credentials, PostgresSettings, ReplicaMethod, Secret, ServerAddress, values,
-};
+use ha_engine::postgres::value::guc_text;
+use ha_engine::settings::{Authentication, BinaryNames, Credentials, PostgresSettings, ReplicaMethod, Secret, ServerAddress, values};
 use serde_json::{Map, Value};
 
 use super::address::split_host_port;
@@ -68,9 +67,8 @@ pub(super) fn read(root: &Section<'_>, scope: &str) -> Result<PostgresSettings, 
     let hosts = listen_addresses.split(',').map(|host| host.trim().to_owned()).collect();
     for key in ["connect_address", "proxy_address"] {
         if let Some(text) = section.text(key)? {
-            split_host_port(&text, Some(5432)).map_err(|error| {
-                section.error(key, format!("`postgresql.{key}` must be HOST[:PORT], but is \"{text}\": {error}"), None)
-            })?;
+            split_host_port(&text, Some(5432))
+                .map_err(|error| section.error(key, format!("`postgresql.{key}` must be HOST[:PORT], but is \"{text}\": {error}"), None))?;
         }
     }
     let data_dir = absolute(&section, "data_dir", Path::new(&section.required_text("data_dir")?))?;
@@ -139,9 +137,7 @@ pub(super) fn read(root: &Section<'_>, scope: &str) -> Result<PostgresSettings, 
 }
 
 fn absolute(section: &Section<'_>, key: &str, path: &Path) -> Result<PathBuf, KeyError> {
-    std::path::absolute(path).map_err(|error| {
-        section.error(key, format!("`postgresql.{key}` can't be made absolute: {error}"), None)
-    })
+    std::path::absolute(path).map_err(|error| section.error(key, format!("`postgresql.{key}` can't be made absolute: {error}"), None))
 }
 
 /// The home directory, as the shell would find it.
@@ -149,30 +145,13 @@ fn home() -> PathBuf {
     std::env::home_dir().filter(|home| !home.as_os_str().is_empty()).unwrap_or_else(|| PathBuf::from("/"))
 }
 
-/// The text that PostgreSQL gets; nothing for null.
-pub(super) fn parameter_text(value: &Value) -> Option<String> {
-    match value {
-        Value::Null => None,
-        Value::Bool(true) => Some("on".to_owned()),
-        Value::Bool(false) => Some("off".to_owned()),
-        value => Some(values::text(value)),
-    }
-}
-
 pub(super) fn settings_of(map: &Map<String, Value>) -> BTreeMap<String, String> {
-    map.iter().filter_map(|(name, value)| Some((name.clone(), parameter_text(value)?))).collect()
+    map.iter().filter_map(|(name, value)| Some((name.clone(), guc_text(value)?))).collect()
 }
 
-fn parameters(
-    section: &Section<'_>,
-    scope: &str,
-    listen_addresses: &str,
-    port: u16,
-) -> Result<BTreeMap<String, String>, KeyError> {
+fn parameters(section: &Section<'_>, scope: &str, listen_addresses: &str, port: u16) -> Result<BTreeMap<String, String>, KeyError> {
     let mut parameters = section.section("parameters")?.map(|section| settings_of(section.map())).unwrap_or_default();
-    for (name, value) in
-        [("cluster_name", scope), ("listen_addresses", listen_addresses), ("port", port.to_string().as_str())]
-    {
+    for (name, value) in [("cluster_name", scope), ("listen_addresses", listen_addresses), ("port", port.to_string().as_str())] {
         parameters.retain(|known, _| !known.eq_ignore_ascii_case(name));
         parameters.insert(name.to_owned(), value.to_owned());
     }
@@ -205,11 +184,7 @@ fn authentication(section: &Section<'_>) -> Result<Authentication, KeyError> {
                 options.insert((*keyword).to_owned(), value);
             }
         }
-        Ok(Some(Credentials {
-            username: user.text("username")?,
-            password: user.text("password")?.map(Secret::new),
-            options,
-        }))
+        Ok(Some(Credentials { username: user.text("username")?, password: user.text("password")?.map(Secret::new), options }))
     };
     Ok(Authentication {
         superuser: credentials("superuser")?.unwrap_or_default(),

@@ -1,6 +1,5 @@
 //! The settings as the engine asks for them: the local configuration of the moment, under any dynamic document.
 
-use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ha_engine::settings::{EffectiveSettings, GlobalConfig, SettingsError, SettingsSource};
@@ -8,9 +7,10 @@ use serde_json::{Map, Value};
 use tracing::{Level, error, info, warn};
 
 use super::cache;
-use super::error::ConfigError;
+use super::error::{ConfigError, KeyPlace};
 use super::local::LocalConfig;
 use super::node;
+use super::tree::join;
 
 /// The settings of one agent. Shared by the engine, which asks, and the agent, which reloads.
 #[derive(Debug)]
@@ -25,6 +25,8 @@ struct State {
     local: Arc<LocalConfig>,
     /// The warnings that were logged last, so that they are logged once.
     warned: Vec<String>,
+    /// The dynamic document that was accepted last: new files must go with it.
+    dynamic: Map<String, Value>,
 }
 
 impl AgentSettings {
@@ -34,13 +36,14 @@ impl AgentSettings {
     ///
     /// A key is missing or unusable, or asks for something that this version does not have.
     pub fn new(local: LocalConfig) -> Result<Self, ConfigError> {
+        // First what is doubtful: a misspelt key often explains the missing one that is an error.
+        log_remarks(&local);
         let (settings, _) = node::effective(&local, &Map::new())?;
         local.store()?;
         local.ctl()?;
         if let Some(line) = node::check_watchdog(&local)? {
             info!("{line}");
         }
-        log_remarks(&local);
         let data_dir = &settings.postgresql.data_dir;
         let cached = match cache::load(data_dir) {
             Ok(cached) => cached.filter(|document| !document.is_empty()),
@@ -49,16 +52,11 @@ impl AgentSettings {
                 None
             }
         };
-        // A cached document that cannot be used must not take the place of one that can.
-        let cached = cached.filter(|document| match node::effective(&local, document) {
-            Ok(_) => true,
-            Err(error) => {
-                error!(error = &error as &dyn std::error::Error, "Exception when setting dynamic_configuration");
-                false
-            }
-        });
-        let bootstrap = settings.bootstrap.map(|section| section.dcs).unwrap_or_default();
-        let state = Mutex::new(State { local: Arc::new(local), warned: Vec::new() });
+        let cached = cached.filter(|document| is_usable(&local, document, None));
+        // A section that is used once must not keep an old cluster from starting.
+        let bootstrap = settings.bootstrap.map(|section| section.dcs).filter(|document| is_usable(&local, document, Some("bootstrap.dcs")));
+        let bootstrap = bootstrap.unwrap_or_default();
+        let state = Mutex::new(State { local: Arc::new(local), warned: Vec::new(), dynamic: Map::new() });
         Ok(Self { state, cached, bootstrap })
     }
 
@@ -71,9 +69,10 @@ impl AgentSettings {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Logs warnings that were not logged for the same reason before.
-    fn warn_once(&self, warnings: Vec<String>) {
+    /// Remembers the accepted document, and logs warnings that were not logged for the last one.
+    fn accepted(&self, dynamic: &Map<String, Value>, warnings: Vec<String>) {
         let mut state = self.lock();
+        state.dynamic.clone_from(dynamic);
         for line in &warnings {
             if !state.warned.contains(line) {
                 warn!("{line}");
@@ -81,6 +80,18 @@ impl AgentSettings {
         }
         state.warned = warnings;
     }
+}
+
+/// Whether `document` can be the dynamic configuration; if not, that is logged with where it stands.
+fn is_usable(local: &LocalConfig, document: &Map<String, Value>, stands_at: Option<&str>) -> bool {
+    let Err(mut error) = node::effective(local, document) else { return true };
+    if let (ConfigError::Key(key), Some(prefix)) = (&mut error, stands_at)
+        && let Some(place) = local.places().nearest(&join(prefix, &key.key))
+    {
+        key.place = KeyPlace::Local(place.clone());
+    }
+    error!(error = &error as &dyn std::error::Error, "Exception when setting dynamic_configuration");
+    false
 }
 
 /// Logs what is doubtful about `local`.
@@ -105,31 +116,25 @@ impl SettingsSource for AgentSettings {
     fn effective(&self, dynamic: &Map<String, Value>) -> Result<Arc<EffectiveSettings>, SettingsError> {
         let local = self.local();
         let (settings, warnings) = node::effective(&local, dynamic).map_err(|error| settings_error(&error))?;
-        self.warn_once(warnings);
+        self.accepted(dynamic, warnings);
         Ok(Arc::new(settings))
     }
 
     fn reload_local(&self) -> Result<bool, SettingsError> {
         let current = self.local();
-        let failed = |error: &ConfigError| {
-            let path = current.path().unwrap_or_else(|| Path::new("the environment"));
-            SettingsError {
-                message: format!("Exception when reloading local configuration from {}: {error}", path.display()),
-            }
-        };
-        let Some(next) = current.read_again().map_err(|error| failed(&error))? else { return Ok(false) };
+        let Some(next) = current.read_again().map_err(|error| settings_error(&error))? else { return Ok(false) };
         if next.says_the_same_as(&current) {
-            info!("No local configuration items changed.");
             return Ok(false);
         }
         let check = || -> Result<(), ConfigError> {
-            node::effective(&next, &Map::new())?;
+            let dynamic = self.lock().dynamic.clone();
+            node::effective(&next, &dynamic)?;
             next.log()?;
             next.ctl()?;
             node::check_watchdog(&next)?;
             Ok(())
         };
-        check().map_err(|error| failed(&error))?;
+        check().map_err(|error| settings_error(&error))?;
         log_remarks(&next);
         self.lock().local = Arc::new(next);
         Ok(true)
@@ -140,14 +145,12 @@ impl SettingsSource for AgentSettings {
     }
 
     fn store_dynamic_cache(&self, dynamic: &Map<String, Value>) -> Result<(), SettingsError> {
-        let adjusted =
-            GlobalConfig::adjusted_document(dynamic).map_err(|error| SettingsError { message: error.to_string() })?;
+        let adjusted = GlobalConfig::adjusted_document(dynamic).map_err(|error| SettingsError { message: error.to_string() })?;
         let local = self.local();
         let (settings, _) = node::effective(&local, &Map::new()).map_err(|error| settings_error(&error))?;
         let data_dir = settings.postgresql.data_dir;
-        cache::store(&data_dir, &adjusted).map_err(|error| SettingsError {
-            message: format!("Exception when saving file: {}: {error}", cache::path(&data_dir).display()),
-        })
+        cache::store(&data_dir, &adjusted)
+            .map_err(|error| SettingsError { message: format!("{}: {error}", cache::path(&data_dir).display()) })
     }
 }
 

@@ -122,9 +122,7 @@ impl RestApiSettings {
         let (host, port) = split_host_port(&listen_text, None).map_err(|error| {
             section.error(
                 "listen",
-                format!(
-                    "Invalid \"restapi\" config: expected <HOST>:<PORT> for \"listen\", but got \"{listen_text}\" ({error})"
-                ),
+                format!("Invalid \"restapi\" config: expected <HOST>:<PORT> for \"listen\", but got \"{listen_text}\" ({error})"),
                 Some("for example `listen: 0.0.0.0:8008`".to_owned()),
             )
         })?;

@@ -102,8 +102,7 @@ const BINARIES: &[(&str, Below)] = keys![
     "pg_ctl" "initdb" "pg_controldata" "pg_basebackup" "postgres" "pg_isready" "pg_rewind" "pg_waldump"
 ];
 const CALLBACKS: &[(&str, Below)] = keys!["on_start" "on_stop" "on_restart" "on_reload" "on_role_change"];
-const USERS: &[(&str, Below)] =
-    &[("superuser", Credentials), ("replication", Credentials), ("rewind", Credentials)];
+const USERS: &[(&str, Below)] = &[("superuser", Credentials), ("replication", Credentials), ("rewind", Credentials)];
 
 /// A warning for every key that nothing reads.
 pub(super) fn unknown_keys(tree: &Mapping) -> Vec<String> {

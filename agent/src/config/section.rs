@@ -79,9 +79,7 @@ impl<'a> Section<'a> {
                 .iter()
                 .enumerate()
                 .map(|(index, item)| match item {
-                    Value::Array(_) | Value::Object(_) => {
-                        Err(self.wrong_type(&join(key, &index.to_string()), "a text"))
-                    }
+                    Value::Array(_) | Value::Object(_) => Err(self.wrong_type(&join(key, &index.to_string()), "a text")),
                     item => Ok(values::text(item)),
                 })
                 .collect::<Result<_, _>>()

@@ -20,8 +20,7 @@ pub(super) fn published(configured: &Map<String, Value>) -> Tags {
             Value::String(_) => values::bool_word(value).map_or_else(|| value.clone(), Value::Bool),
             value => value.clone(),
         };
-        let has_priority =
-            PAIRS.iter().any(|(switch, priority)| switch == key && configured.contains_key(*priority));
+        let has_priority = PAIRS.iter().any(|(switch, priority)| switch == key && configured.contains_key(*priority));
         (values::is_set(&value) || has_priority).then(|| (key.clone(), value))
     });
     Tags(tags.collect())

@@ -105,9 +105,7 @@ impl Node {
     /// A value without parts whose positions are known.
     pub fn from_value(value: Value, place: &Place) -> Self {
         let content = match value {
-            Value::Array(items) => {
-                Content::List(items.into_iter().map(|item| Self::from_value(item, place)).collect())
-            }
+            Value::Array(items) => Content::List(items.into_iter().map(|item| Self::from_value(item, place)).collect()),
             Value::Object(map) => {
                 let mut mapping = Mapping::default();
                 for (key, value) in map {
@@ -193,10 +191,7 @@ impl Mapping {
                 (Some(position), entry) => {
                     let known = &mut self.entries[position];
                     match (&mut known.node.content, entry) {
-                        (
-                            Content::Mapping(known),
-                            Entry { node: Node { content: Content::Mapping(over), .. }, .. },
-                        ) => known.patch(over),
+                        (Content::Mapping(known), Entry { node: Node { content: Content::Mapping(over), .. }, .. }) => known.patch(over),
                         (_, entry) => {
                             let replaces = matches!(entry.node.content, Content::Mapping(_))
                                 || values::text(&known.node.to_value()) != values::text(&entry.node.to_value());
@@ -282,8 +277,7 @@ pub(super) fn join(prefix: &str, key: &str) -> String {
 pub fn deep_equal(left: &Value, right: &Value) -> bool {
     match (left, right) {
         (Value::Object(left), Value::Object(right)) => {
-            left.len() == right.len()
-                && left.iter().all(|(key, value)| right.get(key).is_some_and(|other| deep_equal(value, other)))
+            left.len() == right.len() && left.iter().all(|(key, value)| right.get(key).is_some_and(|other| deep_equal(value, other)))
         }
         (Value::Object(_), _) | (_, Value::Object(_)) => false,
         (left, right) => values::text(left) == values::text(right),

@@ -125,8 +125,8 @@ pub enum TlsError {
         /// The file.
         path: PathBuf,
     },
-    /// The operating system has no trust anchors.
-    #[error("no CA certificates are configured, and the operating system has none")]
+    /// Clients shall show certificates, and nobody is trusted to sign them.
+    #[error("client certificates are to be verified, but no CA file is configured and the operating system has none")]
     NoSystemAnchors,
     /// Certificate and key do not fit together, or are of an unsupported kind.
     #[error("the certificate in `{cert}` cannot be used with the key in `{key}`")]
@@ -155,7 +155,8 @@ impl ClientTls {
         let anchors = match (self.verify, &self.ca) {
             (Verify::Nothing, _) => Anchors::none(),
             (_, Some(path)) => anchors_in(path)?,
-            (_, None) => system_anchors()?,
+            // Without any, every server is refused by name: TLS may not be needed at all.
+            (_, None) => system_anchors(),
         };
         let algorithms = provider.signature_verification_algorithms;
         let verifier = ServerVerifier { anchors, algorithms, mode: self.verify };
@@ -186,7 +187,10 @@ impl ServerTls {
         let builder = if self.clients == ClientCertificates::Ignored {
             builder.with_no_client_auth()
         } else {
-            let anchors = self.ca.as_deref().map_or_else(system_anchors, anchors_in)?;
+            let anchors = self.ca.as_deref().map_or_else(|| Ok(system_anchors()), anchors_in)?;
+            if anchors.is_empty() {
+                return Err(TlsError::NoSystemAnchors);
+            }
             let required = self.clients == ClientCertificates::Required;
             let verifier = ClientVerifier::new(anchors, required, provider).map_err(setup)?;
             builder.with_client_cert_verifier(Arc::new(verifier))
@@ -255,7 +259,6 @@ fn anchors_in(path: &Path) -> Result<Anchors, TlsError> {
     if anchors.is_empty() { Err(TlsError::NoAnchor { path: path.to_owned() }) } else { Ok(anchors) }
 }
 
-fn system_anchors() -> Result<Anchors, TlsError> {
-    let anchors = Anchors::new(rustls_native_certs::load_native_certs().certs);
-    if anchors.is_empty() { Err(TlsError::NoSystemAnchors) } else { Ok(anchors) }
+fn system_anchors() -> Anchors {
+    Anchors::new(rustls_native_certs::load_native_certs().certs)
 }

@@ -10,6 +10,9 @@ use super::{leader, race, replica};
 
 /// How long a node that is not electable waits for somebody else to take the lock.
 const WAIT_FOR_LOCK: Duration = Duration::from_secs(2);
+/// How soon a node that was not the one looks again: what kept it out (a primary that was just stopping, a candidate that
+/// just died) may be over, and nothing in the store would tell.
+const RACE_AGAIN: Duration = Duration::from_secs(1);
 
 pub(super) fn decide(c: &mut Cycle<'_>) -> Outcome {
     if race::should_i_lead(c)? {
@@ -24,6 +27,9 @@ pub(super) fn decide(c: &mut Cycle<'_>) -> Outcome {
             );
         }
         return acquired(c);
+    }
+    if !c.paused() {
+        c.wake_at(c.now.moment + RACE_AGAIN);
     }
     let nofailover = c.obs.tags.nofailover();
     let names_a_candidate = c.failover().is_some_and(|key| key.request.candidate.is_some());

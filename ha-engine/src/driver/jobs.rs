@@ -212,9 +212,22 @@ impl Engine {
                 self.remember(memory);
                 self.settle_rewind_failure(&result).await;
                 self.publish();
-                Next::Run
+                if self.is_worth_a_cycle(&result) { Next::Run } else { Next::SleepOn }
             }
         }
+    }
+
+    /// Whether the next cycle should run at once. What failed, and would only be tried again, waits for the period; but a
+    /// leader that cannot start its server must give the lock back at once.
+    fn is_worth_a_cycle(&self, result: &TaskResult) -> bool {
+        let failed = matches!(
+            result,
+            TaskResult::Start(StartOutcome::Failed)
+                | TaskResult::Clone(false)
+                | TaskResult::Demote(false)
+                | TaskResult::Rewind(RewindOutcome::NotYet(_))
+        );
+        !failed || self.lock_is_mine()
     }
 
     /// What the end of a task means for the next decisions.

@@ -21,6 +21,8 @@ mod observe;
 mod publish;
 mod shutdown;
 mod startup;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -181,11 +183,25 @@ impl Engine {
         (engine, handle)
     }
 
-    /// Runs until somebody asks for the end, or until this node cannot go on.
-    pub async fn run(mut self) -> Ended {
-        if let Some(fatal) = self.start_up().await {
-            return Ended::Fatal(fatal);
+    /// Everything that comes before the first decision: waits for the store, makes sure that nobody else has this node's
+    /// name, takes over a PostgreSQL that runs already. The REST API comes up after this: it would answer for the
+    /// namesake otherwise.
+    ///
+    /// # Errors
+    ///
+    /// The agent must not run; what to tell the operator.
+    pub async fn start(&mut self) -> Result<(), String> {
+        match self.start_up().await {
+            Some(fatal) => Err(fatal),
+            None => {
+                self.publish();
+                Ok(())
+            }
         }
+    }
+
+    /// Decides until somebody asks for the end, or until this node cannot go on. [`Engine::start`] comes first.
+    pub async fn run(mut self) -> Ended {
         while !self.shutting_down {
             self.cycle().await;
             if let Some(exit) = self.exit.take() {

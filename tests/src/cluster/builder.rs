@@ -20,6 +20,7 @@ use crate::stores::Etcd;
 #[derive(Clone, Debug)]
 pub struct Builder {
     agent: Option<Agent>,
+    programs: Option<PathBuf>,
     scope: String,
     members: u8,
     store_servers: u8,
@@ -28,6 +29,7 @@ pub struct Builder {
     local: Value,
     local_of: Vec<(usize, Value)>,
     links: bool,
+    volume: Option<(u8, &'static str)>,
     pace: Pace,
 }
 
@@ -35,6 +37,7 @@ impl Default for Builder {
     fn default() -> Self {
         Self {
             agent: None,
+            programs: None,
             scope: "demo".to_owned(),
             members: 3,
             store_servers: 1,
@@ -43,6 +46,7 @@ impl Default for Builder {
             local: json!({}),
             local_of: Vec::new(),
             links: false,
+            volume: None,
             pace: Pace::default(),
         }
     }
@@ -53,6 +57,13 @@ impl Builder {
     #[must_use]
     pub const fn agent(mut self, agent: Agent) -> Self {
         self.agent = Some(agent);
+        self
+    }
+
+    /// The directory of the agent's programs, if it is not where they are looked for.
+    #[must_use]
+    pub fn programs_in(mut self, directory: &Path) -> Self {
+        self.programs = Some(directory.to_owned());
         self
     }
 
@@ -105,6 +116,13 @@ impl Builder {
         self
     }
 
+    /// Gives one node, counted from zero, a small file system of its own for its data. It needs root.
+    #[must_use]
+    pub const fn volume_of(mut self, node: u8, size: &'static str) -> Self {
+        self.volume = Some((node, size));
+        self
+    }
+
     /// How often clients come.
     #[must_use]
     pub const fn pace(mut self, pace: Pace) -> Self {
@@ -125,7 +143,7 @@ impl Builder {
         let times = self.times.unwrap_or_else(|| Times::low(agent));
         let bin_dir = postgres::bin_dir()?;
         let sandbox = Sandbox::create()?;
-        let (daemon, control_tool) = programs(agent, &sandbox)?;
+        let (daemon, control_tool) = programs(agent, self.programs.as_deref(), &sandbox)?;
         let etcd = Etcd::start(&sandbox, self.store_servers).await?;
         let mut dynamic = settings::dynamic(times);
         settings::merge(&mut dynamic, &self.dynamic);
@@ -152,10 +170,14 @@ impl Builder {
     async fn node(&self, index: u8, sandbox: &Sandbox, etcd: &Etcd, daemon: &Path, bin_dir: &Path, dynamic: &Value) -> Result<Node> {
         let name = format!("pg{}", index + 1);
         let directory = sandbox.make(&name)?;
+        let volume = match self.volume {
+            Some((node, size)) if node == index => sandbox.make_volume(&format!("{name}/volume"), size)?,
+            _ => directory.clone(),
+        };
         let addresses = Addresses {
-            postgres: sandbox.network().free(1 + index)?,
-            rest: sandbox.network().free(1 + index)?,
-            data_dir: directory.join("data"),
+            postgres: sandbox.network().free(1 + index, 5432)?,
+            rest: sandbox.network().free(1 + index, 8008)?,
+            data_dir: volume.join("data"),
         };
         let links = if self.links { Some(links(index, sandbox, etcd, &addresses).await?) } else { None };
         let (store, rest, postgres) = links.as_ref().map_or_else(
@@ -176,6 +198,10 @@ impl Builder {
             bin_dir,
             dynamic,
         });
+        if self.links {
+            // Or the agent asks the store for its servers, and finds the way around the proxies.
+            settings::merge(&mut settings, &json!({"etcd3": {"use_proxies": true}}));
+        }
         settings::merge(&mut settings, &self.local);
         for (_, patch) in self.local_of.iter().filter(|(node, _)| *node == usize::from(index)) {
             settings::merge(&mut settings, patch);

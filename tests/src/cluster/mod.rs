@@ -3,18 +3,19 @@
 mod builder;
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use serde_json::Value;
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
 
 use crate::agents::{self, Agent};
 use crate::checker::{self, Checker, Pace, Target};
 use crate::history::{History, Loss};
-use crate::node::{self, Node};
+use crate::node::{self, Answer, Node};
 use crate::poll::{self, PATIENCE};
-use crate::process::Finished;
+use crate::process::{self, Finished};
 use crate::proxy::Condition;
 use crate::sandbox::Sandbox;
 use crate::settings::Times;
@@ -74,6 +75,15 @@ impl Cluster {
     #[must_use]
     pub fn nodes(&self) -> &[Node] {
         &self.nodes
+    }
+
+    /// The node of that name.
+    ///
+    /// # Errors
+    ///
+    /// If there is none.
+    pub fn node(&self, name: &str) -> Result<&Node> {
+        self.nodes.iter().find(|node| node.name == name).with_context(|| format!("there is no node {name}"))
     }
 
     /// All nodes but one.
@@ -196,6 +206,29 @@ impl Cluster {
         self.nodes.iter().filter(|node| !node.is_agent_running()).try_for_each(Node::start)
     }
 
+    /// Kills every node at once, as a power cut does. The store goes on.
+    ///
+    /// # Errors
+    ///
+    /// If something survives.
+    pub async fn kill_all(&self) -> Result<()> {
+        let processes: Vec<_> = self.nodes.iter().flat_map(|node| process::working_in(&node.directory)).collect();
+        process::signal_all(&processes, Signal::SIGKILL);
+        for node in &self.nodes {
+            node.kill().await?;
+        }
+        Ok(())
+    }
+
+    /// Asks `via` for a switchover, and returns its answer.
+    ///
+    /// # Errors
+    ///
+    /// If it does not answer.
+    pub async fn switchover(&self, via: &Node, leader: &str, candidate: Option<&str>) -> Result<Answer> {
+        via.send("POST", "/switchover", &json!({"leader": leader, "candidate": candidate})).await
+    }
+
     /// Starts the clients that write and watch. Scenarios that begin with a running cluster have them already.
     ///
     /// # Errors
@@ -304,9 +337,13 @@ impl Cluster {
         self.checker.as_mut().context("nobody checked this cluster")?.stop().await;
         let history = self.history()?;
         history.assert_never_two_primaries()?;
+        let expected = rows_of(self.node(&leader)?).await?;
+        history.assert_no_acknowledged_row_missing(&expected, loss)?;
         for node in self.nodes.iter().filter(|node| node.is_agent_running()) {
-            poll::until(&format!("{} has every row that {leader} has", node.name), Duration::from_secs(30), async || {
-                history.assert_no_acknowledged_row_missing(&rows_of(node).await?, loss)
+            poll::until(&format!("{} has the rows that {leader} has", node.name), Duration::from_secs(30), async || {
+                let rows = rows_of(node).await?;
+                ensure!(rows == expected, "these differ: {:?}", rows.symmetric_difference(&expected).take(5).collect::<Vec<_>>());
+                Ok(())
             })
             .await?;
         }
@@ -352,7 +389,11 @@ fn role_and_state(body: &str) -> String {
 }
 
 /// The programs of an agent, made reachable for the user that runs them.
-fn programs(agent: Agent, sandbox: &Sandbox) -> Result<(PathBuf, PathBuf)> {
+fn programs(agent: Agent, directory: Option<&Path>, sandbox: &Sandbox) -> Result<(PathBuf, PathBuf)> {
+    let (daemon, control_tool) = match directory {
+        Some(directory) => agent.programs_in(directory),
+        None => (agent.daemon()?, agent.control_tool()?),
+    };
     let directory = sandbox.make("bin")?;
-    Ok((agents::runnable_by_all(&agent.daemon()?, &directory)?, agents::runnable_by_all(&agent.control_tool()?, &directory)?))
+    Ok((agents::runnable_by_all(&daemon, &directory)?, agents::runnable_by_all(&control_tool, &directory)?))
 }

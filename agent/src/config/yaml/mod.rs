@@ -162,13 +162,9 @@ impl Reader<'_> {
         let place = self.place(raw.referenced);
         let content = match raw.value {
             Raw::Scalar(value) => Content::Scalar(self.scalar(value, raw.defined)),
-            Raw::List(items) => Content::List(
-                items
-                    .into_iter()
-                    .enumerate()
-                    .map(|(index, item)| self.node(item, &join(path, &index.to_string())))
-                    .collect(),
-            ),
+            Raw::List(items) => {
+                Content::List(items.into_iter().enumerate().map(|(index, item)| self.node(item, &join(path, &index.to_string()))).collect())
+            }
             Raw::Mapping(entries) => {
                 let mut mapping = Mapping::default();
                 for (key, value) in entries {
@@ -177,10 +173,8 @@ impl Reader<'_> {
                     let place = self.place(key.referenced);
                     let entry = Entry { key: key.value, place: place.clone(), node };
                     if let Some(earlier) = mapping.insert(entry) {
-                        self.warnings.push(format!(
-                            "{place}: `{path}` is written twice (first at {}); the last value counts",
-                            earlier.place
-                        ));
+                        self.warnings
+                            .push(format!("{place}: `{path}` is written twice (first at {}); the last value counts", earlier.place));
                     }
                 }
                 Content::Mapping(mapping)

@@ -39,17 +39,17 @@ fn anchors_aliases_and_merge_keys_work() {
 
 #[test]
 fn block_texts_and_comments_are_kept_and_dropped() {
-    assert_eq!(value("a: |\n  true\n  x\nb: >-\n  1\n  2 # not a comment\n# a comment\n"), json!({"a": "true\nx\n", "b": "1 2 # not a comment"}));
+    assert_eq!(
+        value("a: |\n  true\n  x\nb: >-\n  1\n  2 # not a comment\n# a comment\n"),
+        json!({"a": "true\nx\n", "b": "1 2 # not a comment"})
+    );
 }
 
 #[test]
 fn a_key_written_twice_counts_with_its_last_value_and_is_warned_about() {
     let document = document("a: 1\nb:\n  c: 1\n  c: 2\n");
     assert_eq!(document.root.to_value(), json!({"a": 1, "b": {"c": 2}}));
-    assert_eq!(
-        document.warnings,
-        ["quorate.yml:4:3: `b.c` is written twice (first at quorate.yml:3:3); the last value counts"]
-    );
+    assert_eq!(document.warnings, ["quorate.yml:4:3: `b.c` is written twice (first at quorate.yml:3:3); the last value counts"]);
 }
 
 #[test]

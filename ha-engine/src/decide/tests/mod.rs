@@ -3,6 +3,7 @@
 mod busy;
 mod leader;
 mod pause;
+mod properties;
 mod race;
 mod replica;
 mod stopped;

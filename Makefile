@@ -1,0 +1,52 @@
+# make demo    a cluster of three on this machine, before your eyes (ONCE=1: ends by itself)
+# make test    every test there is
+# make check   everything CI checks besides; never writes to the tree
+# make bench   our agent beside Patroni (QUICK=1: one round of each)
+# make fmt     formats
+
+.PHONY: demo test check bench fmt build
+.DELETE_ON_ERROR:
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+
+CARGO ?= cargo
+TARGET := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
+# What tests could not run here, and why.
+SKIPPED := $(abspath $(TARGET))/not-run.txt
+# Failures are told in words; a backtrace of the harness adds nothing to them.
+export RUST_LIB_BACKTRACE ?= 0
+
+demo:
+	@scripts/install-deps run
+	@scripts/install-deps build
+	@$(CARGO) build --release --quiet -p agent -p tests --bins
+	@$(TARGET)/release/demo $(if $(ONCE),--once)
+
+build:
+	$(CARGO) build --workspace --bins --all-features
+
+test:
+	@scripts/install-deps test
+	@rm -f $(SKIPPED)
+	$(CARGO) build --workspace --bins --all-features
+	QUORATE_TEST_SKIPPED=$(SKIPPED) $(CARGO) nextest run --workspace --all-features --no-fail-fast
+	$(CARGO) test --workspace --all-features --doc --quiet
+	@if [ -s $(SKIPPED) ]; then sort -u $(SKIPPED); fi
+
+check:
+	@scripts/install-deps check
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --all-features --locked -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --all-features --no-deps --locked --quiet
+	$(CARGO) deny --all-features check --hide-inclusion-graph bans licenses sources
+	@# The advisories are worth knowing, but the machine that keeps them is not ours to depend on.
+	@timeout 60 $(CARGO) deny --all-features check --hide-inclusion-graph advisories || echo "advisories: not clean, or not reachable (this does not fail the check)"
+	scripts/check-paths
+
+bench:
+	@scripts/install-deps bench
+	@$(CARGO) build --release --quiet -p agent -p tests --bins
+	@$(TARGET)/release/bench $(if $(QUICK),--quick)
+
+fmt:
+	$(CARGO) fmt --all

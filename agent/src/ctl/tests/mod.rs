@@ -1,0 +1,6 @@
+//! Whole commands over a store in memory.
+
+mod changing;
+mod configuring;
+mod looking;
+mod members;

@@ -1,0 +1,385 @@
+//! A PostgreSQL that only pretends: enough of one for the loop to start, stop, promote, copy and follow, and a network on
+//! which agents ask each other. It refuses what a real server would refuse.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use dcs_core::model::{HistoryLine, Lsn, MemberName, Role, ServerState, SystemId, Tags, Timeline};
+use dcs_core::{Clock, Deadline};
+use tokio::sync::{mpsc, watch};
+
+use crate::cancel::Cancel;
+use crate::decide::observation::{
+    DataDir, Monitor, PeerAnswer, PeerStatus, PeerTarget, Postmaster, PrimaryMonitor, ServerObservation, SlotObservation, StandbyMonitor,
+    Upstream,
+};
+use crate::decide::slots::SlotPlan;
+use crate::ports::{
+    CallbackEvent, CloneSource, ControlData, DivergenceFacts, FollowPlan, Inconclusive, LocalState, OperationFailed, Peers, Postgres,
+    PromoteOutcome, RecoveryDiff, RewindOutcome, ShutdownPosition, StartOutcome, StatusReport, StopEvent, StopMode, StopOutcome,
+    StopRequest,
+};
+use crate::settings::{BootstrapSettings, EffectiveSettings};
+
+/// How long a start, a stop or a promotion takes.
+const A_MOMENT: Duration = Duration::from_millis(50);
+const SYSTEM_ID: &str = "7000000000000000001";
+
+/// One server.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Server {
+    pub(super) data: bool,
+    pub(super) running: bool,
+    pub(super) primary: bool,
+    pub(super) timeline: u32,
+    pub(super) lsn: u64,
+    pub(super) following: Option<String>,
+    /// Clients are cut off already; only the archiver is still busy.
+    pub(super) stopping: bool,
+    /// The monitoring query never returns.
+    pub(super) stuck: bool,
+}
+
+/// All servers, by the name of their member.
+#[derive(Debug, Default)]
+pub(super) struct World {
+    servers: Mutex<BTreeMap<String, Server>>,
+    changed: watch::Sender<u64>,
+}
+
+impl World {
+    pub(super) fn servers(&self) -> MutexGuard<'_, BTreeMap<String, Server>> {
+        self.servers.lock().expect("no test panics while it holds the world")
+    }
+
+    pub(super) fn server(&self, name: &str) -> Server {
+        self.servers().get(name).cloned().unwrap_or_default()
+    }
+
+    pub(super) fn change<T>(&self, name: &str, change: impl FnOnce(&mut Server) -> T) -> T {
+        let result = change(self.servers().entry(name.to_owned()).or_default());
+        self.changed.send_modify(|count| *count += 1);
+        result
+    }
+
+    /// The names of all servers that would take a write.
+    pub(super) fn writable(&self) -> Vec<String> {
+        self.servers()
+            .iter()
+            .filter(|(_, server)| server.running && !server.stopping && server.primary)
+            .map(|(name, _)| name.clone())
+            .collect()
+    }
+}
+
+/// The server of one member, as its agent holds it.
+#[derive(Debug)]
+pub(super) struct FakePostgres {
+    name: String,
+    world: Arc<World>,
+    clock: Arc<dyn Clock>,
+    local: watch::Sender<LocalState>,
+}
+
+impl FakePostgres {
+    pub(super) fn new(name: &str, world: &Arc<World>, clock: &Arc<dyn Clock>) -> Arc<Self> {
+        let local = LocalState {
+            state: ServerState::Stopped,
+            role: Role::Uninitialized,
+            since: clock.now(),
+            pending_restart: BTreeMap::new(),
+            conn_url: format!("postgres://{name}:5432/postgres"),
+            proxy_url: None,
+        };
+        Arc::new(Self { name: name.to_owned(), world: Arc::clone(world), clock: Arc::clone(clock), local: watch::Sender::new(local) })
+    }
+
+    fn server(&self) -> Server {
+        self.world.server(&self.name)
+    }
+
+    fn enter(&self, state: ServerState, role: Option<Role>) {
+        let since = self.clock.now();
+        self.local.send_modify(|local| {
+            local.state = state;
+            local.since = since;
+            local.role = role.unwrap_or(local.role);
+        });
+    }
+
+    async fn launch(&self, primary: bool, role: Role) -> StartOutcome {
+        self.enter(ServerState::Starting, Some(role));
+        tokio::time::sleep(A_MOMENT).await;
+        let started = self.world.change(&self.name, |server| {
+            server.running = server.data;
+            server.primary = primary;
+            server.data
+        });
+        if !started {
+            self.enter(ServerState::StartFailed, None);
+            return StartOutcome::Failed;
+        }
+        self.enter(ServerState::Running, None);
+        StartOutcome::Running
+    }
+}
+
+#[async_trait]
+impl Postgres for FakePostgres {
+    fn local(&self) -> LocalState {
+        self.local.borrow().clone()
+    }
+
+    fn subscribe(&self) -> watch::Receiver<LocalState> {
+        self.local.subscribe()
+    }
+
+    async fn postmaster_ended(&self) {
+        let mut changes = self.world.changed.subscribe();
+        while self.server().running {
+            if changes.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    async fn adopt(&self, _: Deadline) {}
+
+    async fn observe(&self, _: bool, deadline: Deadline) -> ServerObservation {
+        let server = self.server();
+        if server.stuck {
+            tokio::time::sleep_until(deadline.instant()).await;
+        }
+        let local = self.local();
+        let monitor = match (server.running, server.primary) {
+            _ if server.stuck => Monitor::Failed,
+            _ if server.stopping => Monitor::Failed,
+            (false, _) => Monitor::NotAsked,
+            (true, true) => Monitor::Primary(PrimaryMonitor { timeline: Timeline(server.timeline), lsn: Lsn(server.lsn) }),
+            (true, false) => Monitor::Standby(StandbyMonitor {
+                replayed: Lsn(server.lsn),
+                received: Lsn(server.lsn),
+                received_timeline: Timeline::known(server.timeline),
+                replication_state: server.following.as_ref().map(|_| "streaming".to_owned()),
+                ..StandbyMonitor::default()
+            }),
+        };
+        ServerObservation {
+            state: local.state,
+            role: local.role,
+            since: local.since,
+            postmaster: if server.running { Postmaster::Running { pid: 1, started_at: 1 } } else { Postmaster::None },
+            data_dir: if server.data { DataDir::Present { recovery_file: !server.primary, backup_label: false } } else { DataDir::Empty },
+            system_id: SystemId::parse(SYSTEM_ID).filter(|_| server.data),
+            monitor,
+            slots: None,
+            major_version: Some(150_000),
+            pending_restart: BTreeMap::new(),
+        }
+    }
+
+    async fn report(&self, _: Duration, _: Deadline) -> Arc<StatusReport> {
+        Arc::new(StatusReport { read_at: self.clock.now(), server: None })
+    }
+
+    async fn control_data(&self, _: Deadline) -> Result<ControlData, OperationFailed> {
+        let server = self.server();
+        let state = if server.primary { "in production" } else { "shut down in recovery" };
+        Ok(ControlData {
+            lines: Vec::new(),
+            cluster_state: state.to_owned(),
+            checkpoint: Lsn(server.lsn),
+            checkpoint_timeline: Timeline::known(server.timeline),
+            minimum_recovery_end: Lsn(server.lsn),
+            minimum_recovery_timeline: Timeline::known(server.timeline),
+            rewindable: false,
+        })
+    }
+
+    async fn history_file(&self, _: Timeline) -> Option<(Vec<HistoryLine>, jiff::Zoned)> {
+        None
+    }
+
+    async fn own_timeline(&self, _: Deadline) -> Option<Timeline> {
+        Timeline::known(self.server().timeline)
+    }
+
+    async fn can_rewind(&self) -> bool {
+        false
+    }
+
+    async fn observe_divergence(&self, _: &Upstream, _: Deadline) -> Result<DivergenceFacts, Inconclusive> {
+        Err(Inconclusive("not compared here".to_owned()))
+    }
+
+    async fn recovery_diff(&self, plan: &FollowPlan, _: Deadline) -> RecoveryDiff {
+        let wanted = plan.upstream.as_ref().map(|upstream| upstream.name.clone());
+        if self.server().following == wanted { RecoveryDiff::None } else { RecoveryDiff::Reload }
+    }
+
+    async fn slot_exists_on(&self, _: &Upstream, _: &str, _: Deadline) -> Option<bool> {
+        Some(true)
+    }
+
+    fn set_role(&self, role: Role) {
+        self.local.send_if_modified(|local| std::mem::replace(&mut local.role, role) != role);
+    }
+
+    fn set_state(&self, state: ServerState) {
+        self.enter(state, None);
+    }
+
+    fn call(&self, _: CallbackEvent) {}
+
+    fn callback_called(&self) -> bool {
+        true
+    }
+
+    async fn apply_settings(&self, _: Arc<EffectiveSettings>, _: bool) {}
+
+    async fn start(&self, role: Role, _: Option<Duration>, _: &Cancel) -> StartOutcome {
+        self.launch(false, role).await
+    }
+
+    async fn start_as_primary(&self, _: Option<Duration>, _: &Cancel) -> StartOutcome {
+        self.launch(true, Role::Primary).await
+    }
+
+    async fn stop(&self, request: StopRequest, events: Option<mpsc::Sender<StopEvent>>) -> StopOutcome {
+        let before = self.server();
+        if !before.running {
+            return StopOutcome::Stopped(None);
+        }
+        self.enter(ServerState::Stopping, None);
+        let position = ShutdownPosition { checkpoint: Lsn(before.lsn), checkpoint_end: Lsn(before.lsn), final_lsn: Lsn(before.lsn) };
+        let clean = before.primary && request.mode == StopMode::Fast;
+        self.world.change(&self.name, |server| server.stopping = true);
+        if clean && let Some(events) = events {
+            let _ = events.send(StopEvent::BackendsGone).await;
+            let _ = events.send(StopEvent::ShutDown(position)).await;
+            // The archiver is still busy.
+            tokio::time::sleep(A_MOMENT * 10).await;
+        }
+        self.world.change(&self.name, |server| (server.running, server.stopping) = (false, false));
+        self.enter(ServerState::Stopped, None);
+        StopOutcome::Stopped(clean.then_some(position))
+    }
+
+    async fn restart(&self, _: Duration, _: &Cancel) -> StartOutcome {
+        let primary = self.server().primary;
+        self.launch(primary, self.local().role).await
+    }
+
+    async fn follow(&self, plan: &FollowPlan, reload_only: bool, _: Option<Duration>, _: &Cancel) -> StartOutcome {
+        let upstream = plan.upstream.as_ref().map(|upstream| upstream.name.clone());
+        let ahead = upstream.as_deref().map(|name| self.world.server(name));
+        self.world.change(&self.name, |server| {
+            server.following = upstream;
+            if let Some(ahead) = ahead.filter(|ahead| ahead.running) {
+                server.lsn = server.lsn.max(ahead.lsn);
+                server.timeline = server.timeline.max(ahead.timeline);
+            }
+        });
+        if reload_only {
+            return StartOutcome::Running;
+        }
+        self.launch(false, plan.role).await
+    }
+
+    async fn run_pre_promote(&self, _: &Cancel) -> bool {
+        true
+    }
+
+    async fn promote(&self, _: Duration, _: &Cancel) -> PromoteOutcome {
+        self.set_role(Role::Promoted);
+        tokio::time::sleep(A_MOMENT).await;
+        self.world.change(&self.name, |server| {
+            server.primary = true;
+            server.timeline += 1;
+            server.following = None;
+        });
+        self.set_role(Role::Primary);
+        PromoteOutcome::Promoted
+    }
+
+    async fn resume_replay(&self, _: Deadline) {}
+
+    async fn checkpoint(&self, _: &Cancel) -> bool {
+        true
+    }
+
+    async fn nudge(&self) {}
+
+    async fn bootstrap(&self, _: &BootstrapSettings, _: &Cancel) -> Result<(), OperationFailed> {
+        self.world.change(&self.name, |server| {
+            *server = Server { data: true, timeline: 1, lsn: 1000, ..Server::default() };
+        });
+        self.launch(true, Role::Primary).await;
+        Ok(())
+    }
+
+    async fn post_bootstrap(&self, _: &BootstrapSettings, _: &Cancel) -> Result<(), OperationFailed> {
+        Ok(())
+    }
+
+    async fn clone_from(&self, source: &CloneSource, _: &Cancel) -> Result<(), OperationFailed> {
+        let from = source.node.as_ref().map(|node| self.world.server(&node.name)).filter(|server| server.running);
+        let Some(from) = from else { return Err(OperationFailed("the source is down".to_owned())) };
+        tokio::time::sleep(A_MOMENT).await;
+        self.world.change(&self.name, |server| *server = Server { running: false, primary: false, following: None, ..from });
+        Ok(())
+    }
+
+    async fn rewind(&self, _: &Upstream, _: bool, _: &Cancel) -> RewindOutcome {
+        RewindOutcome::Failed
+    }
+
+    async fn single_user_recovery(&self, _: &Cancel) -> Result<(), OperationFailed> {
+        Ok(())
+    }
+
+    async fn remove_data_directory(&self) -> Result<(), OperationFailed> {
+        self.world.change(&self.name, |server| *server = Server::default());
+        Ok(())
+    }
+
+    async fn move_data_directory_aside(&self) -> Result<(), OperationFailed> {
+        self.remove_data_directory().await
+    }
+
+    async fn apply_slots(&self, _: &SlotPlan, _: Deadline) -> Vec<SlotObservation> {
+        Vec::new()
+    }
+}
+
+/// The network between agents.
+#[derive(Debug)]
+pub(super) struct FakePeers(pub(super) Arc<World>);
+
+#[async_trait]
+impl Peers for FakePeers {
+    async fn poll(&self, targets: &[PeerTarget], _: Deadline) -> Vec<(MemberName, PeerAnswer)> {
+        let answer = |name: &MemberName| {
+            let server = self.0.server(name.as_str());
+            if !server.running || server.stopping {
+                return PeerAnswer::Unreachable;
+            }
+            PeerAnswer::Status(PeerStatus {
+                in_recovery: !server.primary,
+                position: Lsn(if server.primary { 0 } else { server.lsn }),
+                timeline: Timeline::known(server.timeline),
+                tags: Tags::default(),
+                watchdog_failed: false,
+                scope: None,
+                system_id: None,
+            })
+        };
+        targets.iter().map(|target| (target.name.clone(), answer(&target.name))).collect()
+    }
+
+    async fn is_alive(&self, _: &str, _: Deadline) -> bool {
+        false
+    }
+}

@@ -1,0 +1,290 @@
+//! The loop, on a store in memory, with pretended servers and virtual time: deadlines, cancellation, order.
+
+mod fake;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use dcs_core::adapter::KeyValueDcs;
+use dcs_core::fault::{Connection, FaultyStore, Plan};
+use dcs_core::keys::ClusterPath;
+use dcs_core::memory;
+use dcs_core::model::{FailoverRequest, MemberName, Tags};
+use dcs_core::{Clock, Deadline, TokioClock};
+use serde_json::{Map, Value, json};
+
+use self::fake::{FakePeers, FakePostgres, World};
+use super::{Ended, Engine, Parts};
+use crate::handle::{Command, EngineHandle};
+use crate::settings::{
+    Authentication, BinaryNames, BootstrapSettings, EffectiveSettings, GlobalConfig, PostgresSettings, ReplicaMethod, ServerAddress,
+    SettingsError, SettingsSource,
+};
+
+/// Settings of the node `name`, with `dynamic` as the dynamic document.
+fn settings(name: &str, dynamic: &Map<String, Value>) -> Result<EffectiveSettings, SettingsError> {
+    let (global, _) = GlobalConfig::from_document(dynamic).map_err(|error| SettingsError { message: error.to_string() })?;
+    Ok(EffectiveSettings {
+        global,
+        name: MemberName::from(name),
+        scope: "demo".to_owned(),
+        tags: Tags::default(),
+        api_url: format!("http://{name}:8008/patroni"),
+        bootstrap: Some(BootstrapSettings::default()),
+        postgresql: PostgresSettings {
+            listen: ServerAddress { hosts: vec![name.to_owned()], port: 5432 },
+            listen_addresses: name.to_owned(),
+            connect_address: None,
+            proxy_address: None,
+            data_dir: PathBuf::from("data"),
+            config_dir: PathBuf::from("data"),
+            config_base_name: "postgresql".to_owned(),
+            bin_dir: PathBuf::new(),
+            bin_name: BinaryNames::default(),
+            database: "postgres".to_owned(),
+            pgpass: PathBuf::from("pgpass"),
+            krbsrvname: None,
+            use_unix_socket: false,
+            use_unix_socket_repl: false,
+            authentication: Authentication::default(),
+            parameters: BTreeMap::new(),
+            pg_hba: None,
+            pg_ident: None,
+            custom_conf: None,
+            recovery_conf: BTreeMap::new(),
+            use_pg_rewind: false,
+            remove_data_directory_on_rewind_failure: false,
+            remove_data_directory_on_diverged_timelines: false,
+            use_slots: true,
+            pg_ctl_timeout: Duration::from_secs(60),
+            create_replica_methods: vec![ReplicaMethod::BaseBackup(Value::Null)],
+            replica_method_sections: BTreeMap::new(),
+            callbacks: BTreeMap::new(),
+            pre_promote: None,
+            before_stop: None,
+        },
+    })
+}
+
+#[derive(Debug)]
+struct Source(String);
+
+impl SettingsSource for Source {
+    fn effective(&self, dynamic: &Map<String, Value>) -> Result<Arc<EffectiveSettings>, SettingsError> {
+        settings(&self.0, dynamic).map(Arc::new)
+    }
+
+    fn reload_local(&self) -> Result<bool, SettingsError> {
+        Ok(false)
+    }
+
+    fn initial_dynamic(&self) -> Map<String, Value> {
+        json!({"ttl": 30, "loop_wait": 10, "retry_timeout": 10}).as_object().cloned().unwrap_or_default()
+    }
+
+    fn store_dynamic_cache(&self, _: &Map<String, Value>) -> Result<(), SettingsError> {
+        Ok(())
+    }
+}
+
+struct Node {
+    handle: EngineHandle,
+    plan: Plan,
+    task: tokio::task::JoinHandle<Ended>,
+}
+
+struct Cluster {
+    clock: Arc<dyn Clock>,
+    store: Arc<memory::Server>,
+    world: Arc<World>,
+}
+
+impl Cluster {
+    fn new() -> Self {
+        let clock: Arc<dyn Clock> = Arc::new(TokioClock::default());
+        Self { store: memory::Server::new(Arc::clone(&clock)), clock, world: Arc::new(World::default()) }
+    }
+
+    async fn node(&self, name: &str) -> Node {
+        let source = Source(name.to_owned());
+        let settings = source.effective(&source.initial_dynamic()).expect("usable settings");
+        let timing = settings.global.timing();
+        let plan = Plan::new(timing.retry_timeout / 3);
+        let store = FaultyStore::new(self.store.client(timing), plan.clone());
+        let path = ClusterPath::new(None, "demo");
+        let dcs = KeyValueDcs::new(store, Arc::clone(&self.clock), path, MemberName::from(name), timing);
+        let (mut engine, handle) = Engine::new(Parts {
+            dcs: Arc::new(dcs),
+            postgres: FakePostgres::new(name, &self.world, &self.clock),
+            peers: Arc::new(FakePeers(Arc::clone(&self.world))),
+            clock: Arc::clone(&self.clock),
+            source: Arc::new(source),
+            settings,
+        });
+        engine.start().await.expect("nothing is in the way");
+        Node { handle, plan, task: tokio::spawn(engine.run()) }
+    }
+
+    /// Waits, at most `limit` of virtual time, until `condition` holds; how long it took.
+    async fn until(&self, limit: Duration, what: &str, condition: impl Fn() -> bool) -> Duration {
+        let begin = self.clock.now();
+        while !condition() {
+            let waited = self.clock.now() - begin;
+            assert!(waited < limit, "{what}: not within {limit:?}; the servers: {:?}", self.world.servers());
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        self.clock.now() - begin
+    }
+
+    /// A cluster of `a` (the leader), `b` and `c`.
+    async fn of_three(&self) -> [Node; 3] {
+        let a = self.node("a").await;
+        self.until(Duration::from_secs(30), "a leads", || self.world.writable() == ["a"] && is_leader(&a)).await;
+        let b = self.node("b").await;
+        let c = self.node("c").await;
+        let follows = |name: &str| self.world.server(name).running && self.world.server(name).following.as_deref() == Some("a");
+        self.until(Duration::from_secs(60), "both follow", || follows("b") && follows("c")).await;
+        // Everybody has published what it is.
+        tokio::time::sleep(Duration::from_secs(11)).await;
+        [a, b, c]
+    }
+}
+
+fn is_leader(node: &Node) -> bool {
+    node.handle.snapshot().is_leader(node.handle.clock().now())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lone_node_bootstraps_and_leads() {
+    let cluster = Cluster::new();
+    let node = cluster.node("a").await;
+    let took = cluster.until(Duration::from_secs(30), "it leads", || is_leader(&node)).await;
+    assert_eq!(cluster.world.writable(), ["a"]);
+    assert!(took < Duration::from_secs(2), "finished tasks wake the loop, periods do not matter: {took:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_switchover_waits_for_events_and_never_for_time() {
+    let cluster = Cluster::new();
+    let [a, b, _c] = cluster.of_three().await;
+    let request = FailoverRequest { leader: Some(MemberName::from("a")), candidate: Some(MemberName::from("b")), scheduled_at: None };
+    a.handle.dcs().set_failover(&request, None, Deadline::after(Duration::from_secs(5))).await.expect("written");
+    a.handle.wake();
+    let took = cluster.until(Duration::from_secs(60), "b is the primary", || cluster.world.writable() == ["b"] && is_leader(&b)).await;
+    assert!(took < Duration::from_secs(2), "{took:?}");
+    cluster
+        .until(Duration::from_secs(60), "a follows b", || {
+            let a = cluster.world.server("a");
+            a.running && a.following.as_deref() == Some("b")
+        })
+        .await;
+    let view = a.handle.dcs().load(Deadline::after(Duration::from_secs(5))).await.expect("loaded");
+    assert!(view.failover.is_none(), "the new leader clears the request");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_leader_is_replaced_when_its_lock_expires() {
+    let cluster = Cluster::new();
+    let [a, _b, _c] = cluster.of_three().await;
+    a.task.abort();
+    cluster.world.change("a", |server| server.running = false);
+    cluster
+        .until(Duration::from_secs(40), "somebody else leads", || matches!(cluster.world.writable().as_slice(), [name] if name != "a"))
+        .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_cut_off_from_the_store_stops_before_another_can_lead() {
+    let cluster = Cluster::new();
+    let [a, _b, _c] = cluster.of_three().await;
+    a.plan.set_connection(Connection::Silent);
+    cluster
+        .until(Duration::from_secs(60), "somebody else leads", || {
+            let writable = cluster.world.writable();
+            assert!(writable.len() <= 1, "two primaries: {writable:?}");
+            writable.first().is_some_and(|name| name != "a")
+        })
+        .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_loop_that_hangs_does_not_keep_the_fence_from_stopping_postgresql() {
+    let cluster = Cluster::new();
+    let [a, _b, _c] = cluster.of_three().await;
+    // Both what the loop reads and what it writes hang; only the fence is left.
+    cluster.world.change("a", |server| server.stuck = true);
+    a.plan.set_connection(Connection::Silent);
+    let lease = a.handle.snapshot().lease.expect("a leader has a lease");
+    cluster
+        .until(Duration::from_secs(40), "a has stopped", || !cluster.world.server("a").running || !cluster.world.server("a").primary)
+        .await;
+    assert!(cluster.clock.now() < lease.valid_until(), "stopped only after the lease had ended");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_crashed_primary_is_noticed_at_once_and_started_again() {
+    let cluster = Cluster::new();
+    let [_a, _b, _c] = cluster.of_three().await;
+    let before = cluster.world.server("a").timeline;
+    cluster.world.change("a", |server| server.running = false);
+    let took = cluster.until(Duration::from_secs(60), "a is primary again", || cluster.world.writable() == ["a"]).await;
+    assert!(took < Duration::from_secs(1), "{took:?}");
+    assert_eq!(cluster.world.server("a").timeline, before, "no failover");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_shuts_down_hands_over() {
+    let cluster = Cluster::new();
+    let [a, _b, _c] = cluster.of_three().await;
+    a.handle.send(Command::Shutdown).await.expect("it runs");
+    let took = cluster
+        .until(Duration::from_secs(60), "somebody else leads", || matches!(cluster.world.writable().as_slice(), [name] if name != "a"))
+        .await;
+    assert!(took < Duration::from_secs(2), "{took:?}");
+    assert_eq!(a.task.await.expect("it ends"), Ended::Shutdown);
+    assert!(!cluster.world.server("a").running);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_paused_agent_leaves_everything_as_it_is_when_it_ends() {
+    let cluster = Cluster::new();
+    let node = cluster.node("a").await;
+    cluster.until(Duration::from_secs(30), "it leads", || is_leader(&node)).await;
+    let paused = json!({"ttl": 30, "loop_wait": 10, "retry_timeout": 10, "pause": true});
+    let document = paused.as_object().cloned().expect("an object");
+    node.handle.dcs().set_config(&document, None, Deadline::after(Duration::from_secs(5))).await.expect("written");
+    node.handle.wake();
+    cluster.until(Duration::from_secs(30), "it is paused", || node.handle.snapshot().is_paused()).await;
+    node.handle.send(Command::Shutdown).await.expect("it runs");
+    assert_eq!(node.task.await.expect("it ends"), Ended::Shutdown);
+    assert_eq!(cluster.world.writable(), ["a"]);
+    let observer = cluster.node("b").await;
+    assert_eq!(observer.handle.snapshot().view.as_ref().and_then(|view| view.leader_name().cloned()), Some(MemberName::from("a")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restart_on_request_keeps_the_lock_and_answers() {
+    let cluster = Cluster::new();
+    let [a, _b, _c] = cluster.of_three().await;
+    let answer = a.handle.restart(crate::handle::RestartRequest::default()).await.expect("it runs");
+    assert_eq!(answer, crate::handle::RestartAnswer::Restarted);
+    assert_eq!(cluster.world.writable(), ["a"]);
+    let refused = crate::handle::RestartRequest { role: Some("replica".to_owned()), ..Default::default() };
+    assert_eq!(a.handle.restart(refused).await.expect("it runs"), crate::handle::RestartAnswer::ConditionsNotMet);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replica_is_built_anew_and_a_leader_is_not() {
+    let cluster = Cluster::new();
+    let [a, b, _c] = cluster.of_three().await;
+    assert_eq!(a.handle.reinitialize(false, false).await.expect("it runs").as_deref(), Some("I am the leader, can not reinitialize"));
+    assert_eq!(b.handle.reinitialize(false, false).await.expect("it runs"), None);
+    cluster
+        .until(Duration::from_secs(60), "b follows again", || {
+            let b = cluster.world.server("b");
+            b.running && b.following.as_deref() == Some("a")
+        })
+        .await;
+}

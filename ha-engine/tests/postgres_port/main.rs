@@ -1,0 +1,16 @@
+//! The PostgreSQL port against real servers.
+
+mod building;
+mod changing;
+mod lab;
+mod lifecycle;
+mod replication;
+mod running;
+
+/// Declares tests that get a lab, each under its own name.
+#[macro_export]
+macro_rules! lab_tests {
+    ($($(#[$attribute:meta])* $name:ident => $body:expr;)+) => {
+        $($(#[$attribute])* #[test] fn $name() { $crate::lab::run(concat!(module_path!(), "::", stringify!($name)), $body); })+
+    };
+}

@@ -1,0 +1,66 @@
+//! From three empty directories to a cluster.
+
+use anyhow::{Result, ensure};
+use serde_json::{Value, json};
+use tests::{Cluster, Loss};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn three_empty_nodes_become_one_leader_and_two_streaming_replicas() -> Result<()> {
+    let mut cluster = Cluster::builder().assemble().await?;
+    cluster.start_all()?;
+    let leader = cluster.eventually_settled().await?;
+
+    let identifier = leader.ask("SELECT system_identifier FROM pg_control_system()").await?;
+    let published = cluster.etcd.get(&cluster.key("initialize")).await?;
+    ensure!(published.as_deref() == Some(&identifier), "{published:?} was published for {identifier}");
+    for node in cluster.others(leader) {
+        let theirs = node.ask("SELECT system_identifier FROM pg_control_system()").await?;
+        ensure!(theirs == identifier, "{} is {theirs}, the leader {identifier}", node.name);
+    }
+    let owner = cluster.etcd.get(&cluster.key("leader")).await?;
+    ensure!(owner.as_deref() == Some(&leader.name), "{} leads, but the lock says {owner:?}", leader.name);
+
+    cluster.begin_checking().await?;
+    cluster.finish(Loss::None).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_cluster_begins_with_the_options_and_settings_of_its_file() -> Result<()> {
+    let cluster = Cluster::builder()
+        .members(1)
+        .dynamic(&json!({"postgresql": {"parameters": {"work_mem": "7MB", "max_connections": 33}}}))
+        .local(&json!({"postgresql": {"parameters": {"log_line_prefix": "here: "}}}))
+        .start()
+        .await?;
+    let leader = cluster.leader().await?;
+
+    for (setting, expected) in [
+        ("data_checksums", "on"),
+        ("server_encoding", "UTF8"),
+        ("work_mem", "7MB"),
+        ("max_connections", "33"),
+        ("log_line_prefix", "here: "),
+    ] {
+        let found = leader.ask(&format!("SHOW {setting}")).await?;
+        ensure!(found == expected, "{setting} is {found:?} and should be {expected:?}");
+    }
+    let config: Value = leader.get("/config").await?.json()?;
+    ensure!(config["postgresql"]["parameters"]["work_mem"] == "7MB", "/config is {config}");
+    cluster.finish(Loss::None).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_control_tool_lists_every_member_with_its_role_and_state() -> Result<()> {
+    let cluster = Cluster::builder().start().await?;
+    let leader = cluster.leader().await?;
+
+    let listed: Value = serde_json::from_str(&cluster.ctl(&["list", "-f", "json"]).await?.success()?)?;
+    let members = listed.as_array().map_or(0, Vec::len);
+    ensure!(members == 3, "{members} members in {listed}");
+    for member in listed.as_array().into_iter().flatten() {
+        let expected = if member["Member"] == leader.name.as_str() { ("Leader", "running") } else { ("Replica", "streaming") };
+        ensure!((member["Role"].as_str(), member["State"].as_str()) == (Some(expected.0), Some(expected.1)), "{member}");
+        ensure!(member["TL"] == 1, "{member}");
+    }
+    cluster.finish(Loss::None).await
+}

@@ -1,0 +1,59 @@
+//! What replicas are like while nothing happens.
+
+use anyhow::{Result, ensure};
+use tests::poll::{self, PATIENCE};
+use tests::{Cluster, Loss};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_replica_streams_through_a_slot_of_its_own_and_refuses_writes() -> Result<()> {
+    let cluster = Cluster::builder().start().await?;
+    let leader = cluster.leader().await?;
+
+    for replica in cluster.others(leader) {
+        let query = format!("SELECT active FROM pg_replication_slots WHERE slot_name = '{}' AND slot_type = 'physical'", replica.name);
+        poll::until(&format!("the slot of {} is in use", replica.name), PATIENCE, async || {
+            let active = leader.ask(&query).await?;
+            ensure!(active == "t", "active is {active:?}");
+            Ok(())
+        })
+        .await?;
+        ensure!(replica.get("/replica").await?.status == 200);
+        ensure!(replica.get("/primary").await?.status == 503);
+        let Err(refusal) = replica.execute("CREATE TABLE forbidden ()").await else { anyhow::bail!("{} takes writes", replica.name) };
+        ensure!(format!("{refusal:#}").contains("read-only"), "{refusal:#}");
+    }
+    cluster.finish(Loss::None).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_comes_later_copies_the_leader_and_follows_it() -> Result<()> {
+    let mut cluster = Cluster::builder().assemble().await?;
+    let [first, _, last] = cluster.nodes() else { anyhow::bail!("three nodes were asked for") };
+    first.start()?;
+    cluster.eventually_leads(first).await?;
+    first.execute("CREATE TABLE before AS SELECT generate_series(1, 10000) AS i").await?;
+
+    last.start()?;
+
+    cluster.eventually_follows(last, first).await?;
+    ensure!(last.ask("SELECT count(*) FROM before").await? == "10000");
+    cluster.begin_checking().await?;
+    cluster.finish(Loss::None).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_was_away_catches_up_without_a_new_copy() -> Result<()> {
+    let cluster = Cluster::builder().start().await?;
+    let leader = cluster.leader().await?;
+    let replica = cluster.another(leader)?;
+    let born = replica.data_born()?;
+
+    ensure!(replica.stop().await? == Some(0), "the agent did not end well");
+    ensure!(replica.postmaster().is_none(), "the agent left PostgreSQL running");
+    cluster.eventually_writes().await?;
+    replica.start()?;
+
+    cluster.eventually_follows(replica, leader).await?;
+    ensure!(replica.data_born()? == born, "{} was copied anew", replica.name);
+    cluster.finish(Loss::None).await
+}

@@ -1,0 +1,96 @@
+//! The store goes away, in part or as a whole, and comes back.
+
+use anyhow::{Result, ensure};
+use nix::sys::signal::Signal;
+use tests::poll::{self, PATIENCE};
+use tests::{Cluster, Loss, Node};
+use tokio::time::Instant;
+
+async fn eventually_nobody_takes_writes(cluster: &Cluster) -> Result<()> {
+    poll::until("nobody takes writes", PATIENCE, async || {
+        for node in cluster.nodes() {
+            // One that does not answer takes none either.
+            let recovering = node.ask("SELECT pg_is_in_recovery()").await.unwrap_or_else(|_| "t".to_owned());
+            ensure!(recovering == "t", "{} does", node.name);
+        }
+        Ok(())
+    })
+    .await
+}
+
+/// Waits until the agent has read the store often enough after now to have reacted to what is there.
+async fn eventually_has_read_the_store_for(node: &Node, seconds: u64) -> Result<()> {
+    let began = node.status().await?["dcs_last_seen"].as_u64();
+    poll::until(&format!("{} has read the store for {seconds} s", node.name), PATIENCE, async || {
+        let seen = node.status().await?["dcs_last_seen"].as_u64();
+        ensure!(seen >= began.map(|began| began + seconds), "last at {seen:?}, began at {began:?}");
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn when_the_whole_store_hangs_the_primary_steps_down_before_its_lock_can_expire_and_comes_back() -> Result<()> {
+    let cluster = Cluster::builder().store_servers(3).start().await?;
+
+    let silent = Instant::now();
+    cluster.etcd.signal_all(Signal::SIGSTOP)?;
+    eventually_nobody_takes_writes(&cluster).await?;
+    let last = cluster.history()?.rows().last().map(|row| row.write.acknowledged);
+    let lasted = last.map(|last| last.duration_since(silent)).unwrap_or_default();
+    // The last renewal came before the silence, so the lock's life had begun before it.
+    ensure!(lasted < cluster.times.ttl, "a write was acknowledged {lasted:?} after the store fell silent");
+
+    cluster.etcd.signal_all(Signal::SIGCONT)?;
+    cluster.eventually_settled().await?;
+    cluster.finish(Loss::SUDDEN_DEATH).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn when_every_server_of_the_store_is_killed_and_restarted_the_cluster_comes_back() -> Result<()> {
+    let cluster = Cluster::builder().store_servers(3).start().await?;
+
+    cluster.etcd.signal_all(Signal::SIGKILL)?;
+    eventually_nobody_takes_writes(&cluster).await?;
+    for server in 0..3 {
+        cluster.etcd.resurrect(server)?;
+    }
+
+    cluster.eventually_settled().await?;
+    cluster.finish(Loss::SUDDEN_DEATH).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_dead_and_one_slow_server_of_the_store_cost_nobody_the_lead() -> Result<()> {
+    let cluster = Cluster::builder().store_servers(3).start().await?;
+    let leader = cluster.leader().await?;
+    let postmaster = leader.postmaster();
+    let lives = 2 * cluster.times.ttl.as_secs();
+
+    cluster.etcd.signal(0, Signal::SIGKILL)?;
+    eventually_has_read_the_store_for(leader, lives).await?;
+    cluster.etcd.resurrect(0)?;
+    poll::until("the store has all its servers again", PATIENCE, async || cluster.etcd.all_healthy().await).await?;
+    cluster.etcd.signal(1, Signal::SIGSTOP)?;
+    eventually_has_read_the_store_for(leader, lives).await?;
+    cluster.etcd.signal(1, Signal::SIGCONT)?;
+
+    ensure!(cluster.leader().await?.name == leader.name);
+    ensure!(leader.postmaster() == postmaster, "PostgreSQL was restarted");
+    cluster.finish(Loss::None).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_dies_while_the_store_is_silent_is_replaced_when_it_speaks_again() -> Result<()> {
+    let cluster = Cluster::builder().start().await?;
+    let old = cluster.leader().await?;
+
+    cluster.etcd.signal_all(Signal::SIGSTOP)?;
+    old.kill().await?;
+    cluster.etcd.signal_all(Signal::SIGCONT)?;
+
+    let new = cluster.eventually_leader_other_than(old).await?;
+    old.start()?;
+    cluster.eventually_follows(old, new).await?;
+    cluster.finish(Loss::SUDDEN_DEATH).await
+}
