@@ -33,6 +33,25 @@ pub fn missing() -> Option<String> {
     on_the_path("etcd").is_none().then(|| "no `etcd` on the PATH; `apt-get install etcd-server` installs it".to_owned())
 }
 
+/// Says that something did not run and what it lacks: on standard error, and in the file that `make test` prints at its
+/// end.
+pub fn report_not_run(what: &str, lacking: &str) {
+    let line = format!("not run: {what}: {lacking}\n");
+    eprint!("{line}");
+    if let Some(path) = std::env::var_os("QUORATE_TEST_SKIPPED")
+        && let Ok(mut file) = std::fs::OpenOptions::new().create(true).append(true).open(path)
+    {
+        let _ = std::io::Write::write_all(&mut file, line.as_bytes());
+    }
+}
+
+/// Whether `test` can run here; says so if not.
+pub fn can_run(test: &str) -> bool {
+    let lacking = missing();
+    lacking.iter().for_each(|lacking| report_not_run(test, lacking));
+    lacking.is_none()
+}
+
 /// Asks again and again, and tells what was seen last if it never becomes true.
 pub async fn eventually<T, F, Fut>(what: &str, patience: Duration, mut look: F) -> T
 where
