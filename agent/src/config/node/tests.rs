@@ -63,11 +63,9 @@ proptest! {
         let environment = Environment::read([("PATRONI_CONFIGURATION", text.as_str())]);
         let Ok(local) = LocalConfig::load(None, environment) else { return Ok(()) };
         let dynamic: Map<String, Value> = dynamic.into_iter().collect();
-        for result in [super::effective(&local, &Map::new()), super::effective(&local, &dynamic)] {
-            if let Ok((settings, _)) = result {
-                prop_assert!(!settings.postgresql.create_replica_methods.is_empty());
-                prop_assert!(!settings.scope.is_empty());
-            }
+        for (settings, _) in [super::effective(&local, &Map::new()), super::effective(&local, &dynamic)].into_iter().flatten() {
+            prop_assert!(!settings.postgresql.create_replica_methods.is_empty());
+            prop_assert!(!settings.scope.is_empty());
         }
         let _ = super::check_watchdog(&local);
         let _ = super::remarks(&local);
