@@ -118,11 +118,7 @@ impl Agent {
         for warning in warnings {
             tracing::warn!("{warning}");
         }
-        let reload: rest::ReloadHook = {
-            let handle = handle.clone();
-            Arc::new(move || handle.reload())
-        };
-        let rest = rest::serve(temporary(&rest_settings), handle.clone(), Arc::clone(&peers) as _, reload).await?;
+        let rest = rest::serve(&rest_settings, handle.clone(), Arc::clone(&peers) as _).await?;
         let engine = tokio::spawn(engine.run());
         Ok(Some(Self { handle, engine, rest, settings, peers, reloads }))
     }
@@ -169,7 +165,7 @@ impl Agent {
                 for warning in warnings {
                     tracing::warn!("{warning}");
                 }
-                if let Err(error) = self.rest.reload(temporary(&settings)).await {
+                if let Err(error) = self.rest.reload(&settings).await {
                     tracing::error!("the former settings of the REST API stay in force: {}", chain(&error));
                 }
             }
@@ -205,15 +201,4 @@ pub fn chain(error: &dyn std::error::Error) -> String {
         cause = error.source();
     }
     text
-}
-
-fn temporary(s: &crate::config::RestApiSettings) -> rest::settings::RestSettings {
-    use rest::settings::*;
-    RestSettings {
-        credentials: s.authentication.as_ref().map(|a| BasicCredentials { username: a.username.clone(), password: a.password.clone() }),
-        allowlist: s.allowlist.clone(),
-        allowlist_include_members: s.allowlist_include_members,
-        extra_headers: s.extra_headers.clone(),
-        ..RestSettings::at(ListenAddress { host: s.listen.host.clone(), port: s.listen.port })
-    }
 }
