@@ -169,6 +169,11 @@ impl Client {
         }
     }
 
+    /// The server in use.
+    pub(crate) fn server(&self) -> Option<String> {
+        self.shared.lock().connection.as_ref().map(|connection| connection.target.address.to_string())
+    }
+
     /// The serial of the connection in use, whenever it changes.
     pub(crate) fn in_use(&self) -> watch::Receiver<u64> {
         self.shared.in_use.subscribe()

@@ -45,10 +45,12 @@ pub(crate) struct Held {
     pub(crate) id: i64,
     /// The ttl that was asked for when it was granted.
     asked: Duration,
+    /// The ttl that etcd gave it.
+    granted: Duration,
     /// Until when it certainly lives.
     pub(crate) lease: LeaderLease,
-    /// The raft term of the server that said so.
-    pub(crate) term: u64,
+    /// The raft term of the server that said so; nothing if the library kept it to itself.
+    pub(crate) term: Option<u64>,
 }
 
 /// A stream of keepalives on which every question had its answer.
@@ -63,6 +65,8 @@ struct Stream {
 /// What a keepalive found.
 enum Pulse {
     Alive(LeaseKeepAliveResponse, Moment),
+    /// It lives; but opening the stream is all that was done, and the library looked at the answer itself.
+    Opened(Moment),
     Gone,
 }
 
@@ -73,7 +77,7 @@ impl Headed for Pulse {
     fn header(&self) -> Option<&ResponseHeader> {
         match self {
             Self::Alive(response, _) => response.header(),
-            Self::Gone => None,
+            Self::Opened(_) | Self::Gone => None,
         }
     }
 }
@@ -167,7 +171,7 @@ impl Keeper {
         let Grant(response, sent_at) = answer.value;
         let granted = lifetime(response.ttl()).ok_or_else(|| malformed(OPERATION, "the lease has no ttl"))?;
         let lease = LeaderLease::granted(sent_at, granted);
-        let new = Held { id: response.id(), asked, lease, term: answer.header.term };
+        let new = Held { id: response.id(), asked, granted, lease, term: Some(answer.header.term) };
         let mut slot = self.slot();
         match slot.held {
             // Somebody else in this process was faster. Keys must not hang on two leases; ours expires unused.
@@ -193,9 +197,15 @@ impl Keeper {
                 self.client.set_aside(&answer.connection, &Failure::lost("it is behind the other servers"));
                 continue;
             }
-            let Pulse::Alive(response, sent_at) = answer.value else { return Ok(None) };
-            let Some(granted) = lifetime(response.ttl()) else { return Ok(None) };
-            let proved = Held { lease: LeaderLease::granted(sent_at, granted), term: answer.header.term, ..held };
+            let (sent_at, granted, term) = match answer.value {
+                Pulse::Gone => return Ok(None),
+                Pulse::Opened(sent_at) => (sent_at, held.granted, None),
+                Pulse::Alive(response, sent_at) => match lifetime(response.ttl()) {
+                    Some(granted) => (sent_at, granted, Some(answer.header.term)),
+                    None => return Ok(None),
+                },
+            };
+            let proved = Held { granted, lease: LeaderLease::granted(sent_at, granted), term, ..held };
             let mut slot = self.slot();
             if let Some(current) = &mut slot.held
                 && current.id == held.id
@@ -210,17 +220,18 @@ impl Keeper {
     /// One question and its answer, on the stream of `connection`.
     async fn pulse(&self, connection: Arc<Connection>, id: i64) -> Result<Pulse, Failure> {
         let kept = self.slot().stream.take();
-        let mut stream = match kept.filter(|s| s.connection == connection.serial && s.keeper.id() == id) {
-            Some(stream) => stream,
-            None => match connection.lease().keep_alive(id).await {
-                Ok((keeper, answers)) => Stream { connection: connection.serial, keeper, answers },
-                // Here the library's word for an answer with ttl 0.
-                Err(etcd_client::Error::LeaseKeepAliveError(_)) => return Ok(Pulse::Gone),
-                Err(error) => return Err(error.into()),
-            },
-        };
-        // The library has asked once already when it opened the stream, but keeps the term of the answer to itself.
         let sent_at = self.clock.now();
+        let Some(mut stream) = kept.filter(|s| s.connection == connection.serial && s.keeper.id() == id) else {
+            return match connection.lease().keep_alive(id).await {
+                Ok((keeper, answers)) => {
+                    self.slot().stream = Some(Stream { connection: connection.serial, keeper, answers });
+                    Ok(Pulse::Opened(sent_at))
+                }
+                // Here the library's word for an answer with ttl 0.
+                Err(etcd_client::Error::LeaseKeepAliveError(_)) => Ok(Pulse::Gone),
+                Err(error) => Err(error.into()),
+            };
+        };
         stream.keeper.keep_alive().await.map_err(|_| Failure::lost("the stream of keepalives has ended"))?;
         let Some(response) = stream.answers.message().await? else {
             return Err(Failure::lost("the stream of keepalives has ended"));

@@ -54,6 +54,11 @@ impl Etcd {
         self.client.set_credentials(credentials);
     }
 
+    /// The server in use, as `host:port`, for logs and tests. Nothing before the first request and after a failure.
+    pub fn server(&self) -> Option<String> {
+        self.client.server()
+    }
+
     async fn transact(&self, call: Call, txn: Txn, deadline: Deadline) -> Result<Answer<TxnResponse>, Error> {
         self.client
             .run(call, deadline, |connection| {
@@ -94,17 +99,29 @@ impl Etcd {
             .await
     }
 
-    /// The lease of a lock that a transaction under `term` has just shown to be bound to `held`.
+    /// The lease of a lock that a transaction under `term` has just shown to be bound to `held`; nothing if that lease
+    /// is gone.
     ///
     /// If etcd has elected a leader since the lease was proved, the proof may be that of the deposed one, and is had
-    /// again. Nothing if the lease is gone.
+    /// again. The first refresh on a connection tells no term, because it opens the stream of keepalives.
     async fn grip(&self, held: Held, term: u64, deadline: Deadline) -> Result<Option<LeaderLease>, Error> {
-        if held.term == term {
-            return Ok(Some(held.lease));
+        const OPERATION: &str = "prove that the lease is alive";
+        let mut proof = held;
+        for _ in 0..2 {
+            if proof.term >= Some(term) {
+                return Ok(Some(proof.lease));
+            }
+            tracing::debug!(proved = proof.term, now = term, "refreshing the lease under the term of the transaction");
+            proof = self.leases.refresh(deadline).await.map_err(unknown)?;
+            if proof.id != held.id {
+                return Ok(None);
+            }
         }
-        tracing::debug!(proved = held.term, now = term, "etcd has a new leader: refreshing the lease again");
-        let again = self.leases.refresh(deadline).await?;
-        Ok((again.id == held.id).then_some(again.lease))
+        if proof.term >= Some(term) {
+            return Ok(Some(proof.lease));
+        }
+        let error = Error::new(STORE, OPERATION, ErrorKind::Unavailable, Fate::Unknown);
+        Err(error.because("the only proof is that of a former leader of etcd"))
     }
 
     /// Writes the lock with `operation`, once more with a new lease if the lease turns out to be gone.
@@ -142,7 +159,7 @@ impl Etcd {
         if !answer.value.succeeded() {
             return Ok(LockAttempt::Held(found(&answer.value, OPERATION)?));
         }
-        let lease = self.grip(held, answer.header.term, deadline).await.map_err(unknown)?;
+        let lease = self.grip(held, answer.header.term, deadline).await?;
         let lease = lease.ok_or_else(|| gone_after_all(OPERATION))?;
         Ok(LockAttempt::Won(Grip { lease, written: Some(revision(answer.header.revision)) }))
     }
@@ -157,7 +174,7 @@ impl Etcd {
         const OPERATION: &str = "take the leader lock";
         let options = PutOptions::new().with_lease(held.id);
         let answer = self.put_with(OPERATION, key, owner.as_bytes(), options, deadline).await?;
-        let lease = self.grip(held, answer.header.term, deadline).await.map_err(unknown)?;
+        let lease = self.grip(held, answer.header.term, deadline).await?;
         let lease = lease.ok_or_else(|| gone_after_all(OPERATION))?;
         Ok(LockAttempt::Won(Grip { lease, written: Some(revision(answer.header.revision)) }))
     }
@@ -301,7 +318,7 @@ impl KeyValueStore for Etcd {
                     Some(entry) => return Ok(LockRenewal::Moved(entry)),
                 }
             };
-            match self.grip(held, term, deadline).await.map_err(unknown)? {
+            match self.grip(held, term, deadline).await? {
                 Some(lease) => return Ok(LockRenewal::Kept(Grip { lease, written })),
                 None => {
                     // The lease ended between the two, and the key with it. Both are made anew.

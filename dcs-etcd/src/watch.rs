@@ -137,14 +137,14 @@ impl Log {
         Changes { cursor: self.entries().seen.max(after), ..Changes::default() }
     }
 
-    /// A change was seen. One that was seen before makes no difference.
-    fn add(&self, at: Cursor, change: Change) {
+    /// The changes of one message were seen. They are added together: etcd never spreads one revision over two messages,
+    /// and whoever is told of a part of one must not take it for all of it.
+    fn add(&self, changes: Vec<(Cursor, Change)>) {
         let mut entries = self.entries();
-        if at <= entries.seen && entries.changes.get(&change.key).is_none_or(|(known, _)| at <= *known) {
-            return;
+        for (at, change) in changes {
+            entries.seen = entries.seen.max(at);
+            entries.changes.insert(change.key.clone(), (at, change));
         }
-        entries.changes.insert(change.key.clone(), (at, change));
-        entries.seen = entries.seen.max(at);
         if entries.changes.len() > LONGEST_LOG {
             entries.changes.clear();
             entries.named_after = entries.seen;
@@ -263,22 +263,21 @@ fn take_in(client: &Client, connection: &Connection, response: &WatchResponse, l
         let status = tonic::Status::unknown(response.cancel_reason());
         return Some(give_up(client, connection, etcd_client::Error::GRpcStatus(status).into()));
     }
+    let mut changes = Vec::new();
     for event in response.events() {
         let Some(kv) = event.kv() else { continue };
-        let at = u64::try_from(kv.mod_revision()).unwrap_or_default();
         let kind = match event.event_type() {
             EventType::Delete => ChangeKind::Deleted,
             EventType::Put if kv.create_revision() == kv.mod_revision() => ChangeKind::Created,
             EventType::Put => ChangeKind::Changed,
         };
-        match kv.key_str() {
-            Ok(key) => {
-                let change = Change { key: key.to_owned(), kind, revision: Some(Revision::from(kv.mod_revision())) };
-                log.add(client.cursor(at), change);
-            }
-            // Somebody else's key.
-            Err(_) => log.advance(client.cursor(at)),
-        }
+        // A key that is not valid UTF-8 is somebody else's; that something happened is told all the same.
+        let key = String::from_utf8_lossy(kv.key()).into_owned();
+        let at = client.cursor(u64::try_from(kv.mod_revision()).unwrap_or_default());
+        changes.push((at, Change { key, kind, revision: Some(Revision::from(kv.mod_revision())) }));
+    }
+    if !changes.is_empty() {
+        log.add(changes);
     }
     // Only a message without events says how far the server has come: one with events may be followed by older ones than
     // its header.
@@ -304,9 +303,8 @@ mod tests {
     fn changes_are_reported_once_in_order_and_with_the_position_to_go_on_from() {
         let log = Log::beginning_at(Cursor(10));
         assert_eq!(log.since(Cursor(10)), None);
-        log.add(Cursor(12), change("b"));
-        log.add(Cursor(13), change("a"));
-        log.add(Cursor(14), change("b"));
+        log.add(vec![(Cursor(12), change("b")), (Cursor(13), change("a"))]);
+        log.add(vec![(Cursor(14), change("b"))]);
         let changes = log.since(Cursor(10)).unwrap();
         assert_eq!((names(&changes), changes.unnamed, changes.cursor), (vec!["a", "b"], false, Cursor(14)));
         assert_eq!(names(&log.since(Cursor(13)).unwrap()), ["b"]);
@@ -318,8 +316,7 @@ mod tests {
     #[test]
     fn several_keys_of_one_transaction_are_all_reported() {
         let log = Log::beginning_at(Cursor(10));
-        log.add(Cursor(12), change("a"));
-        log.add(Cursor(12), change("b"));
+        log.add(vec![(Cursor(12), change("a")), (Cursor(12), change("b"))]);
         assert_eq!(names(&log.since(Cursor(10)).unwrap()), ["a", "b"]);
     }
 
@@ -337,7 +334,7 @@ mod tests {
     fn a_log_that_grows_too_long_forgets_names_but_not_that_something_happened() {
         let log = Log::beginning_at(Cursor(0));
         for number in 0..=LONGEST_LOG {
-            log.add(Cursor(number as u64 + 1), change(&number.to_string()));
+            log.add(vec![(Cursor(number as u64 + 1), change(&number.to_string()))]);
         }
         assert!(log.since(Cursor(5)).unwrap().unnamed);
     }

@@ -1,6 +1,6 @@
 //! Real etcd servers, links that misbehave, and certificates, for the tests of this crate.
 
-#![allow(dead_code, reason = "each test program uses its own part")]
+#![allow(dead_code, unreachable_pub, reason = "each test program uses its own part")]
 
 pub mod certificates;
 pub mod etcd;

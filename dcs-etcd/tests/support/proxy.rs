@@ -95,9 +95,9 @@ async fn serve(listener: TcpListener, server: SocketAddr, condition: watch::Rece
 
 async fn connect(client: TcpStream, server: SocketAddr, mut condition: watch::Receiver<Condition>) {
     let generation = condition.borrow().generation;
-    let relay = async {
-        let mut condition = condition.clone();
-        if condition.wait_for(|condition| !condition.cut).await.is_err() {
+    let mut during = condition.clone();
+    let relay = async move {
+        if during.wait_for(|condition| !condition.cut).await.is_err() {
             return;
         }
         let Ok(server) = TcpStream::connect(server).await else { return };
@@ -106,8 +106,8 @@ async fn connect(client: TcpStream, server: SocketAddr, mut condition: watch::Re
         let (from_server, to_server) = server.into_split();
         // Either end closing ends both.
         tokio::select! {
-            () = questions(from_client, to_server, condition.clone()) => {}
-            () = answers(from_server, to_client, condition.clone()) => {}
+            () = questions(from_client, to_server, during.clone()) => {}
+            () = answers(from_server, to_client, during.clone()) => {}
         }
     };
     tokio::select! {
