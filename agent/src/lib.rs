@@ -8,5 +8,8 @@ pub mod config;
 pub mod ctl;
 pub mod http_client;
 pub mod peers;
+pub mod rest;
+pub mod service_manager;
 pub mod stores;
+pub mod supervise;
 pub mod telemetry;

@@ -7,6 +7,7 @@
 //! ```
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use dcs_core::BootClock;
 use ha_engine::driver::{Ended, Engine, Parts};
@@ -22,12 +23,18 @@ use crate::peers::HttpPeers;
 use crate::rest::{self, RestError, RestServer};
 use crate::stores;
 
+/// How long running requests may take to end when the agent ends.
+const REST_GRACE: Duration = Duration::from_millis(500);
+
 /// Why an agent could not be brought up.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The configuration cannot be used.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// The store cannot be used.
+    #[error(transparent)]
+    Store(#[from] crate::config::KeyError),
     /// The settings that result from it cannot be used.
     #[error(transparent)]
     Settings(#[from] SettingsError),
@@ -101,8 +108,7 @@ impl Agent {
             let receiver = reloads.subscribe();
             (Arc::new(ReloadingSource { settings: Arc::clone(&settings), reloads }), receiver)
         };
-        let (mut engine, handle) =
-            Engine::new(Parts { dcs, postgres, peers: Arc::clone(&peers) as _, clock, source, settings: effective });
+        let (mut engine, handle) = Engine::new(Parts { dcs, postgres, peers: Arc::clone(&peers) as _, clock, source, settings: effective });
         tokio::select! {
             started = engine.start() => started.map_err(StartError::Refused)?,
             () = stop => return Ok(None),
@@ -111,7 +117,11 @@ impl Agent {
         for warning in warnings {
             tracing::warn!("{warning}");
         }
-        let rest = rest::serve(&rest_settings, handle.clone(), Arc::clone(&peers) as _).await?;
+        let reload: rest::ReloadHook = {
+            let handle = handle.clone();
+            Arc::new(move || handle.reload())
+        };
+        let rest = rest::serve(temporary(&rest_settings), handle.clone(), Arc::clone(&peers) as _, reload).await?;
         let engine = tokio::spawn(engine.run());
         Ok(Some(Self { handle, engine, rest, settings, peers, reloads }))
     }
@@ -128,7 +138,7 @@ impl Agent {
         loop {
             tokio::select! {
                 ended = &mut self.engine => {
-                    self.rest.shutdown().await;
+                    self.rest.shutdown(REST_GRACE).await;
                     return ended.unwrap_or_else(|error| Ended::Fatal(format!("the engine ended unexpectedly: {error}")));
                 }
                 () = &mut stop => break,
@@ -138,11 +148,12 @@ impl Agent {
                 }
             }
         }
+        let Self { handle, engine, rest, .. } = self;
         // Clients get "connection refused" while PostgreSQL is being stopped.
-        self.rest.shutdown().await;
+        rest.shutdown(REST_GRACE).await;
         // An engine that is gone already has nothing left to stop.
-        let _ = self.handle.send(Command::Shutdown).await;
-        self.engine.await.unwrap_or_else(|error| Ended::Fatal(format!("the engine ended unexpectedly: {error}")))
+        let _ = handle.send(Command::Shutdown).await;
+        engine.await.unwrap_or_else(|error| Ended::Fatal(format!("the engine ended unexpectedly: {error}")))
     }
 
     /// The engine has read the local files again: what does not belong to it follows.
@@ -157,7 +168,7 @@ impl Agent {
                 for warning in warnings {
                     tracing::warn!("{warning}");
                 }
-                if let Err(error) = self.rest.reload(&settings).await {
+                if let Err(error) = self.rest.reload(temporary(&settings)).await {
                     tracing::error!("the former settings of the REST API stay in force: {}", chain(&error));
                 }
             }
@@ -193,4 +204,15 @@ pub fn chain(error: &dyn std::error::Error) -> String {
         cause = error.source();
     }
     text
+}
+
+fn temporary(s: &crate::config::RestApiSettings) -> rest::settings::RestSettings {
+    use rest::settings::*;
+    RestSettings {
+        credentials: s.authentication.as_ref().map(|a| BasicCredentials { username: a.username.clone(), password: a.password.clone() }),
+        allowlist: s.allowlist.clone(),
+        allowlist_include_members: s.allowlist_include_members,
+        extra_headers: s.extra_headers.clone(),
+        ..RestSettings::at(ListenAddress { host: s.listen.host.clone(), port: s.listen.port })
+    }
 }

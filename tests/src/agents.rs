@@ -44,6 +44,15 @@ impl Agent {
         }
     }
 
+    /// Its programs in a directory: the one that runs on each node, and the control tool.
+    #[must_use]
+    pub fn programs_in(self, directory: &Path) -> (PathBuf, PathBuf) {
+        match self {
+            Self::Quorate => (directory.join("quorate"), directory.join("quoratectl")),
+            Self::Patroni => (directory.join("patroni"), directory.join("patronictl")),
+        }
+    }
+
     /// The program that runs on each node.
     ///
     /// # Errors

@@ -2,7 +2,7 @@
 //!
 //! A node that is restarted must find its port free again, but a port that the kernel handed out once on 127.0.0.1 may meanwhile have become
 //! the local end of somebody's outgoing connection. So each sandbox claims a loopback network of its own, 127.x.y.0/24: connections to it
-//! come from 127.0.0.1, so only those who were given an address there ever bind to it. The ports themselves still come from the kernel.
+//! come from 127.0.0.1, so only those who were given an address there ever bind to it.
 //!
 //! The claim is a locked file: other test processes see it, and it ends with the process that made it, however that ends.
 
@@ -51,14 +51,17 @@ impl Network {
         Ipv4Addr::new(127, self.x, self.y, host)
     }
 
-    /// An address of that participant with a port that is free now and stays so.
+    /// An address of that participant with a port that is free now and stays so: the usual one, unless somebody listens there on all
+    /// addresses, or else one from the kernel.
     ///
     /// # Errors
     ///
     /// If the kernel gives none.
-    pub fn free(&self, host: u8) -> Result<SocketAddr> {
+    pub fn free(&self, host: u8, usual: u16) -> Result<SocketAddr> {
         let address = self.address(host);
-        let listener = TcpListener::bind((address, 0)).with_context(|| format!("cannot bind a port of {address}"))?;
+        let listener = TcpListener::bind((address, usual))
+            .or_else(|_| TcpListener::bind((address, 0)))
+            .with_context(|| format!("cannot bind a port of {address}"))?;
         Ok(listener.local_addr()?)
     }
 }

@@ -8,11 +8,15 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Gid, Pid, Uid, User};
 use tokio::process::{Child, Command};
+use tokio::time::timeout;
+
+const LONGEST_RUN: Duration = Duration::from_secs(180);
 
 /// The environment variable that marks what was started for a directory; descendants inherit it.
 pub const MARK: &str = "QUORATE_TEST_DIRECTORY";
@@ -128,13 +132,16 @@ impl Program {
         self.command().stdout(output.try_clone()?).stderr(output).spawn().with_context(|| format!("cannot start {}", self.path.display()))
     }
 
-    /// Runs it to its end.
+    /// Runs it to its end, for at most three minutes: a switchover or a copy takes its time.
     ///
     /// # Errors
     ///
-    /// If it cannot be started. Its own failure is in the result.
+    /// If it cannot be started or does not end. Its own failure is in the result.
     pub async fn run(&self) -> Result<Finished> {
-        let output = self.command().output().await.with_context(|| format!("cannot start {}", self.path.display()))?;
+        let output = timeout(LONGEST_RUN, self.command().kill_on_drop(true).output())
+            .await
+            .with_context(|| format!("{} {:?} does not end", self.path.display(), self.arguments))?
+            .with_context(|| format!("cannot start {}", self.path.display()))?;
         Ok(Finished {
             code: output.status.code(),
             stdout: String::from_utf8_lossy(&output.stdout).into_owned(),

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use agent::config::{Environment, LocalConfig, LogLevel};
+use agent::config::{Environment, LocalConfig, LogLevel, ValidateOptions};
 use agent::supervise::{Agent, chain};
 use agent::telemetry::Log;
 use clap::Parser;
@@ -19,8 +19,20 @@ const LOG_STUCK: u8 = 5;
 #[command(name = "quorate", version = concat!(env!("CARGO_PKG_VERSION"), " (compatible with Patroni 4.1.4)"))]
 struct Arguments {
     /// Check the configuration, say everything that is wrong with it, and end.
-    #[arg(long)]
+    #[arg(long, group = "mode")]
     validate_config: bool,
+
+    /// Write a configuration to start from, to CONFIG or on stdout, and end.
+    #[arg(long, group = "mode")]
+    generate_sample_config: bool,
+
+    /// With --validate-config: ports that something listens on already are fine.
+    #[arg(short, long)]
+    ignore_listen_port: bool,
+
+    /// With --validate-config: print the configuration, environment included.
+    #[arg(short, long)]
+    print: bool,
 
     /// The configuration: a YAML file, or a directory of them. Without it, `PATRONI_CONFIGURATION` or the `PATRONI_*`
     /// variables alone.
@@ -32,7 +44,11 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let environment = Environment::of_this_process();
     if arguments.validate_config {
-        return validate(arguments.config, environment);
+        let options = ValidateOptions { ignore_listen_port: arguments.ignore_listen_port };
+        return agent::config::validate_config(arguments.config.as_deref(), environment, options, arguments.print);
+    }
+    if arguments.generate_sample_config {
+        return agent::config::generate_sample_config(arguments.config.as_deref(), &environment);
     }
     let log = match Log::install(LogLevel::Info) {
         Ok(log) => log,
@@ -65,23 +81,6 @@ fn main() -> ExitCode {
             ExitCode::from(LOG_STUCK)
         }
         _ => code,
-    }
-}
-
-fn validate(config: Option<PathBuf>, environment: Environment) -> ExitCode {
-    match agent::config::validate(config.as_deref(), environment) {
-        Ok(warnings) => {
-            for warning in warnings {
-                eprintln!("warning: {warning}");
-            }
-            ExitCode::SUCCESS
-        }
-        Err(problems) => {
-            for problem in problems {
-                eprintln!("{problem}");
-            }
-            ExitCode::FAILURE
-        }
     }
 }
 

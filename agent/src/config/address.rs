@@ -1,5 +1,7 @@
 //! Addresses as configured: `host:port`, lists of hosts, IPv6.
 
+use ha_engine::postgres::value;
+
 /// A port is not a number, or there is none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotAnAddress {
@@ -17,15 +19,11 @@ pub enum NotAnAddress {
 ///
 /// The port is missing, with no default, or not a port.
 pub fn split_host_port(text: &str, default: Option<u16>) -> Result<(String, u16), NotAnAddress> {
-    let Some((hosts, port)) = text.rsplit_once(':') else {
-        return Ok((text.to_owned(), default.ok_or(NotAnAddress::NoPort)?));
-    };
-    let port = port.trim().parse().map_err(|_| NotAnAddress::BadPort)?;
-    if !hosts.contains(':') {
-        return Ok((hosts.to_owned(), port));
+    let has_port = text.rsplit_once(':').is_some_and(|(_, port)| !port.trim_end().ends_with(']'));
+    if !has_port && default.is_none() {
+        return Err(NotAnAddress::NoPort);
     }
-    let hosts: Vec<&str> = hosts.split(',').map(|host| host.trim().trim_matches(['[', ']'])).collect();
-    Ok((hosts.join(","), port))
+    value::split_host_port(text, default.unwrap_or_default()).map_err(|_| NotAnAddress::BadPort)
 }
 
 /// `scheme://host:port/path`, with brackets around IPv6. `authority` may have no port.
@@ -60,7 +58,9 @@ mod tests {
             assert_eq!(split_host_port(text, Some(5432)), Ok((host.to_owned(), port)), "{text}");
         }
         assert_eq!(split_host_port("a", None), Err(NotAnAddress::NoPort));
-        for text in ["a:b", "a:", "a:70000", "[::1]"] {
+        assert_eq!(split_host_port("[::1]", Some(1)), Ok(("::1".to_owned(), 1)));
+        assert_eq!(split_host_port("[::1]", None), Err(NotAnAddress::NoPort));
+        for text in ["a:b", "a:", "a:70000"] {
             assert_eq!(split_host_port(text, Some(1)), Err(NotAnAddress::BadPort), "{text}");
         }
     }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use ha_engine::postgres::value::guc_text;
 use ha_engine::settings::{Authentication, BinaryNames, Credentials, PostgresSettings, ReplicaMethod, Secret, ServerAddress, values};
 use serde_json::{Map, Value};
 
@@ -144,18 +145,8 @@ fn home() -> PathBuf {
     std::env::home_dir().filter(|home| !home.as_os_str().is_empty()).unwrap_or_else(|| PathBuf::from("/"))
 }
 
-/// The text that PostgreSQL gets; nothing for null.
-pub(super) fn parameter_text(value: &Value) -> Option<String> {
-    match value {
-        Value::Null => None,
-        Value::Bool(true) => Some("on".to_owned()),
-        Value::Bool(false) => Some("off".to_owned()),
-        value => Some(values::text(value)),
-    }
-}
-
 pub(super) fn settings_of(map: &Map<String, Value>) -> BTreeMap<String, String> {
-    map.iter().filter_map(|(name, value)| Some((name.clone(), parameter_text(value)?))).collect()
+    map.iter().filter_map(|(name, value)| Some((name.clone(), guc_text(value)?))).collect()
 }
 
 fn parameters(section: &Section<'_>, scope: &str, listen_addresses: &str, port: u16) -> Result<BTreeMap<String, String>, KeyError> {

@@ -16,11 +16,14 @@ use super::context::Stores;
 use super::failure::Failure;
 use super::settings::{self, Settings};
 
+/// A cluster's name, and the Citus group in it.
+type Address = (String, Option<u32>);
+
 /// What the configuration names. One client for each cluster, kept for as long as the tool runs.
 #[derive(Debug)]
 pub(super) struct ConfiguredStores {
     config: LocalConfig,
-    opened: Mutex<HashMap<(String, Option<u32>), Arc<dyn Dcs>>>,
+    opened: Mutex<HashMap<Address, Arc<dyn Dcs>>>,
 }
 
 impl ConfiguredStores {
@@ -42,7 +45,7 @@ impl Stores for ConfiguredStores {
         let config = self.config.clone().changed(|tree| {
             tree.insert("scope".to_owned(), Value::String(scope.to_owned()));
         });
-        let store = config.store_for_control_tool().map_err(|error| settings::unusable(&error))?;
+        let store = config.store_for_control_tool().map_err(|error| settings::unusable(&error.into()))?;
         let dcs =
             stores::open_for_control_tool(&store, group, timing, Arc::new(BootClock)).map_err(|error| settings::unusable(&error.into()))?;
         opened.insert((scope.to_owned(), group), Arc::clone(&dcs));

@@ -332,12 +332,9 @@ fn write_records(shared: &Shared, first: Settings) {
         match shared.next() {
             Item::Stop => break,
             Item::Settings(settings) => {
-                Settings { formatter, level, deduplicate, .. } = match *settings {
-                    Settings { formatter, level, deduplicate, sink: next } => {
-                        sink.become_next(next);
-                        Settings { formatter, level, deduplicate, sink: NextSink::Stderr }
-                    }
-                };
+                let next;
+                Settings { formatter, level, deduplicate, sink: next } = *settings;
+                sink.become_next(next);
             }
             Item::Record(record) => {
                 for record in thinner.pass(*record, level, deduplicate) {

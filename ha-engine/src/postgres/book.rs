@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use dcs_core::model::SystemId;
 
+use super::control::Identity;
 use super::parameters::Parameters;
 use super::postmaster::Process;
 use super::recovery::Recovery;
@@ -61,6 +62,17 @@ pub(super) struct Addresses {
     pub(super) port: u16,
 }
 
+/// What a `postgres` program says about itself, which does not change as long as the file is the same.
+#[derive(Debug)]
+pub(super) struct Binary {
+    /// The file.
+    pub(super) file: Option<Identity>,
+    /// Its version, e.g. 150013.
+    pub(super) version: Option<u32>,
+    /// Names that `--describe-config` knows, in lower case.
+    pub(super) described: BTreeSet<String>,
+}
+
 /// Everything that changes without the settings changing. Guarded by one lock that is never held across an await.
 #[derive(Debug, Default)]
 pub(super) struct Book {
@@ -70,10 +82,8 @@ pub(super) struct Book {
     pub(super) major: Option<u32>,
     /// The number of the running server, e.g. 150013.
     pub(super) running_version: Option<u32>,
-    /// The number of the `postgres` program.
-    pub(super) binary_version: Option<u32>,
-    /// Names that `postgres --describe-config` knows, in lower case.
-    pub(super) described: Option<Arc<BTreeSet<String>>>,
+    /// What the `postgres` program says about itself.
+    pub(super) binary: Option<Arc<Binary>>,
     /// Server parameters in force.
     pub(super) parameters: Parameters,
     /// Extra recovery settings of replicas.

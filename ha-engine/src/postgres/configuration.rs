@@ -9,9 +9,10 @@ use std::sync::Arc;
 use dcs_core::Deadline;
 use dcs_core::model::Role;
 
-use super::book::{Addresses, Stage};
+use super::book::{Addresses, Binary, Stage};
 use super::conf::PostgresqlConf;
 use super::conninfo::{self, ConnInfo};
+use super::control::Identity;
 use super::parameters::{self, Parameters, SyncNames};
 use super::recovery::Recovery;
 use super::report::Line;
@@ -61,63 +62,58 @@ impl LocalPostgres {
 
     /// The version that parameters are checked against.
     pub(super) async fn known_version(&self) -> Option<u32> {
-        let (running, binary) = {
-            let book = self.book();
-            (book.running_version, book.binary_version)
-        };
+        let running = self.book().running_version;
         let major = self.major().await;
-        let binary = match (running, binary) {
-            (None, None) => {
-                let program = Program::new(self.program("postgres")).arg("--version");
-                let done = program.run(&Cancel::never(), Some(Deadline::after(PROGRAM))).await.ok();
-                let version = done.and_then(|done| parameters::parse_version_output(&done.stdout));
-                self.book().binary_version = version;
-                version
-            }
-            (_, binary) => binary,
-        };
+        let binary = if running.is_some() { None } else { self.binary().await.version };
         parameters::effective_version(running, binary, major)
     }
 
-    /// Parameters that the program knows, beyond our table.
-    async fn described(&self) -> Arc<BTreeSet<String>> {
-        let known = self.book().described.clone();
-        if let Some(known) = known {
+    /// What the `postgres` program says about itself; asked again only if the file is another one.
+    async fn binary(&self) -> Arc<Binary> {
+        let program = self.program("postgres");
+        let path = program.clone();
+        let file = blocking(move || Identity::of(&on_path(path))).await;
+        let known = self.book().binary.clone();
+        if let Some(known) = known.filter(|known| known.file.is_some() && known.file == file) {
             return known;
         }
-        let program = Program::new(self.program("postgres")).arg("--describe-config");
-        match program.run(&Cancel::never(), Some(Deadline::after(PROGRAM))).await {
-            Ok(done) if done.success() => {
-                let described = Arc::new(parameters::parse_describe_config(&done.stdout));
-                self.book().described = Some(Arc::clone(&described));
-                described
+        let ask = async |argument: &str| {
+            let program = Program::new(&program).arg(argument);
+            match program.run(&Cancel::never(), Some(Deadline::after(PROGRAM))).await {
+                Ok(done) if done.success() => Some(done.stdout),
+                Ok(done) => {
+                    tracing::error!("Failed to execute {program}: exit code {}", done.code());
+                    None
+                }
+                Err(error) => {
+                    tracing::error!("{}", super::connection::chain(&error));
+                    None
+                }
             }
-            Ok(done) => {
-                tracing::error!("Failed to execute {program}: exit code {}", done.code());
-                Arc::default()
-            }
-            Err(error) => {
-                tracing::error!("{}", super::connection::chain(&error));
-                Arc::default()
-            }
-        }
+        };
+        let version = ask("--version").await.and_then(|text| parameters::parse_version_output(&text));
+        let described = ask("--describe-config").await.map(|text| parameters::parse_describe_config(&text));
+        let binary = Arc::new(Binary { file, version, described: described.unwrap_or_default() });
+        self.book().binary = Some(Arc::clone(&binary));
+        binary
     }
 
     /// Writes `postgresql.conf` with these parameters, or those in force.
     pub(super) async fn write_postgresql_conf(&self, parameters: Option<&Parameters>) -> io::Result<()> {
         let version = self.known_version().await.ok_or_else(|| io::Error::other("the version of PostgreSQL is unknown"))?;
-        let described = self.described().await;
+        let binary = self.binary().await;
+        let described = &binary.described;
         let (parameters, recovery, stage) = {
             let book = self.book();
             (parameters.unwrap_or(&book.parameters).clone(), book.recovery.clone(), book.stage)
         };
-        let validated = parameters::validate(version, &parameters, &described);
+        let validated = parameters::validate(version, &parameters, described);
         validated.lines.iter().for_each(Line::emit);
         let passfile = match &recovery {
             Some(Recovery { primary_conninfo: Some(conninfo), .. }) => self.write_passfile(conninfo).await,
             _ => None,
         };
-        let recovery = recovery.map(|recovery| recovery.render(version, &described, passfile.as_deref())).unwrap_or_default();
+        let recovery = recovery.map(|recovery| recovery.render(version, described, passfile.as_deref())).unwrap_or_default();
         recovery.lines.iter().for_each(Line::emit);
         let (paths, modes) = (self.paths(), self.modes);
         let keeps_recovery = matches!(stage, Stage::Custom { keep_existing_recovery_conf: true });
@@ -289,4 +285,13 @@ impl LocalPostgres {
         self.book().recovery = Some(recovery);
         blocking(move || files::write_signal(&paths, modes, standby)).await
     }
+}
+
+/// The file that runs when `program` is called: names without a directory are looked up.
+fn on_path(program: PathBuf) -> PathBuf {
+    if program.components().count() > 1 {
+        return program;
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).map(|directory| directory.join(&program)).find(|file| file.is_file()).unwrap_or(program)
 }

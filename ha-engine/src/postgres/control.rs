@@ -71,14 +71,15 @@ fn control_file(data_dir: &Path) -> PathBuf {
 
 /// Which content of a file was read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Identity {
+pub(super) struct Identity {
     device: u64,
     inode: u64,
     modified: SystemTime,
 }
 
 impl Identity {
-    fn of(path: &Path) -> Option<Self> {
+    /// The file that is at `path` now.
+    pub(super) fn of(path: &Path) -> Option<Self> {
         let metadata = fs::metadata(path).ok()?;
         Some(Self { device: metadata.dev(), inode: metadata.ino(), modified: metadata.modified().ok()? })
     }

@@ -206,10 +206,5 @@ pub(crate) fn file_mode(data_dir: &Path) -> Permissions {
     Permissions::from_mode(if is_group_readable(data_dir) { 0o640 } else { 0o600 })
 }
 
-/// The umask that suits the data directory.
-pub(crate) fn umask(data_dir: &Path) -> u32 {
-    if is_group_readable(data_dir) { 0o027 } else { 0o077 }
-}
-
 #[cfg(test)]
 mod tests;

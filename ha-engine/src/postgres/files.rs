@@ -125,11 +125,16 @@ impl Modes {
 pub(crate) fn write(paths: &Paths, modes: Modes, path: &Path, content: &[u8]) -> io::Result<()> {
     let target = link_target(path)?;
     let mode = modes.of(&paths.data_dir, &target);
-    match replace(&target, content, &mode) {
-        Ok(()) => Ok(()),
+    let written = match replace(&target, content, &mode) {
         Err(error) if may_overwrite(&error) => overwrite(&target, content, &mode),
-        Err(error) => Err(error),
-    }
+        written => written,
+    };
+    written.map_err(|error| about(path, &error))
+}
+
+/// The same error, with the file that it is about.
+fn about(path: &Path, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("`{}`: {error}", path.display()))
 }
 
 /// Whether a failed replacement says nothing about writing to the file itself.
@@ -200,7 +205,8 @@ pub(crate) fn keep_original_conf(paths: &Paths, modes: Modes) -> io::Result<()> 
         return Ok(());
     }
     if !is_generated(&paths.postgresql_conf) {
-        return fs::rename(&paths.postgresql_conf, &paths.base_conf);
+        let renamed = fs::rename(&paths.postgresql_conf, &paths.base_conf);
+        return renamed.map_err(|error| about(&paths.postgresql_conf, &error));
     }
     // Somebody removed it. A generated file in its place would include itself for ever.
     let backups = paths.backups(true, true);
@@ -230,7 +236,7 @@ pub(crate) fn clean_auto_conf(paths: &Paths, modes: Modes) {
     };
     let Some(cleaned) = conf::without_recovery_settings(&content) else { return };
     if let Err(error) = write(paths, modes, &paths.auto_conf, &cleaned) {
-        tracing::error!("Failed to remove some unwanted parameters from {}: {error}", paths.auto_conf.display());
+        tracing::error!("Failed to remove some unwanted parameters from {error}");
     }
 }
 
@@ -242,10 +248,10 @@ pub(crate) fn save_backups(paths: &Paths, modes: Modes, hba_redirected: bool, id
             Ok(content) if fs::read(&backup).is_ok_and(|saved| saved == content) => Ok(()),
             Ok(content) => write(paths, modes, &backup, &content),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(error) => Err(error),
+            Err(error) => Err(about(file, &error)),
         };
         if let Err(error) = saved {
-            tracing::error!("unable to create backup copies of configuration files: {}: {error}", file.display());
+            tracing::error!("unable to create backup copies of configuration files: {error}");
         }
     }
 }
@@ -261,10 +267,10 @@ pub(crate) fn restore_backups(paths: &Paths, modes: Modes, hba_redirected: bool,
             Ok(content) => write(paths, modes, file, &content),
             Err(error) if error.kind() == io::ErrorKind::NotFound && file == paths.pg_ident => write(paths, modes, file, b""),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(error) => Err(error),
+            Err(error) => Err(about(&backup, &error)),
         };
         if let Err(error) = restored {
-            tracing::error!("unable to restore configuration files from backup: {}: {error}", file.display());
+            tracing::error!("unable to restore configuration files from backup: {error}");
         }
     }
 }
@@ -307,7 +313,7 @@ pub(crate) fn remove_trigger_file(data_dir: &Path, configured: Option<&str>) -> 
 fn remove_file(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        result => result,
+        result => result.map_err(|error| about(path, &error)),
     }
 }
 

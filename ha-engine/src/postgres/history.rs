@@ -1,7 +1,5 @@
 //! Timeline history files: where each timeline of a server's past ended.
 
-use std::fmt::Write as _;
-
 use dcs_core::model::{HistoryLine, Lsn};
 
 /// Reads a history file, or the answer to `TIMELINE_HISTORY`. Lines with three fields separated by tabs count; all others
@@ -18,19 +16,16 @@ fn parse_line(line: &str) -> Option<HistoryLine> {
     Some(HistoryLine { timeline, lsn, reason: reason.to_owned(), timestamp: None, new_leader: None })
 }
 
-/// Writes lines as PostgreSQL does.
-pub(crate) fn render(lines: &[HistoryLine]) -> String {
-    lines.iter().fold(String::new(), |mut text, line| {
-        let _ = writeln!(text, "{}\t{}\t{}", line.timeline, line.lsn, line.reason);
-        text
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    /// As PostgreSQL writes them.
+    fn render(lines: &[HistoryLine]) -> String {
+        lines.iter().map(|line| format!("{}\t{}\t{}\n", line.timeline, line.lsn, line.reason)).collect()
+    }
 
     #[test]
     fn a_history_file_is_read_and_written_back() {

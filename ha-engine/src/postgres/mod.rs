@@ -210,10 +210,10 @@ impl LocalPostgres {
         let data_dir = self.data_dir();
         let found = blocking(move || Process::owner_of(&data_dir)).await;
         let mut book = self.book();
-        // Another postmaster may be another program. One that was launched meanwhile has no pid file yet.
+        // One that was launched meanwhile has no pid file yet.
         if book.postmaster.as_ref().is_none_or(|process| !process.is_alive()) {
             book.postmaster.clone_from(&found);
-            (book.running_version, book.binary_version, book.described) = (None, None, None);
+            book.running_version = None;
             return found;
         }
         book.postmaster.clone()
@@ -238,7 +238,7 @@ impl LocalPostgres {
     /// The data directory was made or replaced: nothing that was read from it holds any more.
     fn forget_version(&self) {
         let mut book = self.book();
-        (book.major, book.running_version, book.binary_version, book.described) = (None, None, None, None);
+        (book.major, book.running_version) = (None, None);
         (book.system_id, book.data_dir, book.current_recovery) = (None, None, None);
     }
 

@@ -65,6 +65,7 @@ pub(crate) enum SyncNames {
     /// The operator: synchronous mode is off.
     Configured,
     /// The agent, and this is what it decided last.
+    #[cfg_attr(not(test), expect(dead_code, reason = "nothing decides about synchronous standbys yet"))]
     Decided(String),
     /// The agent, which has not decided yet.
     Undecided {

@@ -102,11 +102,15 @@ impl Process {
         process.is_plausible(&file).then_some(process)
     }
 
-    /// The live process that the pid file names although it is not a postmaster of this directory.
+    /// The process that the pid file names although it is not a running postmaster of this directory. A new postmaster would
+    /// take it for one: even the zombie of the former postmaster, where init reaps late, answers signals.
     fn squatter_of(data_dir: &Path) -> Option<i32> {
         let file = PidFile::read(data_dir)?;
-        let process = Self::of(file.pid.checked_abs()?)?;
-        (!process.is_plausible(&file)).then_some(process.pid())
+        let pid = file.pid.checked_abs()?;
+        match Self::of(pid) {
+            Some(process) => (!process.is_plausible(&file)).then_some(pid),
+            None => Stat::of(pid).map(|stat| stat.pid),
+        }
     }
 
     fn is_plausible(&self, file: &PidFile) -> bool {

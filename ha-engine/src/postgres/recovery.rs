@@ -155,15 +155,16 @@ impl Current {
     pub(crate) fn from_rows(rows: &[SettingRow], paths: &Paths) -> Result<Self, Unparsable> {
         let files = [&paths.postgresql_conf, &paths.auto_conf];
         let ours = |row: &SettingRow| row.sourcefile.as_ref().is_some_and(|source| files.iter().any(|file| Path::new(source) == *file));
-        let settings: BTreeMap<String, CurrentSetting> = rows
+        let mut settings: BTreeMap<String, CurrentSetting> = rows
             .iter()
             .map(|row| {
                 let setting = CurrentSetting { value: row.setting.clone(), restart: row.context == "postmaster", ours: ours(row) };
                 (row.name.to_ascii_lowercase(), setting)
             })
             .collect();
-        let primary_conninfo = settings.get("primary_conninfo").map_or("", |setting| &setting.value);
-        let primary_conninfo = ConnInfo::parse(primary_conninfo).ok_or(Unparsable)?;
+        // The text may hold a password; only the parsed form is kept, which does not show it.
+        let text = settings.get_mut("primary_conninfo").map(|setting| std::mem::take(&mut setting.value));
+        let primary_conninfo = ConnInfo::parse(&text.unwrap_or_default()).ok_or(Unparsable)?;
         Ok(Self { settings, primary_conninfo })
     }
 

@@ -49,7 +49,7 @@ impl LocalPostgres {
             let mut book = self.book();
             (book.parameters, book.recovery_conf) = (plan.parameters.clone(), assembled.recovery_conf);
             // The program may be another one.
-            (book.rewind_program, book.described) = (None, None);
+            book.rewind_program = None;
         }
         if !plan.address_pending {
             self.resolve_addresses();

@@ -1,7 +1,11 @@
 //! The PostgreSQL port against real servers.
 
+mod building;
+mod changing;
 mod lab;
 mod lifecycle;
+mod replication;
+mod running;
 
 /// Declares tests that get a lab, each under its own name.
 #[macro_export]

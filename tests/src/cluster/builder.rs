@@ -20,6 +20,7 @@ use crate::stores::Etcd;
 #[derive(Clone, Debug)]
 pub struct Builder {
     agent: Option<Agent>,
+    programs: Option<PathBuf>,
     scope: String,
     members: u8,
     store_servers: u8,
@@ -36,6 +37,7 @@ impl Default for Builder {
     fn default() -> Self {
         Self {
             agent: None,
+            programs: None,
             scope: "demo".to_owned(),
             members: 3,
             store_servers: 1,
@@ -55,6 +57,13 @@ impl Builder {
     #[must_use]
     pub const fn agent(mut self, agent: Agent) -> Self {
         self.agent = Some(agent);
+        self
+    }
+
+    /// The directory of the agent's programs, if it is not where they are looked for.
+    #[must_use]
+    pub fn programs_in(mut self, directory: &Path) -> Self {
+        self.programs = Some(directory.to_owned());
         self
     }
 
@@ -134,7 +143,7 @@ impl Builder {
         let times = self.times.unwrap_or_else(|| Times::low(agent));
         let bin_dir = postgres::bin_dir()?;
         let sandbox = Sandbox::create()?;
-        let (daemon, control_tool) = programs(agent, &sandbox)?;
+        let (daemon, control_tool) = programs(agent, self.programs.as_deref(), &sandbox)?;
         let etcd = Etcd::start(&sandbox, self.store_servers).await?;
         let mut dynamic = settings::dynamic(times);
         settings::merge(&mut dynamic, &self.dynamic);
@@ -166,8 +175,8 @@ impl Builder {
             _ => directory.clone(),
         };
         let addresses = Addresses {
-            postgres: sandbox.network().free(1 + index)?,
-            rest: sandbox.network().free(1 + index)?,
+            postgres: sandbox.network().free(1 + index, 5432)?,
+            rest: sandbox.network().free(1 + index, 8008)?,
             data_dir: volume.join("data"),
         };
         let links = if self.links { Some(links(index, sandbox, etcd, &addresses).await?) } else { None };

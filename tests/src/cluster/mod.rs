@@ -3,7 +3,7 @@
 mod builder;
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -389,7 +389,11 @@ fn role_and_state(body: &str) -> String {
 }
 
 /// The programs of an agent, made reachable for the user that runs them.
-fn programs(agent: Agent, sandbox: &Sandbox) -> Result<(PathBuf, PathBuf)> {
+fn programs(agent: Agent, directory: Option<&Path>, sandbox: &Sandbox) -> Result<(PathBuf, PathBuf)> {
+    let (daemon, control_tool) = match directory {
+        Some(directory) => agent.programs_in(directory),
+        None => (agent.daemon()?, agent.control_tool()?),
+    };
     let directory = sandbox.make("bin")?;
-    Ok((agents::runnable_by_all(&agent.daemon()?, &directory)?, agents::runnable_by_all(&agent.control_tool()?, &directory)?))
+    Ok((agents::runnable_by_all(&daemon, &directory)?, agents::runnable_by_all(&control_tool, &directory)?))
 }

@@ -6,10 +6,12 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use etcd_client::{Client, ConnectOptions, DeleteOptions, GetOptions, PutOptions};
+use etcd_client::{Client, ConnectOptions, DeleteOptions, EventType, GetOptions, PutOptions};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::process::Child;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use crate::agents;
 use crate::poll;
@@ -44,7 +46,7 @@ impl Etcd {
         };
         // Addresses from 101 upwards: those below belong to the nodes.
         let addresses = (0..count)
-            .map(|index| Ok((sandbox.network().free(101 + index)?, sandbox.network().free(101 + index)?)))
+            .map(|index| Ok((sandbox.network().free(101 + index, 2379)?, sandbox.network().free(101 + index, 2380)?)))
             .collect::<Result<Vec<_>>>()?;
         let peers: Vec<String> =
             addresses.iter().enumerate().map(|(index, (_, peer))| format!("etcd{}=http://{peer}", index + 1)).collect();
@@ -166,6 +168,27 @@ impl Etcd {
         let lease = before.kvs().first().map_or(0, etcd_client::KeyValue::lease);
         client.put(key, value, Some(PutOptions::new().with_lease(lease))).await?;
         Ok(())
+    }
+
+    /// Waits until a key is removed, by anybody or by the end of its lease, and returns the moment. The watch is set up when this returns.
+    ///
+    /// # Errors
+    ///
+    /// If no server answers.
+    pub async fn watch_removal(&self, key: &str) -> Result<JoinHandle<Result<Instant>>> {
+        // Not the client of `connect`, whose answers have a limit: this one may come late.
+        let endpoints: Vec<String> = self.endpoints().iter().map(ToString::to_string).collect();
+        let mut client = Client::connect(endpoints, None).await?;
+        let mut changes = client.watch(key, None).await?;
+        Ok(tokio::spawn(async move {
+            let _connection = client;
+            while let Some(change) = changes.message().await? {
+                if change.events().iter().any(|event| event.event_type() == EventType::Delete) {
+                    return Ok(Instant::now());
+                }
+            }
+            bail!("the watch ended before the key was removed")
+        }))
     }
 
     /// Removes a key.

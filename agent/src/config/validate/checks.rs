@@ -4,7 +4,6 @@ use std::fs;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 use ha_engine::settings::values;
@@ -215,12 +214,8 @@ fn is_empty(directory: &Path) -> bool {
     })
 }
 
-/// The major version that `postgres --version` prints: `postgres (PostgreSQL) 15.13 (Debian …)` is 15.
+/// The major version of the configured programs.
 fn major_version(context: &Context) -> Option<String> {
     let program = find_program(context.bin_name("postgres"), &context.bin_dir)?;
-    let output = Command::new(program).arg("--version").output().ok()?;
-    let text = String::from_utf8(output.stdout).ok()?;
-    let version = text.split_whitespace().find(|word| word.starts_with(|c: char| c.is_ascii_digit()))?;
-    let digits = version.find(|c: char| !c.is_ascii_digit()).unwrap_or(version.len());
-    Some(version[..digits].to_owned())
+    super::major_version_of(&program).ok().map(|major| major.to_string())
 }

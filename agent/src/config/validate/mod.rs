@@ -7,6 +7,8 @@ mod checks;
 mod rules;
 
 use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::Command;
 
 use ha_engine::settings::values;
 use serde_json::{Map, Value};
@@ -59,7 +61,8 @@ pub fn printed(local: &LocalConfig) -> String {
     yaml::emit(&sorted).unwrap_or_default()
 }
 
-fn sorted(value: &Value) -> Value {
+/// `value` with the keys of every mapping sorted.
+pub(super) fn sorted(value: &Value) -> Value {
     match value {
         Value::Object(map) => {
             let map: BTreeMap<&String, Value> = map.iter().map(|(key, value)| (key, sorted(value))).collect();
@@ -68,6 +71,16 @@ fn sorted(value: &Value) -> Value {
         Value::Array(items) => items.iter().map(sorted).collect(),
         scalar => scalar.clone(),
     }
+}
+
+/// The major version that `program --version` prints: `postgres (PostgreSQL) 15.13 (Debian …)` is 15.
+pub(super) fn major_version_of(program: &Path) -> Result<u32, String> {
+    let output = Command::new(program).arg("--version").output();
+    let output = output.map_err(|error| format!("`{}` can't be run: {error}", program.display()))?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let version = text.split_whitespace().find(|word| word.starts_with(|c: char| c.is_ascii_digit())).unwrap_or_default();
+    let digits = version.find(|c: char| !c.is_ascii_digit()).unwrap_or(version.len());
+    version[..digits].parse().map_err(|_| format!("`{} --version` printed no version", program.display()))
 }
 
 /// `PLACE: KEY VALUE REASON`. Secrets are not shown.

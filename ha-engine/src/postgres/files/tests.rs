@@ -88,7 +88,8 @@ fn a_lost_original_comes_back_instead_of_a_file_that_includes_itself() {
 fn without_any_configuration_there_is_nothing_to_keep() {
     let node = node(false);
     fs::remove_file(&node.paths.postgresql_conf).expect("removed");
-    assert!(keep_original_conf(&node.paths, node.modes).is_err());
+    let error = keep_original_conf(&node.paths, node.modes).expect_err("nothing to rename").to_string();
+    assert!(error.contains("postgresql.conf`"), "{error}");
 }
 
 /// P3-7
@@ -264,4 +265,19 @@ fn nothing_is_made_inside_an_empty_data_directory() {
     let parameters: Parameters = [("unix_socket_directories", "sockets")].into_iter().collect();
     ensure_directories(&node.paths.data_dir, &parameters, None).expect("skipped");
     assert!(!node.paths.data_dir.join("sockets").exists());
+}
+
+#[test]
+fn a_file_that_cannot_be_replaced_is_overwritten_where_it_is() {
+    let node = node(true);
+    let file = &node.paths.pg_hba;
+    fs::write(file, "a longer former content").expect("a file");
+    let before = fs::metadata(file).expect("a file").ino();
+    overwrite(file, b"new", &Permissions::from_mode(0o640)).expect("written");
+    assert_eq!((text(file).as_str(), mode(file)), ("new", 0o640));
+    assert_eq!(fs::metadata(file).expect("a file").ino(), before);
+    for kind in [io::ErrorKind::PermissionDenied, io::ErrorKind::ResourceBusy] {
+        assert!(may_overwrite(&kind.into()));
+    }
+    assert!(!may_overwrite(&io::ErrorKind::StorageFull.into()), "the former content must survive a full disk");
 }

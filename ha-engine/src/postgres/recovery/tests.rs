@@ -258,6 +258,12 @@ fn a_manually_edited_connection_is_corrected() {
 }
 
 #[test]
+fn passwords_of_the_server_are_not_shown() {
+    let current = read(150_000, &[("primary_conninfo", "host=a password=hidden")]);
+    assert!(!format!("{current:?}").contains("hidden"));
+}
+
+#[test]
 fn an_unreadable_connection_is_reported() {
     let paths = Paths::new(&testing::settings());
     let rows = rows(150_000, &[("primary_conninfo", "host='x")], "/data/postgresql.conf");

@@ -1,0 +1,154 @@
+//! The status of this node, rendered once for all who ask.
+//!
+//! A health check is answered many times a second on every node. What it needs is put together only when one of its
+//! sources has changed: the engine's snapshot, the state of PostgreSQL, or the report of the server, which is at most a
+//! second old and read with one query for all askers.
+
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use dcs_core::{Deadline, Moment};
+use ha_engine::ports::{LocalState, StatusReport};
+use ha_engine::{EngineHandle, Snapshot};
+use serde_json::Value;
+use tokio::sync::watch;
+
+use super::dto::status_json;
+use super::status::{Facts, may_be_asked};
+
+/// How old a report may be.
+const MAX_AGE: Duration = Duration::from_secs(1);
+
+/// How long a health check waits for a report.
+const HEALTH_LIMIT: Duration = Duration::from_secs(1);
+
+/// How long everybody else waits, the second try included. Peers give up after two seconds.
+const STATUS_LIMIT: Duration = Duration::from_millis(1800);
+
+/// The pause before a server that could not be asked is asked again.
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
+
+/// The status of this node at one moment.
+#[derive(Debug)]
+pub struct Status {
+    /// What the engine knew.
+    pub snapshot: Arc<Snapshot>,
+    /// What PostgreSQL was doing.
+    pub local: LocalState,
+    /// What the server said, if it was asked.
+    pub report: Option<Arc<StatusReport>>,
+    /// What follows from these.
+    pub facts: Facts,
+    /// All of it as JSON.
+    pub body: Bytes,
+}
+
+/// What a report must be like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Report {
+    /// None is needed.
+    None,
+    /// At most a second old.
+    Recent,
+    /// The same, and the server is asked again if it could not be reached.
+    Persistent,
+    /// Read after the request arrived. The leader race compares positions: an old one could elect a node that is behind.
+    Fresh,
+}
+
+/// Where statuses come from.
+#[derive(Debug)]
+pub struct Cache {
+    handle: EngineHandle,
+    local: watch::Receiver<LocalState>,
+    last: RwLock<Option<Arc<Status>>>,
+}
+
+impl Cache {
+    /// Statuses of the node of `handle`.
+    pub fn new(handle: EngineHandle) -> Self {
+        let local = handle.postgres().subscribe();
+        Self { handle, local, last: RwLock::new(None) }
+    }
+
+    /// The status now.
+    pub async fn status(&self, wanted: Report) -> Arc<Status> {
+        let asked = self.handle.clock().now();
+        let last = self.last.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let state = self.local.borrow().state;
+        let report = if may_be_asked(state) && wanted != Report::None {
+            match last.as_ref().and_then(|last| last.report.as_ref()).filter(|report| is_good(report, wanted, asked)) {
+                Some(report) => Some(Arc::clone(report)),
+                None => Some(self.ask(wanted, asked).await),
+            }
+        } else {
+            None
+        };
+        self.render(last, report, wanted == Report::None)
+    }
+
+    async fn ask(&self, wanted: Report, asked: Moment) -> Arc<StatusReport> {
+        let postgres = self.handle.postgres();
+        if wanted == Report::Recent {
+            return postgres.report(MAX_AGE, Deadline::after(HEALTH_LIMIT)).await;
+        }
+        let deadline = Deadline::after(STATUS_LIMIT);
+        let max_age = if wanted == Report::Fresh { Duration::ZERO } else { MAX_AGE };
+        let mut report = postgres.report(max_age, deadline).await;
+        if wanted == Report::Fresh && report.read_at < asked {
+            // Shared with somebody who had asked before.
+            report = postgres.report(Duration::ZERO, deadline).await;
+        }
+        let running = self.local.borrow().state == dcs_core::model::ServerState::Running;
+        if report.server.is_none() && running && deadline.remaining() > RETRY_PAUSE {
+            tokio::time::sleep(RETRY_PAUSE).await;
+            report = postgres.report(Duration::ZERO, deadline).await;
+        }
+        report
+    }
+
+    /// The last status if it was made from the same things, otherwise a new one.
+    fn render(&self, last: Option<Arc<Status>>, report: Option<Arc<StatusReport>>, any_report: bool) -> Arc<Status> {
+        let snapshot = self.handle.snapshot();
+        let view_is_fresh = snapshot.fresh_view(self.handle.clock().now()).is_some();
+        let local = {
+            // Held no longer than it takes to look: PostgreSQL's side writes here.
+            let local = self.local.borrow();
+            if let Some(last) = last
+                && Arc::ptr_eq(&last.snapshot, &snapshot)
+                && last.facts.has_view == view_is_fresh
+                && last.local == *local
+                && (any_report || same(last.report.as_ref(), report.as_ref()))
+            {
+                return last;
+            }
+            local.clone()
+        };
+        let me = &self.handle.me;
+        let facts = Facts::gather(&snapshot, me, &local, report.as_deref(), view_is_fresh);
+        let body = Value::Object(status_json(&snapshot, me, &local, report.as_deref(), &facts)).to_string();
+        let status = Arc::new(Status { snapshot, local, report, facts, body: Bytes::from(body) });
+        if !any_report {
+            *self.last.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&status));
+        }
+        status
+    }
+}
+
+fn is_good(report: &StatusReport, wanted: Report, now: Moment) -> bool {
+    match wanted {
+        Report::None => true,
+        Report::Recent => now.saturating_since(report.read_at) < MAX_AGE,
+        Report::Persistent => now.saturating_since(report.read_at) < MAX_AGE && report.server.is_some(),
+        Report::Fresh => false,
+    }
+}
+
+fn same(one: Option<&Arc<StatusReport>>, other: Option<&Arc<StatusReport>>) -> bool {
+    match (one, other) {
+        (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+        (None, None) => true,
+        (Some(_), None) | (None, Some(_)) => false,
+    }
+}
