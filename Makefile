@@ -1,7 +1,7 @@
 # make demo    a cluster of three on this machine, before your eyes (ONCE=1: ends by itself)
 # make test    every test there is
 # make check   everything CI checks besides; never writes to the tree
-# make bench   our agent beside Patroni
+# make bench   our agent beside Patroni (QUICK=1: one round of each)
 # make fmt     formats
 
 .PHONY: demo test check bench fmt build
@@ -19,7 +19,7 @@ export RUST_LIB_BACKTRACE ?= 0
 demo:
 	@scripts/install-deps run
 	@scripts/install-deps build
-	@$(CARGO) build --release --quiet -p agent --bins -p tests --bins
+	@$(CARGO) build --release --quiet -p agent -p tests --bins
 	@$(TARGET)/release/demo $(if $(ONCE),--once)
 
 build:
@@ -44,10 +44,9 @@ check:
 	scripts/check-paths
 
 bench:
-	@scripts/install-deps run
-	@scripts/install-deps build
-	@$(CARGO) build --release --quiet -p agent --bins -p tests --bins
-	@$(TARGET)/release/bench
+	@scripts/install-deps bench
+	@$(CARGO) build --release --quiet -p agent -p tests --bins
+	@$(TARGET)/release/bench $(if $(QUICK),--quick)
 
 fmt:
 	$(CARGO) fmt --all

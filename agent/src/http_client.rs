@@ -9,6 +9,8 @@ use dcs_core::tls::{ClientTls, TlsError, Verify};
 use ha_engine::settings::Secret;
 use http::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 
+use crate::config::BasicAuth;
+
 /// How REST APIs are called: the `ctl` section, and the `restapi` section where that says nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HttpClientSettings {
@@ -33,6 +35,12 @@ pub struct BasicCredentials {
     pub username: String,
     /// The password.
     pub password: Secret,
+}
+
+impl From<&BasicAuth> for BasicCredentials {
+    fn from(auth: &BasicAuth) -> Self {
+        Self { username: auth.username.clone(), password: auth.password.clone() }
+    }
 }
 
 impl BasicCredentials {

@@ -25,16 +25,17 @@ pub fn available() -> Vec<&'static str> {
 /// The section names a store that is not built in, or has an unusable value.
 pub fn check(settings: &StoreSettings) -> Result<(), KeyError> {
     match settings.section {
-        "etcd3" if cfg!(feature = "etcd") => Ok(()),
-        other => Err(refusal(settings, other)),
+        #[cfg(feature = "etcd")]
+        "etcd3" => etcd_config(settings).map(drop),
+        _ => Err(refusal(settings)),
     }
 }
 
-/// Opens the configured store for an agent.
+/// Opens the configured store for an agent. Nothing is sent yet.
 ///
 /// # Errors
 ///
-/// The section names a store that is not built in, or has an unusable value.
+/// As for [`check`].
 pub fn open(settings: &StoreSettings, timing: Timing, clock: Arc<dyn Clock>) -> Result<Arc<dyn Dcs>, KeyError> {
     if !settings.ignored.is_empty() {
         tracing::warn!("Several stores are configured; `{}` is used, and `{}` not", settings.section, settings.ignored.join("`, `"));
@@ -46,7 +47,7 @@ pub fn open(settings: &StoreSettings, timing: Timing, clock: Arc<dyn Clock>) -> 
 ///
 /// # Errors
 ///
-/// As for [`open`].
+/// As for [`check`].
 pub fn open_for_control_tool(
     settings: &StoreSettings,
     group: Option<u32>,
@@ -71,26 +72,31 @@ fn open_path(
 ) -> Result<Arc<dyn Dcs>, KeyError> {
     let store: Arc<dyn KeyValueStore> = match settings.section {
         #[cfg(feature = "etcd")]
-        "etcd3" => {
-            let config = dcs_etcd::Config::from_section(&settings.options)
-                .map_err(|error| KeyError { hint: None, ..settings.error(error.to_string(), "") })?;
-            Arc::new(dcs_etcd::Etcd::new(config, timing, Arc::clone(&clock)))
-        }
-        other => return Err(refusal(settings, other)),
+        "etcd3" => Arc::new(dcs_etcd::Etcd::new(etcd_config(settings)?, timing, Arc::clone(&clock))),
+        _ => return Err(refusal(settings)),
     };
     let name = MemberName::from(settings.name.as_str());
     Ok(Arc::new(KeyValueDcs::new(store, clock, path, name, timing).with_consistency(consistency)))
 }
 
-/// Why a section cannot be used.
-fn refusal(settings: &StoreSettings, section: &str) -> KeyError {
-    if section == "etcd" {
-        return settings.error(
-            "`etcd:` is the etcd v2 API, which this version does not have",
-            "if your servers are etcd 3.4 or newer, rename the section to `etcd3:`. The two APIs do not see each \
-             other's keys: do it on all nodes of the cluster at once",
-        );
-    }
-    let available = available().join(", ");
-    settings.error(format!("the store `{section}` is not built into this version yet"), format!("configure one of: {available}"))
+#[cfg(feature = "etcd")]
+fn etcd_config(settings: &StoreSettings) -> Result<dcs_etcd::Config, KeyError> {
+    dcs_etcd::Config::from_section(&settings.options).map_err(|error| settings.error(error.key, error.to_string()))
+}
+
+/// Why the section cannot be used.
+fn refusal(settings: &StoreSettings) -> KeyError {
+    let section = settings.section;
+    let (problem, hint) = if section == "etcd" {
+        (
+            "`etcd:` is the etcd v2 API, which this version does not have".to_owned(),
+            "if your servers are etcd 3.4 or newer, rename the section to `etcd3:`. The two APIs do not see each other's keys: do it \
+             on all nodes of the cluster at once"
+                .to_owned(),
+        )
+    } else {
+        let available = available().join(", ");
+        (format!("the store `{section}` is not built into this version yet"), format!("configure one of: {available}"))
+    };
+    KeyError { hint: Some(hint), ..settings.error("", problem) }
 }

@@ -139,6 +139,19 @@ pub struct EngineHandle {
 }
 
 impl EngineHandle {
+    /// A handle to an engine that is not ours: for tests of what stands above the engine, and for programs that decide by
+    /// themselves. Whoever holds the other ends of `mailbox` and `snapshot` plays the engine.
+    pub fn assemble(
+        me: MemberName,
+        mailbox: mpsc::Sender<Command>,
+        snapshot: watch::Receiver<Arc<Snapshot>>,
+        dcs: Arc<dyn Dcs>,
+        postgres: Arc<dyn Postgres>,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        Self { me, mailbox, snapshot, dcs, postgres, clock }
+    }
+
     /// What the engine knows now.
     pub fn snapshot(&self) -> Arc<Snapshot> {
         Arc::clone(&self.snapshot.borrow())
@@ -178,14 +191,6 @@ impl EngineHandle {
         self.dcs.wake();
         // A full mailbox already wakes the loop, and a closed one has nothing to wake.
         let _ = self.mailbox.try_send(Command::Wake);
-    }
-
-    /// Reads the local configuration again, soon. Never waits; a full mailbox drops the request, which is then to be
-    /// repeated.
-    pub fn reload(&self) {
-        if self.mailbox.try_send(Command::Reload).is_err() {
-            tracing::warn!("the agent is too busy to reload its configuration; ask again");
-        }
     }
 
     /// Restarts PostgreSQL and waits for the result.

@@ -26,6 +26,7 @@ pub mod process;
 pub mod proxy;
 pub mod sandbox;
 pub mod settings;
+pub mod shared_memory;
 pub mod skip;
 pub mod stores;
 pub mod yaml;

@@ -17,6 +17,7 @@ use crate::poll;
 use crate::postgres;
 use crate::process::{self, Program};
 use crate::proxy::Proxy;
+use crate::shared_memory;
 use crate::yaml;
 
 /// The answer to a request.
@@ -246,6 +247,7 @@ impl Node {
             Ok(())
         })
         .await?;
+        shared_memory::release(&self.data_dir);
         if let Some(mut agent) = lock(&self.agent).take() {
             let _ = agent.try_wait();
         }

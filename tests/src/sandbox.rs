@@ -18,6 +18,7 @@ use nix::sys::signal::Signal;
 use crate::agents;
 use crate::ports::Network;
 use crate::process::{self, Account};
+use crate::shared_memory;
 
 /// Set to keep the directories of all tests, for looking at their logs.
 pub const KEEP: &str = "QUORATE_TEST_KEEP";
@@ -148,6 +149,7 @@ pub fn watch_over(directory: &Path) -> Result<()> {
     if !alive.is_empty() {
         bail!("cannot kill {alive:?}, which work in {}", directory.display());
     }
+    shared_memory::release_below(directory);
     for mount in mounts_in(directory) {
         let _ = Command::new("umount").arg(&mount).status();
     }

@@ -57,6 +57,8 @@ pub fn dynamic(times: Times) -> Value {
                 "wal_keep_size": "128MB",
                 "max_wal_size": "256MB",
                 "log_checkpoints": "on",
+                // In the data directory, so that a killed server leaves nothing outside of it.
+                "dynamic_shared_memory_type": "mmap",
                 // A killed process loses nothing that the kernel has; only a dead machine does, and no test here kills that.
                 "fsync": "off",
             },

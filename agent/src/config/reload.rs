@@ -7,9 +7,10 @@ use serde_json::{Map, Value};
 use tracing::{Level, error, info, warn};
 
 use super::cache;
-use super::error::ConfigError;
+use super::error::{ConfigError, KeyPlace};
 use super::local::LocalConfig;
 use super::node;
+use super::tree::join;
 
 /// The settings of one agent. Shared by the engine, which asks, and the agent, which reloads.
 #[derive(Debug)]
@@ -35,13 +36,14 @@ impl AgentSettings {
     ///
     /// A key is missing or unusable, or asks for something that this version does not have.
     pub fn new(local: LocalConfig) -> Result<Self, ConfigError> {
+        // First what is doubtful: a misspelt key often explains the missing one that is an error.
+        log_remarks(&local);
         let (settings, _) = node::effective(&local, &Map::new())?;
         local.store()?;
         local.ctl()?;
         if let Some(line) = node::check_watchdog(&local)? {
             info!("{line}");
         }
-        log_remarks(&local);
         let data_dir = &settings.postgresql.data_dir;
         let cached = match cache::load(data_dir) {
             Ok(cached) => cached.filter(|document| !document.is_empty()),
@@ -50,15 +52,10 @@ impl AgentSettings {
                 None
             }
         };
-        // A cached document that cannot be used must not take the place of one that can.
-        let cached = cached.filter(|document| match node::effective(&local, document) {
-            Ok(_) => true,
-            Err(error) => {
-                error!(error = &error as &dyn std::error::Error, "Exception when setting dynamic_configuration");
-                false
-            }
-        });
-        let bootstrap = settings.bootstrap.map(|section| section.dcs).unwrap_or_default();
+        let cached = cached.filter(|document| is_usable(&local, document, None));
+        // A section that is used once must not keep an old cluster from starting.
+        let bootstrap = settings.bootstrap.map(|section| section.dcs).filter(|document| is_usable(&local, document, Some("bootstrap.dcs")));
+        let bootstrap = bootstrap.unwrap_or_default();
         let state = Mutex::new(State { local: Arc::new(local), warned: Vec::new(), dynamic: Map::new() });
         Ok(Self { state, cached, bootstrap })
     }
@@ -83,6 +80,18 @@ impl AgentSettings {
         }
         state.warned = warnings;
     }
+}
+
+/// Whether `document` can be the dynamic configuration; if not, that is logged with where it stands.
+fn is_usable(local: &LocalConfig, document: &Map<String, Value>, stands_at: Option<&str>) -> bool {
+    let Err(mut error) = node::effective(local, document) else { return true };
+    if let (ConfigError::Key(key), Some(prefix)) = (&mut error, stands_at)
+        && let Some(place) = local.places().nearest(&join(prefix, &key.key))
+    {
+        key.place = KeyPlace::Local(place.clone());
+    }
+    error!(error = &error as &dyn std::error::Error, "Exception when setting dynamic_configuration");
+    false
 }
 
 /// Logs what is doubtful about `local`.

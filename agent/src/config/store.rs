@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use super::error::{KeyError, KeyPlace};
 use super::section::Section;
-use super::tree::Places;
+use super::tree::{Places, join};
 
 /// The sections that name a store, in the order in which they are looked for.
 pub const STORES: [&str; 7] = ["consul", "etcd", "etcd3", "exhibitor", "kubernetes", "raft", "zookeeper"];
@@ -26,7 +26,7 @@ pub struct StoreSettings {
     pub name: String,
     /// Other stores' sections that are present and not used.
     pub ignored: Vec<&'static str>,
-    place: KeyPlace,
+    places: Places,
 }
 
 impl fmt::Debug for StoreSettings {
@@ -58,7 +58,6 @@ impl StoreSettings {
                 hint: Some("for etcd, add a section `etcd3:` with `hosts: HOST:2379,HOST:2379`".to_owned()),
             });
         };
-        let place = places.nearest(section).map_or(KeyPlace::Unknown, |place| KeyPlace::Local(place.clone()));
         Ok(Self {
             section,
             options: root.section(section)?.map(|section| section.map().clone()).unwrap_or_default(),
@@ -66,12 +65,14 @@ impl StoreSettings {
             scope: root.required_text("scope")?,
             name: if needs_name { root.required_text("name")? } else { root.text("name")?.unwrap_or_default() },
             ignored: ignored.to_vec(),
-            place,
+            places: places.clone(),
         })
     }
 
-    /// An error about the section as a whole.
-    pub fn error(&self, problem: impl Into<String>, hint: impl Into<String>) -> KeyError {
-        KeyError { key: self.section.to_owned(), place: self.place.clone(), problem: problem.into(), hint: Some(hint.into()) }
+    /// An error about `key` of the section, or about the section as a whole if it is empty.
+    pub fn error(&self, key: &str, problem: impl Into<String>) -> KeyError {
+        let key = if key.is_empty() { self.section.to_owned() } else { join(self.section, key) };
+        let place = self.places.nearest(&key).map_or(KeyPlace::Unknown, |place| KeyPlace::Local(place.clone()));
+        KeyError { key, place, problem: problem.into(), hint: None }
     }
 }

@@ -45,7 +45,7 @@ impl Stores for ConfiguredStores {
         let config = self.config.clone().changed(|tree| {
             tree.insert("scope".to_owned(), Value::String(scope.to_owned()));
         });
-        let store = config.store_for_control_tool().map_err(|error| settings::unusable(&error.into()))?;
+        let store = config.store_for_control_tool().map_err(|error| settings::unusable(&error))?;
         let dcs =
             stores::open_for_control_tool(&store, group, timing, Arc::new(BootClock)).map_err(|error| settings::unusable(&error.into()))?;
         opened.insert((scope.to_owned(), group), Arc::clone(&dcs));

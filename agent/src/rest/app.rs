@@ -12,11 +12,8 @@ use http::StatusCode;
 use super::auth::Access;
 use super::cache::Cache;
 use super::reply::{Decoration, Reply};
-use super::settings::RestSettings;
 use crate::cluster_json::Modes;
-
-/// Called by `POST /reload`: reads the configuration again, as SIGHUP does. Must not block.
-pub type ReloadHook = Arc<dyn Fn() + Send + Sync>;
+use crate::config::RestApiSettings;
 
 /// What the settings say, ready for use.
 #[derive(Clone, Debug, Default)]
@@ -27,7 +24,7 @@ pub(super) struct Live {
 
 impl Live {
     /// What `settings` say. Names of hosts are resolved.
-    pub(super) async fn new(settings: &RestSettings) -> Self {
+    pub(super) async fn new(settings: &RestApiSettings) -> Self {
         Self { access: Access::new(settings).await, decoration: Decoration::new(settings) }
     }
 }
@@ -36,15 +33,14 @@ impl Live {
 pub(super) struct App {
     pub(super) handle: EngineHandle,
     pub(super) peers: Arc<dyn Peers>,
-    pub(super) reload: ReloadHook,
     pub(super) cache: Cache,
     live: RwLock<Arc<Live>>,
 }
 
 impl App {
-    pub(super) fn new(handle: EngineHandle, peers: Arc<dyn Peers>, reload: ReloadHook, live: Live) -> Self {
+    pub(super) fn new(handle: EngineHandle, peers: Arc<dyn Peers>, live: Live) -> Self {
         let cache = Cache::new(handle.clone());
-        Self { handle, peers, reload, cache, live: RwLock::new(Arc::new(live)) }
+        Self { handle, peers, cache, live: RwLock::new(Arc::new(live)) }
     }
 
     pub(super) fn live(&self) -> Arc<Live> {

@@ -7,7 +7,6 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use dcs_core::model::ClusterView;
-use dcs_core::tls::ClientCertificates;
 use futures::future::join_all;
 use http::HeaderValue;
 use http::StatusCode;
@@ -15,7 +14,8 @@ use ipnet::IpNet;
 use subtle::ConstantTimeEq as _;
 
 use super::reply::Reply;
-use super::settings::RestSettings;
+use crate::config::{RestApiSettings, VerifyClient};
+use crate::http_client::BasicCredentials;
 
 /// How long the names of members may take to resolve within one request.
 const RESOLVE_LIMIT: Duration = Duration::from_secs(2);
@@ -51,14 +51,13 @@ pub struct Access {
 
 impl Access {
     /// The rules that `settings` make. Names are resolved now; entries that mean nothing are reported and let nobody in.
-    pub async fn new(settings: &RestSettings) -> Self {
+    pub async fn new(settings: &RestApiSettings) -> Self {
         let resolved = join_all(settings.allowlist.iter().map(|entry| networks(entry))).await;
-        let clients = settings.tls.as_ref().map_or(ClientCertificates::Ignored, |tls| tls.clients);
         Self {
             allowlist: (!settings.allowlist.is_empty()).then(|| resolved.into_iter().flatten().collect()),
             include_members: settings.allowlist_include_members,
-            certificate_needed: clients != ClientCertificates::Ignored,
-            credentials: settings.credentials.as_ref().map(crate::http_client::BasicCredentials::encoded),
+            certificate_needed: settings.tls.is_some() && settings.verify_client != VerifyClient::None,
+            credentials: settings.authentication.as_ref().map(|auth| BasicCredentials::from(auth).encoded()),
         }
     }
 
@@ -147,127 +146,4 @@ async fn resolve(host: &str, port: u16) -> Vec<IpAddr> {
 }
 
 #[cfg(test)]
-mod tests {
-    use dcs_core::model::{Member, MemberRecord, Revision};
-    use dcs_core::tls::ServerTls;
-    use ha_engine::settings::Secret;
-
-    use super::*;
-    use crate::http_client::BasicCredentials;
-
-    fn settings() -> RestSettings {
-        RestSettings::at("127.0.0.1:0".parse().unwrap())
-    }
-
-    fn with_list(allowlist: &[&str], allowlist_include_members: bool) -> RestSettings {
-        let allowlist = allowlist.iter().map(|&entry| entry.to_owned()).collect();
-        RestSettings { allowlist, allowlist_include_members, ..settings() }
-    }
-
-    fn from(address: &str) -> Caller {
-        Caller { address: address.parse().unwrap(), has_certificate: false }
-    }
-
-    fn view(api_url: &str) -> ClusterView {
-        let record = MemberRecord { api_url: Some(api_url.to_owned()), ..MemberRecord::default() };
-        let member = Member { name: "a".into(), revision: Revision::from(1_u64), handle: None, record };
-        ClusterView { members: vec![member], ..ClusterView::default() }
-    }
-
-    async fn status(settings: &RestSettings, caller: Caller, header: Option<&str>, view: Option<&ClusterView>) -> u16 {
-        let header = header.map(|text| HeaderValue::from_str(text).unwrap());
-        let access = Access::new(settings).await;
-        match access.check(caller, header.as_ref(), Members::Count, view).await {
-            Ok(()) => 200,
-            Err(reply) => reply.status().as_u16(),
-        }
-    }
-
-    #[tokio::test]
-    async fn without_any_setting_everybody_may() {
-        assert_eq!(status(&settings(), from("203.0.113.9"), None, None).await, 200);
-    }
-
-    #[tokio::test]
-    async fn lists_of_addresses_networks_and_names() {
-        let list = with_list(&["10.0.0.1", "192.168.7.9/24", "172.16.0.0/255.240.0.0", "localhost", "fd00::/8"], false);
-        for (address, expected) in [
-            ("10.0.0.1", 200),
-            ("10.0.0.2", 403),
-            ("192.168.7.200", 200),
-            ("192.168.8.1", 403),
-            ("172.31.255.255", 200),
-            ("127.0.0.1", 200),
-            ("fd12::1", 200),
-            ("fe80::1", 403),
-        ] {
-            assert_eq!(status(&list, from(address), None, None).await, expected, "{address}");
-        }
-    }
-
-    #[tokio::test]
-    async fn a_list_of_nothing_but_mistakes_lets_nobody_in() {
-        let list = with_list(&["10.0.0.0/99", "no such host"], false);
-        assert_eq!(status(&list, from("10.0.0.1"), None, None).await, 403);
-    }
-
-    #[tokio::test]
-    async fn members_may_if_that_is_configured() {
-        let (view, stranger) = (view("https://10.0.0.7:8008/patroni"), from("10.0.0.8"));
-        let members = with_list(&[], true);
-        assert_eq!(status(&members, from("10.0.0.7"), None, Some(&view)).await, 200);
-        assert_eq!(status(&members, stranger, None, Some(&view)).await, 403);
-        assert_eq!(status(&members, from("10.0.0.7"), None, None).await, 403);
-        let both = with_list(&["10.0.0.8"], true);
-        assert_eq!(status(&both, stranger, None, None).await, 200);
-        assert_eq!(status(&with_list(&["10.0.0.8"], false), from("10.0.0.7"), None, Some(&view)).await, 403);
-    }
-
-    #[tokio::test]
-    async fn a_call_that_members_make_without_a_view_ignores_them() {
-        let check = async |settings: &RestSettings, address| {
-            Access::new(settings).await.check(from(address), None, Members::DoNotCount, None).await.is_ok()
-        };
-        assert!(check(&with_list(&[], true), "10.0.0.7").await);
-        assert!(check(&with_list(&["10.0.0.7"], true), "10.0.0.7").await);
-        assert!(!check(&with_list(&["10.0.0.1"], true), "10.0.0.7").await);
-    }
-
-    #[tokio::test]
-    async fn credentials_must_be_exact() {
-        let credentials = BasicCredentials { username: "admin".to_owned(), password: Secret::new("se:cret") };
-        let settings = RestSettings { credentials: Some(credentials.clone()), ..settings() };
-        let good = format!("Basic {}", credentials.encoded());
-        for (header, expected) in [
-            (Some(good.as_str()), 200),
-            (None, 401),
-            (Some("Basic"), 401),
-            (Some("Basic "), 401),
-            (Some("Basic YWRtaW46c2U6Y3JldA"), 401),
-            (Some(&good.replace("Basic", "basic")), 401),
-            (Some("Bearer x"), 401),
-        ] {
-            assert_eq!(status(&settings, from("10.0.0.1"), header, None).await, expected, "{header:?}");
-        }
-    }
-
-    #[tokio::test]
-    async fn the_first_failing_check_answers() {
-        let tls = |clients| Some(ServerTls { clients, ..ServerTls::default() });
-        let credentials = Some(BasicCredentials { username: "u".to_owned(), password: Secret::new("p") });
-        let all = RestSettings { tls: tls(ClientCertificates::Optional), credentials, ..with_list(&["10.0.0.1"], false) };
-        let reply = async |caller| {
-            let refused = Access::new(&all).await.check(caller, None, Members::Count, None).await.unwrap_err();
-            let response = refused.into_response(&super::super::reply::Decoration::default());
-            let code = response.status().as_u16();
-            let body = axum::body::to_bytes(response.into_body(), 1000).await.unwrap();
-            (code, String::from_utf8(body.to_vec()).unwrap())
-        };
-        assert_eq!(reply(from("10.0.0.2")).await, (403, "Access is denied".to_owned()));
-        assert_eq!(reply(from("10.0.0.1")).await, (403, "client certificate required".to_owned()));
-        let known = Caller { has_certificate: true, ..from("10.0.0.1") };
-        assert_eq!(reply(known).await, (401, "no auth header received".to_owned()));
-        let ignored = RestSettings { tls: tls(ClientCertificates::Ignored), ..settings() };
-        assert_eq!(status(&ignored, from("10.0.0.1"), None, None).await, 200);
-    }
-}
+mod tests;

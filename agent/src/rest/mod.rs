@@ -21,9 +21,12 @@ pub mod query;
 pub mod reply;
 mod routes;
 mod server;
-pub mod settings;
 mod socket;
 pub mod status;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+mod tls;
 
-pub use self::app::ReloadHook;
 pub use self::server::{RestError, RestServer, serve};

@@ -8,7 +8,7 @@ use http::{Method, StatusCode};
 use hyper::ext::ReasonPhrase;
 use serde_json::Value;
 
-use super::settings::{RestSettings, ServerTokens};
+use crate::config::{RestApiSettings, ServerTokens};
 
 /// What is added to answers by configuration.
 #[derive(Clone, Debug, Default)]
@@ -19,7 +19,7 @@ pub struct Decoration {
 
 impl Decoration {
     /// What `settings` want; headers that cannot be are left out and reported.
-    pub fn new(settings: &RestSettings) -> Self {
+    pub fn new(settings: &RestApiSettings) -> Self {
         let mut extra = Vec::new();
         for (name, value) in &settings.extra_headers {
             match (HeaderName::try_from(name), HeaderValue::try_from(value)) {
@@ -27,7 +27,16 @@ impl Decoration {
                 _ => tracing::error!("`{name}: {value}` in restapi.http_extra_headers is not an HTTP header, ignoring it"),
             }
         }
-        Self { server: ServerTokens::header(settings.server_tokens).map(HeaderValue::from_static), extra }
+        Self { server: server_header(settings.server_tokens).map(HeaderValue::from_static), extra }
+    }
+}
+
+/// What the header `Server` says; by default there is none.
+fn server_header(tokens: ServerTokens) -> Option<&'static str> {
+    match tokens {
+        ServerTokens::Original => None,
+        ServerTokens::ProductOnly => Some("Quorate"),
+        ServerTokens::Minimal => Some(concat!("Quorate/", env!("CARGO_PKG_VERSION"))),
     }
 }
 
@@ -124,7 +133,8 @@ impl Reply {
                 headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/html;charset=utf-8"));
                 headers.insert(CONNECTION, HeaderValue::from_static("close"));
                 let standard = self.status.canonical_reason().unwrap_or("Error");
-                *response.body_mut() = Body::from(page(self.status, phrase.as_deref().unwrap_or(standard), &explanation));
+                *response.body_mut() =
+                    Body::from(page(self.status, phrase.as_deref().unwrap_or(standard), &explanation));
                 if let Some(phrase) = phrase.and_then(|phrase| ReasonPhrase::try_from(phrase.into_bytes()).ok()) {
                     response.extensions_mut().insert(phrase);
                 }

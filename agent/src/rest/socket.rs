@@ -7,7 +7,7 @@ use std::time::Duration;
 use nix::sys::socket::{setsockopt, sockopt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
-use super::settings::ListenAddress;
+use crate::config::RestListen;
 
 /// A queue shorter than this makes clients wait for a second whenever many come at once.
 const LEAST_QUEUE: u32 = 128;
@@ -19,8 +19,8 @@ const KEEPALIVE_IDLE: u32 = 3;
 const DEAD_AFTER: Duration = Duration::from_secs(10);
 
 /// Listens at `address`: everywhere means both address families if the machine has both, otherwise IPv4.
-pub(super) async fn listen(address: &ListenAddress, queue: u32) -> io::Result<TcpListener> {
-    let candidates: Vec<SocketAddr> = if address.is_everywhere() {
+pub(super) async fn listen(address: &RestListen, queue: u32) -> io::Result<TcpListener> {
+    let candidates: Vec<SocketAddr> = if address.is_any() {
         let any: [IpAddr; 2] = [Ipv6Addr::UNSPECIFIED.into(), Ipv4Addr::UNSPECIFIED.into()];
         any.map(|any| SocketAddr::new(any, address.port)).to_vec()
     } else {
@@ -28,7 +28,7 @@ pub(super) async fn listen(address: &ListenAddress, queue: u32) -> io::Result<Tc
     };
     let mut problem = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
     for candidate in candidates {
-        match listen_at(candidate, address.is_everywhere(), queue) {
+        match listen_at(candidate, address.is_any(), queue) {
             Ok(listener) => return Ok(listener),
             // Of several the first that is in use says more than a family that this machine does not have.
             Err(error) if problem.kind() == io::ErrorKind::AddrInUse => drop(error),

@@ -374,6 +374,27 @@ fn the_cache_survives_a_restart_and_comes_before_bootstrap() {
 }
 
 #[test]
+fn a_bootstrap_section_that_cannot_be_used_does_not_keep_an_old_cluster_from_starting() {
+    let node = Node::with(&minimal_with("bootstrap: {dcs: {ttl: abc}}"));
+    assert_eq!(node.settings().initial_dynamic(), Map::new());
+}
+
+#[test]
+fn an_option_of_the_store_is_refused_with_its_place() {
+    let local = Node::with(&MINIMAL.replace("  hosts: 127.0.0.1:2379", "  hosts: 127.0.0.1:many")).load(&[]);
+    let error = crate::stores::check(&local.store().expect("a section")).expect_err("no port").to_string();
+    assert!(error.contains("quorate.yml:7:3: ") && error.contains("etcd3.hosts"), "{error}");
+}
+
+#[test]
+fn hosts_may_be_a_list_or_a_text() {
+    for hosts in ["'a:1, b'", "[a:1, b]"] {
+        let local = Node::with(&MINIMAL.replace("127.0.0.1:2379", hosts)).load(&[]);
+        crate::stores::check(&local.store().expect("a section")).expect("usable");
+    }
+}
+
+#[test]
 fn a_cache_that_cannot_be_written_is_an_error_that_names_it() {
     let node = Node::with(MINIMAL);
     let settings = node.settings();

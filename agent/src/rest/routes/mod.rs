@@ -13,6 +13,7 @@ mod switchover;
 
 use axum::body::Body;
 use axum::response::Response;
+use ha_engine::{Command, EngineGone};
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, Method, Request, StatusCode};
 use hyper::body::Incoming;
@@ -42,7 +43,13 @@ pub(super) async fn answer(app: &App, caller: Caller, request: Request<Incoming>
             }
         },
     };
-    tracing::debug!("{} - - \"{} {}\" {}", caller.address, parts.method, parts.uri.path(), reply.status().as_u16());
+    tracing::debug!(
+        "{} - - \"{} {}\" {}",
+        caller.address,
+        parts.method,
+        parts.uri.path(),
+        reply.status().as_u16()
+    );
     reply.into_response(&live.decoration)
 }
 
@@ -107,10 +114,10 @@ impl Action {
         match self {
             Self::PatchConfig => config::patch(app, headers, body).await,
             Self::PutConfig => config::put(app, headers, body).await,
-            Self::Reload => {
-                (app.reload)();
-                Reply::text(StatusCode::ACCEPTED, "reload scheduled")
-            }
+            Self::Reload => match app.handle.send(Command::Reload).await {
+                Ok(()) => Reply::text(StatusCode::ACCEPTED, "reload scheduled"),
+                Err(EngineGone) => app.engine_gone(),
+            },
             Self::Restart => restart::post(app, headers, body).await,
             Self::DeleteRestart => restart::delete(app).await,
             Self::Reinitialize => reinitialize::post(app, headers, body).await,

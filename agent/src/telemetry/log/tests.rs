@@ -1,6 +1,6 @@
 use std::sync::mpsc;
-use std::time::Instant;
 
+use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
 use super::*;

@@ -1,0 +1,208 @@
+//! Measuring one agent.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
+use serde_json::json;
+use tests::checker::Pace;
+use tests::poll::{self, PATIENCE};
+use tests::settings::Times;
+use tests::{Agent, Cluster, Loss, Node, postgres, process};
+use tokio::time::{Instant, sleep};
+
+use crate::load;
+
+/// How much is measured.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Plan {
+    /// Rounds of switching over.
+    pub(crate) switchovers: usize,
+    /// Rounds of killing the postmaster.
+    pub(crate) postmasters: usize,
+    /// Rounds of killing the primary's node.
+    pub(crate) nodes: usize,
+    /// How long idle agents are watched.
+    idle: Duration,
+    /// How long requests are sent, and how often.
+    load: (Duration, usize),
+}
+
+impl Plan {
+    /// What `make bench` does: about a quarter of an hour.
+    pub(crate) const FULL: Self =
+        Self { switchovers: 5, postmasters: 5, nodes: 3, idle: Duration::from_secs(30), load: (Duration::from_secs(3), 3) };
+
+    /// One round of each, for trying it out.
+    pub(crate) const QUICK: Self =
+        Self { switchovers: 1, postmasters: 1, nodes: 1, idle: Duration::from_secs(10), load: (Duration::from_secs(1), 1) };
+}
+
+/// The medians for one agent.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Measured {
+    /// The longest time without an acknowledged write around a switchover.
+    pub(crate) switchover: Duration,
+    /// The same around the death of the postmaster.
+    pub(crate) postmaster: Duration,
+    /// From the moment the lock vanished from the store to the next acknowledged write, after the death of the primary's node.
+    pub(crate) node: Duration,
+    /// Resident memory of an idle agent with its helpers, in MiB, mean of the nodes.
+    pub(crate) memory: f64,
+    /// Processor time of an idle agent with its helpers, in milliseconds per second, mean of the nodes.
+    pub(crate) processor: f64,
+    /// Answers per second to `GET /primary`.
+    pub(crate) requests: f64,
+}
+
+/// Builds a cluster of this agent, and measures everything there is.
+pub(crate) async fn all(agent: Agent, programs: Option<&Path>, plan: &Plan) -> Result<Measured> {
+    let mut builder = Cluster::builder()
+        .agent(agent)
+        .times(Times::default_of_patroni())
+        // As in production: what is written is on the disk.
+        .dynamic(&json!({"postgresql": {"parameters": {"fsync": null}}}))
+        // A row every few milliseconds, and nobody who disturbs the agents by asking them.
+        .pace(Pace { rows: Duration::from_millis(3), samples: None });
+    if let Some(programs) = programs {
+        builder = builder.programs_in(programs);
+    }
+    let mut cluster = builder.assemble().await?;
+    cluster.start_all()?;
+    cluster.eventually_settled().await?;
+    tell(agent, "three nodes are up");
+
+    let (memory, processor) = idle(&cluster, plan.idle).await?;
+    tell(agent, &format!("idle: {memory:.1} MiB, {processor:.2} ms/s"));
+    let requests = requests(&cluster, plan).await?;
+    tell(agent, &format!("GET /primary: {requests:.0} req/s"));
+
+    cluster.begin_checking().await?;
+    let mut switchovers = Vec::new();
+    for _ in 0..plan.switchovers {
+        switchovers.push(switch_over(&cluster).await?);
+    }
+    tell(agent, &format!("switchovers: {switchovers:.0?}"));
+    let mut postmasters = Vec::new();
+    for _ in 0..plan.postmasters {
+        postmasters.push(kill_postmaster(&cluster).await?);
+    }
+    tell(agent, &format!("dead postmasters: {postmasters:.0?}"));
+    let mut nodes = Vec::new();
+    for _ in 0..plan.nodes {
+        nodes.push(kill_node(&cluster).await?);
+    }
+    tell(agent, &format!("dead nodes, after the lock expired: {nodes:.0?}"));
+    cluster.finish(Loss::SUDDEN_DEATH).await?;
+    Ok(Measured { switchover: median(switchovers), postmaster: median(postmasters), node: median(nodes), memory, processor, requests })
+}
+
+fn tell(agent: Agent, what: &str) {
+    println!("{:>8}: {what}", agent.name());
+}
+
+async fn switch_over(cluster: &Cluster) -> Result<Duration> {
+    let old = cluster.eventually_settled().await?;
+    let began = Instant::now();
+    let answer = cluster.switchover(old, &old.name, None).await?;
+    ensure!(answer.status == 200, "{answer:?}");
+    cluster.eventually_leader_other_than(old).await?;
+    cluster.eventually_writes().await?;
+    Ok(cluster.history()?.longest_gap_since(began))
+}
+
+async fn kill_postmaster(cluster: &Cluster) -> Result<Duration> {
+    let leader = cluster.eventually_settled().await?;
+    let before = leader.postmaster();
+    let began = Instant::now();
+    leader.signal_postmaster(Signal::SIGKILL)?;
+    poll::until("another postmaster runs", PATIENCE, async || {
+        let now = leader.postmaster();
+        ensure!(now.is_some() && now != before, "{now:?}");
+        Ok(())
+    })
+    .await?;
+    cluster.eventually_writes().await?;
+    Ok(cluster.history()?.longest_gap_since(began))
+}
+
+async fn kill_node(cluster: &Cluster) -> Result<Duration> {
+    let old = cluster.eventually_settled().await?;
+    let expiry = cluster.etcd.watch_removal(&cluster.key("leader")).await?;
+    old.kill().await?;
+    cluster.eventually_leader_other_than(old).await?;
+    cluster.eventually_writes().await?;
+    let expired = expiry.await??;
+    let rows = cluster.history()?.rows();
+    let first = rows
+        .iter()
+        .map(|row| row.write.acknowledged)
+        .find(|acknowledged| *acknowledged > expired)
+        .context("no write after the lock expired")?;
+    old.start()?;
+    Ok(first - expired)
+}
+
+async fn requests(cluster: &Cluster, plan: &Plan) -> Result<f64> {
+    let leader = cluster.leader().await?;
+    let (span, rounds) = plan.load;
+    let mut rates = Vec::new();
+    for _ in 0..rounds {
+        rates.push(load::requests_per_second(leader.rest, span).await?);
+    }
+    rates.sort_by(f64::total_cmp);
+    Ok(rates[rates.len() / 2])
+}
+
+/// Memory in MiB and processor time in milliseconds per second, for the mean node.
+async fn idle(cluster: &Cluster, span: Duration) -> Result<(f64, f64)> {
+    let nodes = u32::try_from(cluster.nodes().len())?;
+    let before = cluster.nodes().iter().map(processor_time).sum::<Result<Duration>>()?;
+    let began = Instant::now();
+    // Nothing is awaited here: the span itself is what is measured.
+    sleep(span).await;
+    let used = cluster.nodes().iter().map(processor_time).sum::<Result<Duration>>()?.saturating_sub(before);
+    let processor = used.as_secs_f64() * 1000.0 / began.elapsed().as_secs_f64() / f64::from(nodes);
+    let memory = cluster.nodes().iter().map(resident_memory).sum::<Result<f64>>()?;
+    Ok((memory / f64::from(nodes), processor))
+}
+
+/// The agent and what it started, but not PostgreSQL.
+fn agent_processes(node: &Node) -> Result<Vec<Pid>> {
+    let server = postgres::bin_dir()?;
+    Ok(process::working_in(&node.directory)
+        .into_iter()
+        .filter(|pid| fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|program| !program.starts_with(&server)))
+        .collect())
+}
+
+fn resident_memory(node: &Node) -> Result<f64> {
+    let mut kibibytes = 0_u32;
+    for pid in agent_processes(node)? {
+        let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("a process without VmRSS")?;
+        kibibytes += line.trim().trim_end_matches(" kB").parse::<u32>()?;
+    }
+    Ok(f64::from(kibibytes) / 1024.0)
+}
+
+fn processor_time(node: &Node) -> Result<Duration> {
+    // What the kernel shows to users is in hundredths of a second, on every architecture that matters here.
+    const TICK: Duration = Duration::from_millis(10);
+    let mut ticks = 0;
+    for pid in agent_processes(node)? {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+        let (_, fields) = stat.rsplit_once(") ").context("a process without a name")?;
+        // After the name: state is field 3, utime 14 and stime 15.
+        ticks += fields.split_whitespace().skip(11).take(2).map(|field| field.parse::<u32>().unwrap_or(0)).sum::<u32>();
+    }
+    Ok(TICK * ticks)
+}
+
+fn median(mut values: Vec<Duration>) -> Duration {
+    values.sort();
+    values[values.len() / 2]
+}
