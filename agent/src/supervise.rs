@@ -7,7 +7,6 @@
 //! ```
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use dcs_core::BootClock;
 use ha_engine::driver::{Ended, Engine, Parts};
@@ -22,9 +21,6 @@ use crate::http_client::{BasicCredentials, HttpClientError, HttpClientSettings};
 use crate::peers::HttpPeers;
 use crate::rest::{self, RestError, RestServer};
 use crate::stores;
-
-/// How long running requests may take to end when the agent ends.
-const REST_GRACE: Duration = Duration::from_millis(500);
 
 /// Why an agent could not be brought up.
 #[derive(Debug, thiserror::Error)]
@@ -97,8 +93,8 @@ impl Agent {
     /// The configuration cannot be used, the REST API cannot be opened, or another agent of this name is running.
     pub async fn start(local: LocalConfig, stop: impl Future<Output = ()> + Send) -> Result<Option<Self>, StartError> {
         let clock: Arc<dyn dcs_core::Clock> = Arc::new(BootClock);
-        let store = local.store()?;
         let settings = Arc::new(AgentSettings::new(local)?);
+        let store = settings.local().store()?;
         let effective = settings.effective(&settings.initial_dynamic())?;
         let dcs = stores::open(&store, effective.global.timing(), Arc::clone(&clock))?;
         let postgres = LocalPostgres::new(Arc::clone(&effective), Arc::clone(&clock));
@@ -117,11 +113,7 @@ impl Agent {
         for warning in warnings {
             tracing::warn!("{warning}");
         }
-        let reload: rest::ReloadHook = {
-            let handle = handle.clone();
-            Arc::new(move || handle.reload())
-        };
-        let rest = rest::serve(temporary(&rest_settings), handle.clone(), Arc::clone(&peers) as _, reload).await?;
+        let rest = rest::serve(&rest_settings, handle.clone(), Arc::clone(&peers) as _).await?;
         let engine = tokio::spawn(engine.run());
         Ok(Some(Self { handle, engine, rest, settings, peers, reloads }))
     }
@@ -138,7 +130,7 @@ impl Agent {
         loop {
             tokio::select! {
                 ended = &mut self.engine => {
-                    self.rest.shutdown(REST_GRACE).await;
+                    self.rest.shutdown().await;
                     return ended.unwrap_or_else(|error| Ended::Fatal(format!("the engine ended unexpectedly: {error}")));
                 }
                 () = &mut stop => break,
@@ -150,7 +142,7 @@ impl Agent {
         }
         let Self { handle, engine, rest, .. } = self;
         // Clients get "connection refused" while PostgreSQL is being stopped.
-        rest.shutdown(REST_GRACE).await;
+        rest.shutdown().await;
         // An engine that is gone already has nothing left to stop.
         let _ = handle.send(Command::Shutdown).await;
         engine.await.unwrap_or_else(|error| Ended::Fatal(format!("the engine ended unexpectedly: {error}")))
@@ -168,7 +160,7 @@ impl Agent {
                 for warning in warnings {
                     tracing::warn!("{warning}");
                 }
-                if let Err(error) = self.rest.reload(temporary(&settings)).await {
+                if let Err(error) = self.rest.reload(&settings).await {
                     tracing::error!("the former settings of the REST API stay in force: {}", chain(&error));
                 }
             }
@@ -204,15 +196,4 @@ pub fn chain(error: &dyn std::error::Error) -> String {
         cause = error.source();
     }
     text
-}
-
-fn temporary(s: &crate::config::RestApiSettings) -> rest::settings::RestSettings {
-    use rest::settings::*;
-    RestSettings {
-        credentials: s.authentication.as_ref().map(|a| BasicCredentials { username: a.username.clone(), password: a.password.clone() }),
-        allowlist: s.allowlist.clone(),
-        allowlist_include_members: s.allowlist_include_members,
-        extra_headers: s.extra_headers.clone(),
-        ..RestSettings::at(ListenAddress { host: s.listen.host.clone(), port: s.listen.port })
-    }
 }

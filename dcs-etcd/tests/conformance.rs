@@ -2,7 +2,7 @@
 
 mod support;
 
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -24,7 +24,10 @@ fn main() {
     }
     let alone = conformance::trials(Arc::new(Servers { count: 1, name: "etcd3" }));
     let three = conformance::trials(Arc::new(Servers { count: 3, name: "three etcd3" }));
-    libtest_mimic::run(&arguments, alone.into_iter().chain(three).collect()).exit();
+    let conclusion = libtest_mimic::run(&arguments, alone.into_iter().chain(three).collect());
+    // Ending the process would leave their data behind.
+    stop_shared();
+    conclusion.exit();
 }
 
 struct Servers {
@@ -62,26 +65,36 @@ impl Harness for Servers {
     }
 }
 
-/// Servers for all trials of this process that leave them as they are.
+/// Servers for all trials of this process that leave them as they are: one alone, and three.
+static SHARED: [Mutex<Option<Arc<Cluster>>>; 2] = [const { Mutex::new(None) }; 2];
+
 async fn shared(options: &Options) -> Arc<Cluster> {
-    static SHARED: [OnceLock<Arc<Cluster>>; 2] = [const { OnceLock::new() }; 2];
-    let slot = &SHARED[usize::from(options.servers > 1)];
     let options = options.clone();
     let start = move || {
+        let mut shared = SHARED[usize::from(options.servers > 1)].lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(cluster) = &*shared {
+            return Arc::clone(cluster);
+        }
         let (sender, receiver) = std::sync::mpsc::channel();
         // The servers end with the thread that started them, so that one stays.
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-            let cluster = Arc::new(runtime.block_on(Cluster::start(&options)));
-            let _ = sender.send(cluster);
+            let _ = sender.send(Arc::new(runtime.block_on(Cluster::start(&options))));
             loop {
                 std::thread::park();
             }
         });
-        receiver.recv().expect("the servers start")
+        let cluster = receiver.recv().expect("the servers start");
+        *shared = Some(Arc::clone(&cluster));
+        cluster
     };
-    let initialized = tokio::task::spawn_blocking(move || Arc::clone(slot.get_or_init(start)));
-    initialized.await.expect("the servers start")
+    tokio::task::spawn_blocking(start).await.expect("the servers start")
+}
+
+fn stop_shared() {
+    for shared in &SHARED {
+        shared.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
 }
 
 struct OnEtcd {

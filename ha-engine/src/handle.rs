@@ -193,14 +193,6 @@ impl EngineHandle {
         let _ = self.mailbox.try_send(Command::Wake);
     }
 
-    /// Reads the local configuration again, soon. Never waits; a full mailbox drops the request, which is then to be
-    /// repeated.
-    pub fn reload(&self) {
-        if self.mailbox.try_send(Command::Reload).is_err() {
-            tracing::warn!("the agent is too busy to reload its configuration; ask again");
-        }
-    }
-
     /// Restarts PostgreSQL and waits for the result.
     ///
     /// # Errors

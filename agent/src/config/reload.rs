@@ -36,13 +36,14 @@ impl AgentSettings {
     ///
     /// A key is missing or unusable, or asks for something that this version does not have.
     pub fn new(local: LocalConfig) -> Result<Self, ConfigError> {
+        // First what is doubtful: a misspelt key often explains the missing one that is an error.
+        log_remarks(&local);
         let (settings, _) = node::effective(&local, &Map::new())?;
         local.store()?;
         local.ctl()?;
         if let Some(line) = node::check_watchdog(&local)? {
             info!("{line}");
         }
-        log_remarks(&local);
         let data_dir = &settings.postgresql.data_dir;
         let cached = match cache::load(data_dir) {
             Ok(cached) => cached.filter(|document| !document.is_empty()),

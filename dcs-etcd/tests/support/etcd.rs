@@ -1,7 +1,10 @@
 //! One or several etcd servers of one's own.
 //!
 //! Each cluster has a loopback address of its own, so that a port which the kernel once called free stays free while its
-//! server is down. Data are kept in memory where the system has a place for that.
+//! server is down.
+//!
+//! An etcd server allocates its log in pieces of 64 MB, before it has anything to write. So data go to disk and never to
+//! memory, and directories are removed: by their owner, and if it was killed, by whoever starts servers after it.
 
 use std::fs::{File, OpenOptions};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
@@ -57,8 +60,20 @@ impl Options {
 pub struct Cluster {
     servers: Vec<Server>,
     scheme: &'static str,
+    /// Removed when this is dropped, after the servers were killed.
     directory: TempDir,
+    /// Held as long as this process lives.
+    _lock: File,
 }
+
+/// What the directories of servers begin with.
+const PREFIX: &str = "quorate-etcd-";
+
+/// The file in them that their owner holds locked.
+const LOCK: &str = "owner";
+
+/// Younger directories may not be locked yet.
+const GRACE: Duration = Duration::from_secs(600);
 
 #[derive(Debug)]
 struct Server {
@@ -71,8 +86,10 @@ struct Server {
 impl Cluster {
     /// Starts servers and waits until all of them serve.
     pub async fn start(options: &Options) -> Self {
-        // On disk: etcd reserves 64 MB for each log file, and a file system in memory would take that from everybody.
-        let directory = tempfile::Builder::new().prefix("quorate-etcd-").tempdir().expect("a directory");
+        remove_what_the_dead_left();
+        let directory = tempfile::Builder::new().prefix(PREFIX).tempdir().expect("a directory");
+        let lock = File::create(directory.path().join(LOCK)).expect("a lock file");
+        lock.try_lock().expect("nobody else knows the directory");
         let own = IpAddr::V4(Ipv4Addr::new(127, fastrand::u8(1..=254), fastrand::u8(..), fastrand::u8(1..=254)));
         let address = options.address.unwrap_or(own);
         let scheme = if options.tls.is_some() { "https" } else { "http" };
@@ -115,7 +132,7 @@ impl Cluster {
             let log = directory.path().join(format!("{}.log", name(index)));
             servers.push(Server { client: *client, arguments, log, child: Mutex::new(None) });
         }
-        let cluster = Self { servers, scheme, directory };
+        let cluster = Self { servers, scheme, directory, _lock: lock };
         for index in 0..cluster.servers.len() {
             cluster.start_server(index);
         }
@@ -260,6 +277,22 @@ fn spawn(arguments: &[String], log: File) -> Child {
     };
     let errors = log.try_clone().expect("a log");
     command.args(arguments).env_clear().stdin(Stdio::null()).stdout(log).stderr(errors).spawn().expect("etcd starts")
+}
+
+/// Removes directories whose owner was killed before it could do so.
+fn remove_what_the_dead_left() {
+    for entry in std::fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten() {
+        let ours = entry.file_name().to_str().is_some_and(|name| name.starts_with(PREFIX));
+        let age = || entry.metadata().ok()?.modified().ok()?.elapsed().ok();
+        if !ours || age().is_none_or(|age| age < GRACE) {
+            continue;
+        }
+        if let Ok(lock) = File::open(entry.path().join(LOCK))
+            && lock.try_lock().is_ok()
+        {
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
+    }
 }
 
 fn free_address(address: IpAddr) -> SocketAddr {
