@@ -220,12 +220,7 @@ impl Client {
     }
 
     /// [`Client::run`] for requests that consist of several and judge their failures themselves.
-    pub(crate) async fn run_fallible<T, F, Fut>(
-        &self,
-        call: Call,
-        deadline: Deadline,
-        request: F,
-    ) -> Result<Answer<T>, Error>
+    pub(crate) async fn run_fallible<T, F, Fut>(&self, call: Call, deadline: Deadline, request: F) -> Result<Answer<T>, Error>
     where
         T: Headed,
         F: Fn(Arc<Connection>) -> Fut,
@@ -297,10 +292,7 @@ impl Client {
     }
 
     /// The connection in use, or a new one to the next server.
-    pub(crate) async fn connection(
-        &self,
-        deadline: Deadline,
-    ) -> Result<Arc<Connection>, (Option<Target>, Failure)> {
+    pub(crate) async fn connection(&self, deadline: Deadline) -> Result<Arc<Connection>, (Option<Target>, Failure)> {
         if self.shared.lock().targets.is_empty() {
             self.shared.look_up(None, deadline).await.map_err(|failure| (None, failure))?;
         }

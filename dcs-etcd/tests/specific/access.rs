@@ -136,8 +136,7 @@ async fn tls_with_client_certificates() {
     let Some(workshop) = workshop("tls_with_client_certificates") else { return };
     let ca = workshop.self_signed("authority", "DNS:authority");
     let names = "DNS:localhost,IP:127.0.0.1";
-    let (server, client) =
-        (workshop.signed_by(&ca, "server", names, "10"), workshop.signed_by(&ca, "client", "DNS:client", "10"));
+    let (server, client) = (workshop.signed_by(&ca, "server", names, "10"), workshop.signed_by(&ca, "client", "DNS:client", "10"));
     let options = Options { client_ca: Some(ca.cert.clone()), ..Options::with_tls(&server) };
     let cluster = Cluster::start(&on_localhost(options)).await;
 
