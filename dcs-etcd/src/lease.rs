@@ -126,10 +126,7 @@ impl Keeper {
     pub(crate) async fn ensure(&self, deadline: Deadline) -> Result<Held, Error> {
         let timing = self.client.timing();
         match self.held() {
-            Some(held)
-                if held.asked == timing.ttl
-                    && self.clock.now().saturating_since(held.lease.sent_at()) < timing.loop_wait =>
-            {
+            Some(held) if held.asked == timing.ttl && self.clock.now().saturating_since(held.lease.sent_at()) < timing.loop_wait => {
                 Ok(held)
             }
             _ => self.refresh(deadline).await,

@@ -31,9 +31,6 @@ const DRAIN_LIMIT: Duration = Duration::from_secs(30);
 /// How long a listener that ends may keep its socket.
 const RELEASE_LIMIT: Duration = Duration::from_secs(1);
 
-/// How long running requests may go on when the agent ends.
-const GRACE: Duration = Duration::from_secs(2);
-
 /// The REST API cannot be served.
 #[derive(Debug, thiserror::Error)]
 pub enum RestError {
@@ -62,11 +59,7 @@ impl RestError {
 /// # Errors
 ///
 /// The address or the certificates cannot be used.
-pub async fn serve(
-    settings: &RestApiSettings,
-    handle: EngineHandle,
-    peers: Arc<dyn Peers>,
-) -> Result<RestServer, RestError> {
+pub async fn serve(settings: &RestApiSettings, handle: EngineHandle, peers: Arc<dyn Peers>) -> Result<RestServer, RestError> {
     let acceptor = Acceptor::new(tls::config(settings).await?);
     let app = Arc::new(App::new(handle, peers, Live::new(settings).await));
     let listening = Listening::start(settings, &acceptor, &app).await?;
@@ -115,12 +108,12 @@ impl RestServer {
         Ok(())
     }
 
-    /// Stops listening at once, lets running requests end within two seconds, and cuts those that do not. A second call
-    /// does nothing.
-    pub async fn shutdown(&self) {
+    /// Stops listening at once, lets running requests end within `grace`, and cuts those that do not. A second call does
+    /// nothing.
+    pub async fn shutdown(&self, grace: Duration) {
         let mut running = self.running.lock().await;
         running.stop_watching();
-        running.listening.stop().await;
+        running.listening.stop(grace).await;
     }
 }
 
@@ -188,8 +181,8 @@ impl Listening {
         Ok(Self { address, handle, task: Some(task) })
     }
 
-    async fn stop(&mut self) {
-        self.handle.graceful_shutdown(Some(GRACE));
+    async fn stop(&mut self, grace: Duration) {
+        self.handle.graceful_shutdown(Some(grace));
         if let Some(task) = self.task.take() {
             // A task that panicked has nothing left to stop.
             let _ = task.await;
@@ -203,13 +196,7 @@ async fn run(listener: TcpListener, acceptor: Acceptor, app: Arc<App>, handle: H
         async move { Ok::<_, std::convert::Infallible>(connection) }
     });
     let mut server = axum_server::Server::<SocketAddr>::from_listener(listener).acceptor(acceptor).handle(handle);
-    server
-        .http_builder()
-        .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_LIMIT)
-        .max_buf_size(MAX_HEAD)
-        .half_close(true);
+    server.http_builder().http1().timer(TokioTimer::new()).header_read_timeout(HEAD_LIMIT).max_buf_size(MAX_HEAD).half_close(true);
     if let Err(error) = server.http1_only().serve(connections).await {
         tracing::error!("The REST API is not served any more: {error}");
     }

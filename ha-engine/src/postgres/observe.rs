@@ -151,10 +151,7 @@ impl LocalPostgres {
         match ask.await {
             Ok(identity) => Some(identity.timeline),
             Err(error) => {
-                tracing::error!(
-                    "Can not fetch local timeline and lsn from replication connection: {}",
-                    super::connection::chain(&error)
-                );
+                tracing::error!("Can not fetch local timeline and lsn from replication connection: {}", super::connection::chain(&error));
                 None
             }
         }
@@ -166,10 +163,7 @@ impl LocalPostgres {
             Some(works) => works,
             None => {
                 let help = Program::new(self.program("pg_rewind")).arg("--help");
-                let works = help
-                    .run(&Cancel::never(), Some(Deadline::after(PROGRAM)))
-                    .await
-                    .is_ok_and(|done| done.success());
+                let works = help.run(&Cancel::never(), Some(Deadline::after(PROGRAM))).await.is_ok_and(|done| done.success());
                 self.book().rewind_program = Some(works);
                 works
             }

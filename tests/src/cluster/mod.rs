@@ -237,7 +237,7 @@ impl Cluster {
     pub async fn begin_checking(&mut self) -> Result<()> {
         self.leader().await?.execute(checker::TABLES).await?;
         let targets: Vec<Target> =
-            self.nodes.iter().map(|node| Target { name: node.name.clone(), postgres: node.postgres, rest: node.rest }).collect();
+            self.nodes.iter().map(|node| Target { name: node.name.clone(), postgres: node.postgres.clone(), rest: node.rest }).collect();
         self.checker = Some(Checker::start(&targets, self.pace));
         self.eventually_writes().await
     }

@@ -8,9 +8,7 @@ use async_trait::async_trait;
 use dcs_core::model::{HistoryLine, Lsn, Role, ServerState, Timeline};
 use dcs_core::{Clock, Deadline, Moment};
 use ha_engine::Cancel;
-use ha_engine::decide::observation::{
-    Monitor, PrimaryMonitor, ServerObservation, SlotObservation, StandbyMonitor, Upstream,
-};
+use ha_engine::decide::observation::{Monitor, PrimaryMonitor, ServerObservation, SlotObservation, StandbyMonitor, Upstream};
 use ha_engine::decide::slots::SlotPlan;
 use ha_engine::ports::{
     CallbackEvent, CloneSource, ControlData, DivergenceFacts, FollowPlan, Inconclusive, LocalState, OperationFailed, Postgres,
