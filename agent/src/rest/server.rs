@@ -28,6 +28,9 @@ const MAX_HEAD: usize = 64 * 1024;
 /// How long running requests may go on after their listener was replaced.
 const DRAIN_LIMIT: Duration = Duration::from_secs(30);
 
+/// How long running requests may go on when the agent ends: PostgreSQL is not stopped before they have.
+const GRACE: Duration = Duration::from_millis(500);
+
 /// How long a listener that ends may keep its socket.
 const RELEASE_LIMIT: Duration = Duration::from_secs(1);
 
@@ -108,12 +111,12 @@ impl RestServer {
         Ok(())
     }
 
-    /// Stops listening at once, lets running requests end within `grace`, and cuts those that do not. A second call does
-    /// nothing.
-    pub async fn shutdown(&self, grace: Duration) {
+    /// Stops listening at once, lets running requests end within half a second, and cuts those that do not. A second call
+    /// does nothing.
+    pub async fn shutdown(&self) {
         let mut running = self.running.lock().await;
         running.stop_watching();
-        running.listening.stop(grace).await;
+        running.listening.stop().await;
     }
 }
 
@@ -181,8 +184,8 @@ impl Listening {
         Ok(Self { address, handle, task: Some(task) })
     }
 
-    async fn stop(&mut self, grace: Duration) {
-        self.handle.graceful_shutdown(Some(grace));
+    async fn stop(&mut self) {
+        self.handle.graceful_shutdown(Some(GRACE));
         if let Some(task) = self.task.take() {
             // A task that panicked has nothing left to stop.
             let _ = task.await;

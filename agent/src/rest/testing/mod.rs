@@ -63,7 +63,7 @@ pub(crate) fn effective(dynamic: &Value) -> Arc<EffectiveSettings> {
     source.effective(dynamic.as_object().unwrap()).unwrap()
 }
 
-/// A clock that a test moves.
+/// A clock that a test moves; it also ticks by a nanosecond whenever it is read, so that no two moments are the same.
 #[derive(Debug, Default)]
 pub(crate) struct HandClock(Mutex<Duration>);
 
@@ -75,7 +75,9 @@ impl HandClock {
 
 impl Clock for HandClock {
     fn now(&self) -> Moment {
-        Moment::from_origin(Duration::from_secs(1000) + *self.0.lock().unwrap())
+        let mut time = self.0.lock().unwrap();
+        *time += Duration::from_nanos(1);
+        Moment::from_origin(Duration::from_secs(1000) + *time)
     }
 
     fn wall(&self) -> jiff::Timestamp {

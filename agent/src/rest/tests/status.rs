@@ -139,6 +139,36 @@ async fn peers_get_positions_that_were_read_for_them() {
 }
 
 #[tokio::test]
+async fn peers_that_ask_together_share_a_query() {
+    let node = Node::start().await;
+    let answers = join_all((0..50).map(|_| node.get("/patroni"))).await;
+    assert!(answers.iter().all(|answer| answer.json()["xlog"]["received_location"] == 1000));
+    assert!(node.postgres.queries() < 25, "{}", node.postgres.queries());
+}
+
+#[tokio::test]
+async fn a_server_that_could_not_be_asked_is_asked_again_for_peers() {
+    let node = Node::start().await;
+    node.postgres.say(None);
+    let later = async {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        node.postgres.say(Some(standby(1000)));
+    };
+    let (answer, ()) = tokio::join!(node.get("/patroni"), later);
+    assert_eq!(answer.json()["xlog"]["received_location"], 1000);
+}
+
+#[tokio::test]
+async fn peers_are_answered_in_time_even_if_the_server_hangs() {
+    let node = Node::start().await;
+    node.postgres.hang();
+    let started = tokio::time::Instant::now();
+    let answers = join_all((0..5).map(|_| node.get("/patroni"))).await;
+    assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
+    assert!(answers.iter().all(|answer| answer.json()["state"] == "unknown"));
+}
+
+#[tokio::test]
 async fn lag_is_told_from_the_leader_as_last_loaded() {
     let node = Node::start().await;
     node.see_a_leader();
