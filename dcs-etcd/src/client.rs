@@ -72,7 +72,6 @@ pub(crate) struct Answer<T> {
     pub(crate) value: T,
     pub(crate) header: Header,
     pub(crate) standing: Standing,
-    pub(crate) connection: Arc<Connection>,
 }
 
 /// A response that carries etcd's header.
@@ -220,12 +219,7 @@ impl Client {
     }
 
     /// [`Client::run`] for requests that consist of several and judge their failures themselves.
-    pub(crate) async fn run_fallible<T, F, Fut>(
-        &self,
-        call: Call,
-        deadline: Deadline,
-        request: F,
-    ) -> Result<Answer<T>, Error>
+    pub(crate) async fn run_fallible<T, F, Fut>(&self, call: Call, deadline: Deadline, request: F) -> Result<Answer<T>, Error>
     where
         T: Headed,
         F: Fn(Arc<Connection>) -> Fut,
@@ -251,7 +245,7 @@ impl Client {
                         let header = value.header().map(Header::from).unwrap_or_default();
                         let standing = self.observe(header, proof);
                         self.find_members_if_due(&connection);
-                        return Ok(Answer { value, header, standing, connection });
+                        return Ok(Answer { value, header, standing });
                     }
                     outcome => {
                         let failure = match outcome {
@@ -296,11 +290,17 @@ impl Client {
         Err(tries.into_error())
     }
 
+    /// Learns from a majority of the servers what term and revision they are at.
+    pub(crate) async fn ask_majority(&self, deadline: Deadline) -> Result<(), Error> {
+        let call = Call { operation: "ask a majority", repeat: Repeat::Freely, backing: Backing::Majority };
+        let ask = |connection: Arc<Connection>| async move {
+            connection.kv().get("/", Some(etcd_client::GetOptions::new().with_count_only())).await
+        };
+        self.run(call, deadline, ask).await.map(drop)
+    }
+
     /// The connection in use, or a new one to the next server.
-    pub(crate) async fn connection(
-        &self,
-        deadline: Deadline,
-    ) -> Result<Arc<Connection>, (Option<Target>, Failure)> {
+    pub(crate) async fn connection(&self, deadline: Deadline) -> Result<Arc<Connection>, (Option<Target>, Failure)> {
         if self.shared.lock().targets.is_empty() {
             self.shared.look_up(None, deadline).await.map_err(|failure| (None, failure))?;
         }

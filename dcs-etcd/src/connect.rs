@@ -99,9 +99,7 @@ impl Connection {
         credentials: Option<Credentials>,
         timing: Timing,
     ) -> Result<Self, Failure> {
-        let stream = TcpStream::connect(target.address)
-            .await
-            .map_err(|error| Failure::unreachable(Problem::Tcp(target.clone(), error)))?;
+        let stream = TcpStream::connect(target.address).await.map_err(|error| Failure::unreachable(Problem::Tcp(target.clone(), error)))?;
         tune(&stream, timing);
         let answered = Arc::new(AtomicBool::new(false));
         let channel = match target.endpoint.scheme {
@@ -180,11 +178,7 @@ fn tune(stream: &TcpStream, timing: Timing) {
     }
 }
 
-async fn encrypt(
-    target: &Target,
-    stream: TcpStream,
-    config: &Config,
-) -> Result<tokio_rustls::client::TlsStream<TcpStream>, Failure> {
+async fn encrypt(target: &Target, stream: TcpStream, config: &Config) -> Result<tokio_rustls::client::TlsStream<TcpStream>, Failure> {
     // Read anew for every connection, so that renewed certificates are used without a restart. Small local files.
     let settings = config.tls.clone();
     let mut tls = match tokio::task::spawn_blocking(move || settings.config()).await {
@@ -208,12 +202,7 @@ async fn encrypt(
 }
 
 /// Speaks HTTP/2 over `io`, once: when it breaks, requests fail without having been sent.
-async fn channel<S>(
-    target: &Target,
-    io: S,
-    answered: &Arc<AtomicBool>,
-    timing: Timing,
-) -> Result<tonic::transport::Channel, Failure>
+async fn channel<S>(target: &Target, io: S, answered: &Arc<AtomicBool>, timing: Timing) -> Result<tonic::transport::Channel, Failure>
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {

@@ -96,11 +96,9 @@ impl Cluster {
         let own = IpAddr::V4(Ipv4Addr::new(127, fastrand::u8(1..=254), fastrand::u8(..), fastrand::u8(1..=254)));
         let address = options.address.unwrap_or(own);
         let scheme = if options.tls.is_some() { "https" } else { "http" };
-        let addresses: Vec<_> =
-            (0..options.servers).map(|_| (free_address(address), free_address(own))).collect();
+        let addresses: Vec<_> = (0..options.servers).map(|_| (free_address(address), free_address(own))).collect();
         let name = |index: usize| format!("etcd{index}");
-        let peers: Vec<_> =
-            addresses.iter().enumerate().map(|(index, (_, peer))| format!("{}=http://{peer}", name(index))).collect();
+        let peers: Vec<_> = addresses.iter().enumerate().map(|(index, (_, peer))| format!("{}=http://{peer}", name(index))).collect();
         // A busy machine must not make three servers elect anew all the time; one alone should be there soon.
         let (heartbeat, election) = if options.servers > 1 { ("100", "1000") } else { ("50", "500") };
         let mut servers = Vec::new();

@@ -14,8 +14,7 @@ use dcs_core::Timing;
 use tokio::time::Instant;
 
 /// Short, but long enough for three servers on a busy machine to elect a leader within `retry_timeout`.
-pub const TIMING: Timing =
-    Timing { ttl: Duration::from_secs(6), loop_wait: Duration::from_secs(1), retry_timeout: Duration::from_secs(5) };
+pub const TIMING: Timing = Timing { ttl: Duration::from_secs(6), loop_wait: Duration::from_secs(1), retry_timeout: Duration::from_secs(5) };
 
 /// Finds a program as a shell would.
 pub fn on_the_path(program: &str) -> Option<PathBuf> {
