@@ -72,7 +72,6 @@ pub(crate) struct Answer<T> {
     pub(crate) value: T,
     pub(crate) header: Header,
     pub(crate) standing: Standing,
-    pub(crate) connection: Arc<Connection>,
 }
 
 /// A response that carries etcd's header.
@@ -246,7 +245,7 @@ impl Client {
                         let header = value.header().map(Header::from).unwrap_or_default();
                         let standing = self.observe(header, proof);
                         self.find_members_if_due(&connection);
-                        return Ok(Answer { value, header, standing, connection });
+                        return Ok(Answer { value, header, standing });
                     }
                     outcome => {
                         let failure = match outcome {
@@ -289,6 +288,15 @@ impl Client {
             }
         }
         Err(tries.into_error())
+    }
+
+    /// Learns from a majority of the servers what term and revision they are at.
+    pub(crate) async fn ask_majority(&self, deadline: Deadline) -> Result<(), Error> {
+        let call = Call { operation: "ask a majority", repeat: Repeat::Freely, backing: Backing::Majority };
+        let ask = |connection: Arc<Connection>| async move {
+            connection.kv().get("/", Some(etcd_client::GetOptions::new().with_count_only())).await
+        };
+        self.run(call, deadline, ask).await.map(drop)
     }
 
     /// The connection in use, or a new one to the next server.

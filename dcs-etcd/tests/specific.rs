@@ -63,7 +63,11 @@ async fn renews(store: &Etcd, owner: &str) -> Result<LockRenewal, Error> {
 }
 
 async fn loads(store: &Etcd) -> Result<usize, Error> {
-    store.read(PREFIX, Consistency::Relaxed, soon()).await.map(|snapshot| snapshot.entries.len())
+    loads_by(store, soon()).await
+}
+
+async fn loads_by(store: &Etcd, deadline: Deadline) -> Result<usize, Error> {
+    store.read(PREFIX, Consistency::Relaxed, deadline).await.map(|snapshot| snapshot.entries.len())
 }
 
 /// The same timings, with a cycle short enough to do ten of them.

@@ -1,8 +1,9 @@
 //! Users and certificates: who is let in, who is not, and what they are told.
 
 use std::path::Path;
+use std::time::Duration;
 
-use dcs_core::{ErrorKind, KeyValueStore, LockRenewal};
+use dcs_core::{Deadline, ErrorKind, KeyValueStore, LockRenewal};
 use dcs_etcd::Credentials;
 use etcd_client::{Client, Permission};
 use serde_json::{Value, json};
@@ -10,7 +11,10 @@ use serde_json::{Value, json};
 use crate::support::certificates::{Files, Workshop};
 use crate::support::etcd::{Cluster, Options};
 use crate::support::{TIMING, can_run, eventually, report_not_run};
-use crate::{LEADER, loads, renews, soon, store, store_with, wins};
+use crate::{LEADER, loads, loads_by, renews, soon, store, store_with, wins};
+
+/// A connection that is refused is tried again until the time is over: here there need not be much of it.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Adds `root` and a user that may do everything below `/service/`.
 async fn add_users(direct: &mut Client) {
@@ -126,7 +130,7 @@ fn on_localhost(options: Options) -> Options {
 
 async fn refusal(cluster: &Cluster, options: Value) -> String {
     let a = store_with(&cluster.section(options), TIMING);
-    let error = loads(&a).await.expect_err("the connection must be refused");
+    let error = loads_by(&a, Deadline::after(PATIENCE)).await.expect_err("the connection must be refused");
     assert_eq!(error.kind, ErrorKind::Unavailable, "{}", error.chain());
     error.chain()
 }
@@ -190,14 +194,15 @@ async fn certificates_that_prove_nothing_are_refused_with_the_reason() {
     loads(&store_with(&cluster.section(json!({})), TIMING)).await.unwrap_or_else(|error| panic!("{}", error.chain()));
     // TLS is not tried where it was not asked for.
     let plain = store_with(&cluster.section(json!({"protocol": "http"})), TIMING);
-    loads(&plain).await.expect_err("the server speaks TLS");
+    loads_by(&plain, Deadline::after(PATIENCE)).await.expect_err("the server speaks TLS");
     drop(cluster);
 
     let expired = workshop.signed_by(&ca, "expired", "DNS:localhost,IP:127.0.0.1", "0");
     let cluster = Cluster::start(&on_localhost(Options::with_tls(&expired))).await;
     // It is valid for the second in which it was made.
     eventually("it expires", TIMING.retry_timeout, || async {
-        let error = loads(&store_with(&cluster.section(trusting(&ca.cert)), TIMING)).await.err();
+        let a = store_with(&cluster.section(trusting(&ca.cert)), TIMING);
+        let error = loads_by(&a, Deadline::after(PATIENCE)).await.err();
         let text = error.map(|error| error.chain()).unwrap_or_default();
         if text.contains("expired") { Ok(()) } else { Err(text) }
     })

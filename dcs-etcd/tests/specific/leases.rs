@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use dcs_core::{Deletion, KeyValueStore, LockRenewal, Timing};
+use dcs_core::adapter::KeyValueDcs;
+use dcs_core::keys::ClusterPath;
+use dcs_core::model::{Lsn, MemberRecord, Status};
+use dcs_core::{Acquisition, BootClock, Dcs, Deletion, KeyValueStore, LockRenewal, Renewal, Timing};
 use serde_json::json;
 
 use crate::support::etcd::{Cluster, Options};
@@ -126,6 +129,38 @@ async fn ten_unchanged_cycles_leave_the_lock_and_the_member_as_they_are() {
         a.ensure_handle(soon()).await.expect("a lease");
     }
     assert_eq!((existing(&a, LEADER).await, existing(&a, MEMBER).await), before);
+}
+
+#[tokio::test]
+async fn a_leaders_cycle_is_four_requests_and_a_followers_two() {
+    if !can_run("a_leaders_cycle_is_four_requests_and_a_followers_two") {
+        return;
+    }
+    let cluster = Cluster::start(&Options::default()).await;
+    let member = |name: &str| {
+        let store = std::sync::Arc::new(store_with(&cluster.section(json!({})), quick()));
+        let path = ClusterPath::new(None, "demo");
+        KeyValueDcs::new(store, std::sync::Arc::new(BootClock), path, name.into(), quick())
+    };
+    let (a, b) = (member("a"), member("b"));
+    assert!(matches!(a.attempt_to_acquire_leader(soon()).await, Ok(Acquisition::Won(_))));
+    for cycle in 0..4 {
+        tokio::time::sleep(quick().loop_wait).await;
+        let before = cluster.requests().expect("etcd counts");
+        let seen = a.load(soon()).await.expect("etcd answers").leader.expect("a leads");
+        assert!(matches!(a.renew_leader(&seen, soon()).await, Ok(Renewal::Renewed(_))));
+        a.touch_member(&MemberRecord::default(), soon()).await.expect("it can be written");
+        let status = Status { last_lsn: Lsn(cycle + 1), ..Status::default() };
+        assert!(a.write_status(&status, false, soon()).await.expect("it can be written"));
+        let leader = cluster.requests().expect("etcd counts");
+        b.load(soon()).await.expect("etcd answers");
+        b.touch_member(&MemberRecord::default(), soon()).await.expect("it can be written");
+        let follower = cluster.requests().expect("etcd counts");
+        // The first cycle writes the member key and opens the stream of keepalives.
+        if cycle > 1 {
+            assert_eq!((leader - before, follower - leader), (4, 2), "cycle {cycle}");
+        }
+    }
 }
 
 #[tokio::test]

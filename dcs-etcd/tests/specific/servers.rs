@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use dcs_core::{ErrorKind, Fate, KeyValueStore, LockRenewal};
+use dcs_core::{Deadline, ErrorKind, Fate, KeyValueStore, LockRenewal};
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
@@ -11,10 +11,15 @@ use tokio::time::Instant;
 
 use crate::support::etcd::{Cluster, Options};
 use crate::support::{TIMING, can_run, eventually};
-use crate::{LEADER, PREFIX, existing, loads, renews, soon, store, store_with, wins};
+use crate::{LEADER, PREFIX, existing, loads, loads_by, renews, soon, store, store_with, wins};
 
 fn section(value: Value) -> serde_json::Map<String, Value> {
     value.as_object().expect("it is one").clone()
+}
+
+/// For what fails for as long as it is tried.
+fn briefly() -> Deadline {
+    Deadline::after(Duration::from_secs(1))
 }
 
 /// Accepts connections and never says a word.
@@ -65,7 +70,7 @@ async fn when_nobody_answers_the_error_names_everybody_and_why() {
 #[tokio::test]
 async fn a_write_that_reached_nobody_was_not_applied() {
     let a = store_with(&section(json!({"host": nobody(), "use_proxies": true})), TIMING);
-    let error = a.put(LEADER, b"x", dcs_core::Expect::Any, soon()).await.expect_err("nobody is there");
+    let error = a.put(LEADER, b"x", dcs_core::Expect::Any, briefly()).await.expect_err("nobody is there");
     assert_eq!((error.kind, error.fate), (ErrorKind::Unavailable, Fate::NotApplied), "{}", error.chain());
 }
 
@@ -80,7 +85,7 @@ async fn something_that_does_not_speak_http2_is_named_as_such() {
         }
     });
     let a = store_with(&section(json!({"proxy": format!("http://{address}")})), TIMING);
-    let error = loads(&a).await.expect_err("it is no etcd");
+    let error = loads_by(&a, briefly()).await.expect_err("it is no etcd");
     let text = error.chain();
     assert!(text.contains(&address) && text.contains("HTTP/2"), "{text}");
     server.abort();
@@ -106,7 +111,7 @@ async fn servers_that_are_not_in_the_configuration_are_found() {
     .await;
     cluster.kill(0);
     loads(&a).await.unwrap_or_else(|error| panic!("{}", error.chain()));
-    assert_eq!(loads(&only).await.expect_err("it knows one server").kind, ErrorKind::Unavailable);
+    assert_eq!(loads_by(&only, briefly()).await.expect_err("it knows one server").kind, ErrorKind::Unavailable);
 }
 
 #[tokio::test]
@@ -156,7 +161,7 @@ async fn ipv6_addresses_and_names_work() {
     let a = store_with(&section(json!({"host": "localhost", "port": port})), TIMING);
     loads(&a).await.unwrap_or_else(|error| panic!("{}", error.chain()));
     let unknown = store_with(&section(json!({"host": "no-such-host.invalid"})), TIMING);
-    let error = loads(&unknown).await.expect_err("there is no such host");
+    let error = loads_by(&unknown, briefly()).await.expect_err("there is no such host");
     assert!(error.chain().contains("cannot resolve `no-such-host.invalid`"), "{}", error.chain());
 }
 
