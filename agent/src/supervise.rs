@@ -7,7 +7,6 @@
 //! ```
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use dcs_core::BootClock;
 use ha_engine::driver::{Ended, Engine, Parts};
@@ -22,9 +21,6 @@ use crate::http_client::{BasicCredentials, HttpClientError, HttpClientSettings};
 use crate::peers::HttpPeers;
 use crate::rest::{self, RestError, RestServer};
 use crate::stores;
-
-/// How long running requests may take to end when the agent ends.
-const REST_GRACE: Duration = Duration::from_millis(500);
 
 /// Why an agent could not be brought up.
 #[derive(Debug, thiserror::Error)]
@@ -134,7 +130,7 @@ impl Agent {
         loop {
             tokio::select! {
                 ended = &mut self.engine => {
-                    self.rest.shutdown(REST_GRACE).await;
+                    self.rest.shutdown().await;
                     return ended.unwrap_or_else(|error| Ended::Fatal(format!("the engine ended unexpectedly: {error}")));
                 }
                 () = &mut stop => break,
@@ -146,7 +142,7 @@ impl Agent {
         }
         let Self { handle, engine, rest, .. } = self;
         // Clients get "connection refused" while PostgreSQL is being stopped.
-        rest.shutdown(REST_GRACE).await;
+        rest.shutdown().await;
         // An engine that is gone already has nothing left to stop.
         let _ = handle.send(Command::Shutdown).await;
         engine.await.unwrap_or_else(|error| Ended::Fatal(format!("the engine ended unexpectedly: {error}")))
