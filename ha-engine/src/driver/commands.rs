@@ -11,7 +11,7 @@ use crate::decide::observation::Postmaster;
 use crate::decide::restart::{ScheduledRestart, refusal};
 use crate::decide::{plan_for, reinitialize_source};
 use crate::handle::{Command, RestartAnswer};
-use crate::settings::SettingsError;
+use crate::settings::{EffectiveSettings, SettingsError};
 
 impl Engine {
     pub(super) async fn obey(&mut self, command: Command) -> Next {
@@ -130,11 +130,17 @@ impl Engine {
                 self.take_settings(settings);
                 self.unsaved_dynamic = true;
             }
-            Err(error) => tracing::error!("Exception when setting dynamic_configuration: {error}"),
+            Err(error) => {
+                tracing::error!("Exception when setting dynamic_configuration: {error}");
+                // What can be read of it counts all the same: a pause, above all.
+                let settings =
+                    EffectiveSettings { global: self.settings.global.with_modes_of(document), ..EffectiveSettings::clone(&self.settings) };
+                self.settings = Arc::new(settings);
+            }
         }
     }
 
-    fn take_settings(&mut self, settings: Arc<crate::settings::EffectiveSettings>) {
+    fn take_settings(&mut self, settings: Arc<EffectiveSettings>) {
         self.dcs.set_timing(settings.global.timing());
         self.settings = settings;
         self.unapplied_settings = true;
@@ -147,7 +153,7 @@ impl Engine {
             match self.reload_local().await {
                 Ok(()) => {}
                 Err(error) => {
-                    tracing::error!("Exception when reloading local configuration: {error}")
+                    tracing::error!("Exception when reloading local configuration from {error}")
                 }
             }
         }

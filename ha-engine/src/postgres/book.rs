@@ -78,6 +78,9 @@ pub(super) struct Binary {
 pub(super) struct Book {
     /// The postmaster that was seen or launched last.
     pub(super) postmaster: Option<Process>,
+    /// A start of ours is under way, and judges by itself how it ends: before the postmaster is launched nothing answers,
+    /// and that is no failure.
+    pub(super) start_under_way: bool,
     /// e.g. 150000; nothing while unknown.
     pub(super) major: Option<u32>,
     /// The number of the running server, e.g. 150013.

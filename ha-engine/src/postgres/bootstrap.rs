@@ -91,16 +91,14 @@ impl LocalPostgres {
     }
 
     async fn run_custom_method(&self, how: &BootstrapSettings, cancel: &Cancel) -> Result<(), OperationFailed> {
-        let BootstrapMethod::Custom { command, no_params, keep_existing_recovery_conf, recovery_conf, parameters, .. } = &how.method
-        else {
+        let BootstrapMethod::Custom { command, no_params, keep_existing_recovery_conf, recovery_conf, parameters, .. } = &how.method else {
             return Ok(());
         };
         self.enter(ServerState::RunningCustomBootstrap);
         let settings = self.settings();
         let data_dir = shown(&settings.postgresql.data_dir);
         let context = MethodContext { scope: &settings.scope, data_dir: &data_dir, connstring: "" };
-        let program =
-            Program::new(&command.program).args(options::bootstrap_method(command, parameters, *no_params, context)).loud();
+        let program = Program::new(&command.program).args(options::bootstrap_method(command, parameters, *no_params, context)).loud();
         tracing::info!("Running custom bootstrap script: {}", as_configured(command));
         let done = program.run(cancel, None).await.map_err(|error| chain(&error));
         let reason = match done {
@@ -137,9 +135,8 @@ impl LocalPostgres {
         let settings = self.settings();
         let authentication = &settings.postgresql.authentication;
         let deadline = Deadline::after(USERS);
-        let mut connection = Connection::open(&self.target(), "Patroni", PATIENT_OPTIONS, deadline)
-            .await
-            .map_err(|error| failed(error.to_string()))?;
+        let mut connection =
+            Connection::open(&self.target(), "Patroni", PATIENT_OPTIONS, deadline).await.map_err(|error| failed(error.to_string()))?;
         let sql = |error: super::connection::SqlError| failed(error.to_string());
         if authentication.superuser.username.is_some() && authentication.superuser.password.is_some() {
             self.ensure_role(&mut connection, &authentication.superuser, "SUPERUSER", deadline).await.map_err(sql)?;
@@ -148,8 +145,7 @@ impl LocalPostgres {
         self.call_post_bootstrap(how.post_bootstrap.as_ref(), cancel).await?;
 
         let deadline = Deadline::after(USERS);
-        let mut connection =
-            Connection::open(&self.target(), "Patroni", PATIENT_OPTIONS, deadline).await.map_err(sql)?;
+        let mut connection = Connection::open(&self.target(), "Patroni", PATIENT_OPTIONS, deadline).await.map_err(sql)?;
         self.ensure_role(&mut connection, &authentication.replication, "REPLICATION", deadline).await.map_err(sql)?;
         if let Some(rewind) = authentication.rewind.as_ref().filter(|rewind| **rewind != authentication.superuser) {
             self.ensure_role(&mut connection, rewind, "", deadline).await.map_err(sql)?;
@@ -179,14 +175,12 @@ impl LocalPostgres {
         // In a password file `localhost` stands for the default socket too.
         let entry = if addresses.sql.is_empty() { conninfo.clone().with("host", "localhost") } else { conninfo.clone() };
         let passfile = self.write_passfile(&entry).await;
-        let mut program = Program::new(&command.program)
+        let program = Program::new(&command.program)
             .args(&command.arguments)
             .arg(conninfo.without("password").format(self.major().await.unwrap_or_default()))
             .env("PGOPTIONS", "-c synchronous_commit=local -c statement_timeout=0")
             .loud();
-        if let Some(passfile) = passfile {
-            program = program.env("PGPASSFILE", passfile);
-        }
+        let program = self.for_libpq(program, passfile.as_deref());
         let shown = as_configured(command);
         match program.run(cancel, None).await {
             Ok(done) if done.success() => Ok(()),

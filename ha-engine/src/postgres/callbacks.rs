@@ -104,7 +104,11 @@ impl Runner {
 }
 
 fn spawn(call: &Call) -> std::io::Result<Child> {
-    Command::new(&call.program).args(&call.arguments).process_group(0).kill_on_drop(false).spawn()
+    let mut command = Command::new(&call.program);
+    for name in processes::configuration_variables() {
+        command.env_remove(name);
+    }
+    command.args(&call.arguments).process_group(0).kill_on_drop(false).spawn()
 }
 
 /// Ends a command with all its descendants and waits for it.
@@ -149,10 +153,8 @@ mod tests {
     async fn a_new_event_ends_the_command_of_an_older_one_but_a_reload_does_not() {
         let dir = tempfile::tempdir().expect("a directory");
         let log = dir.path().join("log");
-        let command = script(
-            dir.path(),
-            &format!("echo begin $* >> {0}\n[ $1 = on_start ] && sleep 600\necho end $* >> {0}\n", log.display()),
-        );
+        let command =
+            script(dir.path(), &format!("echo begin $* >> {0}\n[ $1 = on_start ] && sleep 600\necho end $* >> {0}\n", log.display()));
         let callbacks = Callbacks::default();
         callbacks.call(&command, CallbackEvent::Start, "primary", "batman");
         assert_eq!(lines(&log, 1).await, ["begin on_start primary batman"]);
@@ -160,11 +162,14 @@ mod tests {
         lines(&log, 3).await;
         callbacks.call(&command, CallbackEvent::RoleChange, "replica", "batman");
         let all = lines(&log, 5).await;
-        assert_eq!(all[1..], [
-            "begin on_reload primary batman",
-            "end on_reload primary batman",
-            "begin on_role_change replica batman",
-            "end on_role_change replica batman"
-        ]);
+        assert_eq!(
+            all[1..],
+            [
+                "begin on_reload primary batman",
+                "end on_reload primary batman",
+                "begin on_role_change replica batman",
+                "end on_role_change replica batman"
+            ]
+        );
     }
 }

@@ -41,9 +41,10 @@ impl LocalPostgres {
         self.enter(ServerState::CreatingReplica);
         self.forget_version();
         let settings = self.settings();
-        let conninfo = source.node.as_ref().map(|node| {
-            ConnInfo::for_upstream(node, &settings.postgresql.authentication.replication, &settings.postgresql.database)
-        });
+        let conninfo = source
+            .node
+            .as_ref()
+            .map(|node| ConnInfo::for_upstream(node, &settings.postgresql.authentication.replication, &settings.postgresql.database));
         let prepared = match conninfo {
             Some(conninfo) => Source {
                 passfile: self.write_passfile(&conninfo).await,
@@ -116,11 +117,12 @@ impl LocalPostgres {
         if source.fast_checkpoint && !options.arguments.iter().any(|option| option.starts_with("--checkpoint")) {
             program = program.arg("--checkpoint=fast");
         }
-        if let Some(passfile) = &source.passfile {
-            program = program.env("PGPASSFILE", passfile);
+        program = self.for_libpq(program, source.passfile.as_deref());
+        if cancel.is_cancelled() {
+            return false;
         }
         for attempt in 1..=ATTEMPTS {
-            if cancel.is_cancelled() || !self.empty_data_directory().await {
+            if !self.empty_data_directory().await {
                 return false;
             }
             match program.run(cancel, None).await {
@@ -135,7 +137,11 @@ impl LocalPostgres {
                     () = cancel.cancelled() => {}
                 }
             }
+            if cancel.is_cancelled() {
+                break;
+            }
         }
+        // Half a copy must not be taken for a data directory.
         self.empty_data_directory().await;
         false
     }
@@ -152,10 +158,7 @@ impl LocalPostgres {
         let data_dir = shown(&settings.postgresql.data_dir);
         let context = MethodContext { scope: &settings.scope, data_dir: &data_dir, connstring: &source.connstring };
         let arguments = options::replica_method(method.command, method.parameters, method.no_params, context);
-        let mut program = Program::new(&method.command.program).args(arguments).loud();
-        if let Some(passfile) = &source.passfile {
-            program = program.env("PGPASSFILE", passfile);
-        }
+        let program = self.for_libpq(Program::new(&method.command.program).args(arguments).loud(), source.passfile.as_deref());
         match program.run(cancel, None).await {
             Ok(done) if done.success() => {
                 tracing::info!("replica has been created using {}", method.name);

@@ -258,10 +258,7 @@ impl LocalPostgres {
 
     fn redirected(&self, paths: &files::Paths) -> (bool, bool) {
         let book = self.book();
-        (
-            paths.hba_redirected(book.parameters.get("hba_file")),
-            paths.ident_redirected(book.parameters.get("ident_file")),
-        )
+        (paths.hba_redirected(book.parameters.get("hba_file")), paths.ident_redirected(book.parameters.get("ident_file")))
     }
 
     /// Puts the credentials of `conninfo` into the password file; its path, if there is a password.

@@ -22,8 +22,7 @@ use crate::settings::{Credentials, Secret};
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Server settings of the connections that are kept.
-pub(super) const KEPT_OPTIONS: &str =
-    "-c statement_timeout=2000 -c pg_stat_statements.track=none -c search_path=pg_catalog";
+pub(super) const KEPT_OPTIONS: &str = "-c statement_timeout=2000 -c pg_stat_statements.track=none -c search_path=pg_catalog";
 
 /// Server settings of short-lived connections.
 pub(super) const SHORT_OPTIONS: &str = "-c statement_timeout=2000 -c search_path=pg_catalog";
@@ -78,14 +77,9 @@ impl Target {
 
     /// The user name that is used.
     pub(super) fn user_name(&self) -> String {
-        self.user.clone().filter(|user| !user.is_empty()).or_else(|| std::env::var("PGUSER").ok()).unwrap_or_else(
-            || {
-                nix::unistd::User::from_uid(nix::unistd::geteuid())
-                    .ok()
-                    .flatten()
-                    .map_or_else(|| "postgres".to_owned(), |user| user.name)
-            },
-        )
+        self.user.clone().filter(|user| !user.is_empty()).or_else(|| std::env::var("PGUSER").ok()).unwrap_or_else(|| {
+            nix::unistd::User::from_uid(nix::unistd::geteuid()).ok().flatten().map_or_else(|| "postgres".to_owned(), |user| user.name)
+        })
     }
 
     /// The hosts to try; the default socket's directory if none is named.
@@ -93,16 +87,13 @@ impl Target {
         if self.hosts.is_empty() {
             let socket = |directory: &&str| PathBuf::from(directory).join(format!(".s.PGSQL.{}", self.port)).exists();
             let directory = std::env::var("PGHOST").ok().filter(|host| host.starts_with('/')).unwrap_or_else(|| {
-                (*SOCKET_DIRECTORIES.iter().find(|directory| socket(directory)).unwrap_or(&SOCKET_DIRECTORIES[0]))
-                    .to_owned()
+                (*SOCKET_DIRECTORIES.iter().find(|directory| socket(directory)).unwrap_or(&SOCKET_DIRECTORIES[0])).to_owned()
             });
             return vec![Place::Socket(PathBuf::from(directory))];
         }
         self.hosts
             .iter()
-            .map(|host| {
-                if host.starts_with('/') { Place::Socket(PathBuf::from(host)) } else { Place::Host(host.clone()) }
-            })
+            .map(|host| if host.starts_with('/') { Place::Socket(PathBuf::from(host)) } else { Place::Host(host.clone()) })
             .collect()
     }
 
@@ -232,12 +223,7 @@ impl Connection {
     /// # Errors
     ///
     /// [`SqlError::Connect`] or [`SqlError::Late`].
-    pub(super) async fn open(
-        target: &Target,
-        application_name: &str,
-        options: &str,
-        deadline: Deadline,
-    ) -> Result<Self, SqlError> {
+    pub(super) async fn open(target: &Target, application_name: &str, options: &str, deadline: Deadline) -> Result<Self, SqlError> {
         let failed = |reason: String, code| SqlError::Connect { target: target.to_string(), reason, code };
         let attempts = tls::attempts(&target.tls).map_err(|error| failed(error.to_string(), None))?;
         let mut last = failed("no host is configured".to_owned(), None);
@@ -276,11 +262,7 @@ impl Connection {
         Err(last)
     }
 
-    async fn attempt(
-        mut config: Config,
-        attempt: &Attempt,
-        options: &BTreeMap<String, String>,
-    ) -> Result<Self, tokio_postgres::Error> {
+    async fn attempt(mut config: Config, attempt: &Attempt, options: &BTreeMap<String, String>) -> Result<Self, tokio_postgres::Error> {
         match attempt {
             Attempt::Plain => {
                 config.ssl_mode(SslMode::Disable);
@@ -301,11 +283,7 @@ impl Connection {
         }
     }
 
-    fn drive(
-        client: Client,
-        server_version: u32,
-        connection: impl Future<Output = Result<(), String>> + Send + 'static,
-    ) -> Self {
+    fn drive(client: Client, server_version: u32, connection: impl Future<Output = Result<(), String>> + Send + 'static) -> Self {
         let driver = tokio::spawn(async move {
             if let Err(error) = connection.await {
                 tracing::debug!("a connection to PostgreSQL ended: {error}");
@@ -325,8 +303,7 @@ impl Connection {
     /// A dropped call leaves the statement running; the connection must not be used again ([`Self::is_usable`]).
     pub(super) async fn query(&mut self, sql: &str, deadline: Deadline) -> Result<Vec<Row>, SqlError> {
         self.tainted = true;
-        let answer =
-            deadline.bound("a statement", self.client.simple_query(sql)).await.map_err(|_| SqlError::Late)?;
+        let answer = deadline.bound("a statement", self.client.simple_query(sql)).await.map_err(|_| SqlError::Late)?;
         let answer = answer.map_err(|error| SqlError::from_statement(&error));
         self.tainted = matches!(answer, Err(ref error) if error.is_connection_problem());
         Ok(answer?
@@ -355,8 +332,7 @@ impl Drop for Connection {
 
 /// `15.13 (Debian 15.13-0+deb12u1)` is 150013; 0 if it is not a version.
 pub(super) fn version_of(text: Option<&str>) -> u32 {
-    let number: String =
-        text.unwrap_or_default().chars().take_while(|letter| letter.is_ascii_digit() || *letter == '.').collect();
+    let number: String = text.unwrap_or_default().chars().take_while(|letter| letter.is_ascii_digit() || *letter == '.').collect();
     let mut parts = number.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
     parts.next().unwrap_or(0) * 10_000 + parts.next().unwrap_or(0)
 }
@@ -385,12 +361,7 @@ impl Session {
     /// # Cancel safety
     ///
     /// A dropped call throws the connection away.
-    pub(super) async fn query(
-        &self,
-        target: &Target,
-        sql: &str,
-        deadline: Deadline,
-    ) -> Result<(Vec<Row>, u32), SqlError> {
+    pub(super) async fn query(&self, target: &Target, sql: &str, deadline: Deadline) -> Result<(Vec<Row>, u32), SqlError> {
         let mut slot = deadline.bound("the connection", self.connection.lock()).await.map_err(|_| SqlError::Late)?;
         // Taken out for the time of the statement, so that a dropped call leaves nothing behind.
         let mut connection = match slot.take().filter(Connection::is_usable) {

@@ -95,12 +95,7 @@ impl Cache {
     /// # Errors
     ///
     /// `pg_controldata` failed, or what it printed cannot be used.
-    pub(super) async fn read(
-        &self,
-        program: PathBuf,
-        data_dir: &Path,
-        deadline: Deadline,
-    ) -> Result<ControlData, OperationFailed> {
+    pub(super) async fn read(&self, program: PathBuf, data_dir: &Path, deadline: Deadline) -> Result<ControlData, OperationFailed> {
         let path = control_file(data_dir);
         let (before, now) = super::blocking(move || (Identity::of(&path), SystemTime::now())).await;
         let cached = locked(&self.0).clone();
@@ -122,8 +117,7 @@ impl Cache {
         if !output.success() {
             return Err(failed(format!("exit code {}: {}", output.code(), output.stderr.trim())));
         }
-        let data = control_data::parse(&output.stdout)
-            .ok_or_else(|| failed(format!("unexpected output: {}", output.stdout.trim())))?;
+        let data = control_data::parse(&output.stdout).ok_or_else(|| failed(format!("unexpected output: {}", output.stdout.trim())))?;
         if let Some(identity) = before
             && now.duration_since(identity.modified).is_ok_and(|age| age > SETTLED)
         {

@@ -12,15 +12,23 @@ use crate::cancel::Cancel;
 const OLDEST: &str = "000000010000000000000001";
 
 impl LocalPostgres {
+    /// `program` with what libpq looks for in the environment.
+    pub(super) fn for_libpq(&self, program: Program, passfile: Option<&Path>) -> Program {
+        let program = match passfile {
+            Some(path) => program.env("PGPASSFILE", path),
+            None => program,
+        };
+        match &self.settings().postgresql.krbsrvname {
+            Some(service) => program.env("PGKRBSRVNAME", service),
+            None => program,
+        }
+    }
+
     /// A server parameter as the server would have it if it were started; for servers that are down.
     pub(super) async fn configured_value(&self, name: &str) -> Option<String> {
         let mut config_file = std::ffi::OsString::from("--config-file=");
         config_file.push(&self.paths().postgresql_conf);
-        let program = Program::new(self.program("postgres"))
-            .arg("-D")
-            .arg(self.data_dir())
-            .args(["-C", name])
-            .arg(config_file);
+        let program = Program::new(self.program("postgres")).arg("-D").arg(self.data_dir()).args(["-C", name]).arg(config_file);
         match program.run(&Cancel::never(), Some(Deadline::after(PROGRAM))).await {
             Ok(done) if done.success() => Some(done.stdout.trim().to_owned()),
             Ok(done) => {
@@ -135,10 +143,7 @@ mod tests {
     #[test]
     fn placeholders_are_replaced_and_others_left() {
         let text = substitute("cp %p /a/%f %r 100%% %x %", Path::new("/d/pg_wal"), "000000010000000000000003");
-        assert_eq!(
-            text,
-            "cp /d/pg_wal/000000010000000000000003 /a/000000010000000000000003 000000010000000000000001 100% %x %"
-        );
+        assert_eq!(text, "cp /d/pg_wal/000000010000000000000003 /a/000000010000000000000003 000000010000000000000001 100% %x %");
     }
 
     #[test]

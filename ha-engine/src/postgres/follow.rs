@@ -161,11 +161,8 @@ impl LocalPostgres {
         if changes_role {
             self.book().pending = super::book::Pending::Nothing;
         }
-        let start = |callback| Start {
-            role: Some(plan.role),
-            timeout,
-            callback: if changes_role { Callback::AsDecided } else { callback },
-        };
+        let start =
+            |callback| Start { role: Some(plan.role), timeout, callback: if changes_role { Callback::AsDecided } else { callback } };
         let outcome = if self.postmaster().await.is_none() {
             self.start_server(start(Callback::OnStart), cancel).await
         } else if reload_only {

@@ -38,16 +38,16 @@ mod stop;
 mod tls;
 mod walsender;
 
+pub mod cluster_wide;
 mod conf;
 mod conninfo;
-pub mod cluster_wide;
-mod local_address;
 mod control_data;
 mod data_dir;
 mod files;
 mod gucs;
 mod hba;
 mod history;
+mod local_address;
 mod options;
 mod parameters;
 mod recovery;

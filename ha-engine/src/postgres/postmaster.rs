@@ -10,6 +10,7 @@ use std::fs;
 use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
@@ -18,7 +19,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use rustix::process::{PidfdFlags, pidfd_open};
+use rustix::process::{PidfdFlags, pidfd_open, pidfd_send_signal};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -82,9 +83,7 @@ impl Process {
     /// The process `pid`, if it is alive.
     pub(super) fn of(pid: i32) -> Option<Self> {
         let stat = Stat::of(pid).filter(|stat| !stat.ended)?;
-        let handle = rustix::process::Pid::from_raw(pid)
-            .and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok())
-            .map(Arc::new);
+        let handle = rustix::process::Pid::from_raw(pid).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok()).map(Arc::new);
         // Between the two system calls the pid may have been given to another process.
         if !processes::is_alive(&stat) {
             return None;
@@ -129,10 +128,7 @@ impl Process {
                     return false;
                 }
             }
-            Some(Err(_)) => tracing::warn!(
-                "Garbage start time value in pid file: '{}'",
-                file.start_time.as_deref().unwrap_or_default()
-            ),
+            Some(Err(_)) => tracing::warn!("Garbage start time value in pid file: '{}'", file.start_time.as_deref().unwrap_or_default()),
             Some(Ok(_)) | None => {}
         }
         // A pid file that was copied or survived a reboot may name us. A child of ours is a program that we run.
@@ -179,7 +175,12 @@ impl Process {
         if !self.is_alive() {
             return Signalled::Gone;
         }
-        match kill(Pid::from_raw(self.pid()), signal) {
+        // Through the handle a signal cannot reach another process that got the pid meanwhile.
+        let sent = match (&self.handle, rustix::process::Signal::from_named_raw(signal as i32)) {
+            (Some(handle), Some(named)) => pidfd_send_signal(handle, named).map_err(|error| Errno::from_raw(error.raw_os_error())),
+            _ => kill(Pid::from_raw(self.pid()), signal),
+        };
+        match sent {
             Ok(()) => Signalled::Yes,
             Err(Errno::ESRCH) => Signalled::Gone,
             Err(error) => {
@@ -250,9 +251,7 @@ fn is_auxiliary(title: &str) -> bool {
     let Some(rest) = title.strip_prefix("postgres: ") else { return false };
     let is_kind = |text: &str| {
         text.starts_with("bgworker:")
-            || KINDS.iter().any(|kind| {
-                text.strip_prefix(kind).is_some_and(|rest| rest.is_empty() || rest.starts_with(' '))
-            })
+            || KINDS.iter().any(|kind| text.strip_prefix(kind).is_some_and(|rest| rest.is_empty() || rest.starts_with(' ')))
     };
     // The cluster name stands in front of the kind, ends in ": ", and may contain anything. A user called like one of the
     // kinds would be overlooked here, as in Patroni.
@@ -285,35 +284,29 @@ impl Launch {
         // Without setsid(1): an asynchronous command of a shell in a process group of its own is nobody's child either.
         const BACKGROUND: &str = r#""$@" </dev/null & echo $! >&0"#;
 
-        let mut arguments: Vec<std::ffi::OsString> = vec![
-            self.program.clone().into(),
-            "-D".into(),
-            self.data_dir.clone().into(),
-            joined("--config-file=", &self.config_file),
-        ];
+        let mut arguments: Vec<std::ffi::OsString> =
+            vec![self.program.clone().into(), "-D".into(), self.data_dir.clone().into(), joined("--config-file=", &self.config_file)];
         arguments.extend(self.options.iter().map(Into::into));
 
+        let unusable = |what: String| std::io::Error::other(what);
         let (mut ours, theirs) = UnixStream::pair()?;
         let channel = OwnedFd::from(theirs);
         let mut command = std::process::Command::new("setsid");
         command.args(["--fork", "/bin/sh", "-c", BECOME, "postgres"]);
         self.prepare(&mut command, &arguments, channel.try_clone()?);
-        let status = match command.status() {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                use std::os::unix::process::CommandExt;
-                let mut command = std::process::Command::new("/bin/sh");
-                command.args(["-c", BACKGROUND, "postgres"]).process_group(0);
-                self.prepare(&mut command, &arguments, channel.try_clone()?);
-                command.status()?
-            }
-            result => result?,
-        };
+        let launched = command.status();
         drop(command);
-        drop(channel);
-        let unusable = |what: String| std::io::Error::other(what);
-        if !status.success() {
-            return Err(unusable(format!("launching `{}` failed with {status}", self.program.display())));
+        // A small system may have no such program, or one that cannot fork.
+        if !launched.is_ok_and(|status| status.success()) {
+            let mut command = std::process::Command::new("/bin/sh");
+            command.args(["-c", BACKGROUND, "postgres"]).process_group(0);
+            self.prepare(&mut command, &arguments, channel.try_clone()?);
+            let status = command.status()?;
+            if !status.success() {
+                return Err(unusable(format!("launching `{}` failed with {status}", self.program.display())));
+            }
         }
+        drop(channel);
         ours.set_read_timeout(Some(Duration::from_secs(10)))?;
         let mut said = Vec::new();
         let mut buffer = [0; 32];

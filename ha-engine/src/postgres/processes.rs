@@ -53,11 +53,7 @@ impl Stat {
 /// All processes, by pid.
 pub(super) fn all() -> BTreeMap<i32, Stat> {
     let Ok(entries) = fs::read_dir("/proc") else { return BTreeMap::new() };
-    entries
-        .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-        .filter_map(|pid| Some((pid, Stat::of(pid)?)))
-        .collect()
+    entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter_map(|pid| Some((pid, Stat::of(pid)?))).collect()
 }
 
 /// The children of `pid` that have not ended.
@@ -120,6 +116,11 @@ pub(super) fn umask() -> u32 {
     mask.and_then(|mask| u32::from_str_radix(mask.trim(), 8).ok()).unwrap_or(0o022)
 }
 
+/// The agent's own configuration variables, passwords among them, which no program that it calls may see.
+pub(super) fn configuration_variables() -> Vec<std::ffi::OsString> {
+    std::env::vars_os().map(|(name, _)| name).filter(|name| name.to_string_lossy().starts_with("PATRONI_")).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::{Stat, is_alive, title};
@@ -127,10 +128,7 @@ mod tests {
     #[test]
     fn names_with_blanks_and_parentheses_do_not_shift_the_fields() {
         let text = "42 (a) b (c) Z 7 42 42 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 98765 0 0 18446744073709551615";
-        assert_eq!(
-            Stat::parse(42, text),
-            Some(Stat { pid: 42, parent: 7, ended: true, start_ticks: 98_765 })
-        );
+        assert_eq!(Stat::parse(42, text), Some(Stat { pid: 42, parent: 7, ended: true, start_ticks: 98_765 }));
     }
 
     #[test]

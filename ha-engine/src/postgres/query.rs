@@ -48,16 +48,8 @@ pub(super) fn slots_sql(major: u32) -> String {
 
 /// The statement for one cycle.
 pub(super) fn monitor_sql(major: u32, standby_leader: bool, with_slots: bool) -> String {
-    let control = if standby_leader {
-        "(SELECT timeline_id FROM pg_catalog.pg_control_checkpoint())"
-    } else {
-        "NULL"
-    };
-    let slots = if with_slots {
-        format!("(SELECT pg_catalog.json_agg(s) FROM ({}) AS s)", slots_sql(major))
-    } else {
-        "NULL".to_owned()
-    };
+    let control = if standby_leader { "(SELECT timeline_id FROM pg_catalog.pg_control_checkpoint())" } else { "NULL" };
+    let slots = if with_slots { format!("(SELECT pg_catalog.json_agg(s) FROM ({}) AS s)", slots_sql(major)) } else { "NULL".to_owned() };
     format!("{}, {control}, {slots} FROM pg_catalog.pg_stat_get_wal_receiver() AS r", positions(major))
 }
 
@@ -80,9 +72,7 @@ fn read_positions(row: &Row) -> Monitor {
     let replication_state = if row.text(column::RECEIVER_STATE) == Some("streaming") {
         Some("streaming".to_owned())
     } else {
-        row.text(column::RESTORE_COMMAND)
-            .filter(|command| !command.is_empty())
-            .map(|_| "in archive recovery".to_owned())
+        row.text(column::RESTORE_COMMAND).filter(|command| !command.is_empty()).map(|_| "in archive recovery".to_owned())
     };
     Monitor::Standby(StandbyMonitor {
         replayed: lsn(column::REPLAYED).unwrap_or_default(),
@@ -120,11 +110,8 @@ pub(super) fn read_slots(json: &str) -> Vec<SlotObservation> {
 
 /// The statement behind REST answers: positions, times, and who streams from here.
 pub(super) fn status_sql(major: u32) -> String {
-    let time = |expression: &str| {
-        format!(
-            "pg_catalog.to_char({expression}, 'YYYY-MM-DD HH24:MI:SS.USTZH:TZM'), EXTRACT(EPOCH FROM {expression})"
-        )
-    };
+    let time =
+        |expression: &str| format!("pg_catalog.to_char({expression}, 'YYYY-MM-DD HH24:MI:SS.USTZH:TZM'), EXTRACT(EPOCH FROM {expression})");
     format!(
         "{positions}, {started}, {replayed}, r.latest_end_lsn, \
          (SELECT pg_catalog.json_agg(s) FROM (SELECT \

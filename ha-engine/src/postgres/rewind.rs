@@ -50,13 +50,8 @@ impl LocalPostgres {
         if self.postmaster().await.is_none() {
             return true;
         }
-        let request = StopRequest {
-            mode: StopMode::Fast,
-            checkpoint_first: false,
-            hook: StopHook::Run,
-            timeout: None,
-            part_of_restart: false,
-        };
+        let request =
+            StopRequest { mode: StopMode::Fast, checkpoint_first: false, hook: StopHook::Run, timeout: None, part_of_restart: false };
         matches!(self.stop_server(request, None).await, StopOutcome::Stopped(_))
     }
 
@@ -135,8 +130,8 @@ impl LocalPostgres {
 
         let restore_command = self.configured_value("restore_command").await.filter(|command| !command.is_empty());
         // Before 15 it looked for the configuration in the data directory only.
-        let restores_itself = restore_command.is_some()
-            && (major >= 150_000 || (major >= 130_000 && settings.config_dir == settings.data_dir));
+        let restores_itself =
+            restore_command.is_some() && (major >= 150_000 || (major >= 130_000 && settings.config_dir == settings.data_dir));
         let mut program = Program::new(self.program("pg_rewind"));
         if restores_itself {
             program = program.arg("--restore-target-wal");
@@ -144,15 +139,13 @@ impl LocalPostgres {
                 program = program.arg(format!("--config-file={}", shown(&self.paths().postgresql_conf)));
             }
         }
-        let mut program = program
+        let program = program
             .arg("-D")
             .arg(&settings.data_dir)
             .args(["--source-server", &dsn])
             .in_english()
             .env("PGOPTIONS", "-c statement_timeout=0");
-        if let Some(passfile) = passfile {
-            program = program.env("PGPASSFILE", passfile);
-        }
+        let program = self.for_libpq(program, passfile.as_deref());
         let mut fetched = std::collections::BTreeSet::new();
         loop {
             let done = match program.run(cancel, None).await {

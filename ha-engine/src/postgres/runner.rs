@@ -140,7 +140,11 @@ impl Program {
             return Err(RunError::Cancelled(name));
         }
         tracing::debug!("calling: {self}");
-        let mut child = Command::new(&self.program)
+        let mut command = Command::new(&self.program);
+        for name in processes::configuration_variables() {
+            command.env_remove(name);
+        }
+        let mut child = command
             .args(&self.arguments)
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
@@ -325,10 +329,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_late_program_is_ended() {
-        let error = shell("exec sleep 60")
-            .run(&Cancel::never(), Some(Deadline::after(Duration::from_millis(50))))
-            .await
-            .expect_err("it is late");
+        let error =
+            shell("exec sleep 60").run(&Cancel::never(), Some(Deadline::after(Duration::from_millis(50)))).await.expect_err("it is late");
         assert!(matches!(error, RunError::Late(_)), "{error}");
     }
 

@@ -18,8 +18,11 @@ use crate::settings::EffectiveSettings;
 /// Bound of the questions to the server.
 const QUESTION: Duration = Duration::from_secs(5);
 
-/// How long the server's processes get to read their configuration before they are asked about it.
+/// How long the server's processes get at most to read their configuration before they are asked about it.
 const SETTLE: Duration = Duration::from_secs(1);
+
+/// When the process that answers has read its configuration.
+const LOADED: &str = "SELECT pg_catalog.pg_conf_load_time()";
 
 /// Parameters that nobody but the agent decides about; what a running server has does not matter.
 const OURS: [&str; 3] = ["cluster_name", "listen_addresses", "port"];
@@ -66,12 +69,7 @@ impl LocalPostgres {
         self.take_into_use(&plan, force_reload).await;
     }
 
-    async fn plan_reload(
-        &self,
-        former: &EffectiveSettings,
-        settings: &EffectiveSettings,
-        new: Parameters,
-    ) -> Result<ReloadPlan, SqlError> {
+    async fn plan_reload(&self, former: &EffectiveSettings, settings: &EffectiveSettings, new: Parameters) -> Result<ReloadPlan, SqlError> {
         let old = self.book().parameters.clone();
         let names = reload::names_to_query(&old, &new);
         let rows = if names.is_empty() { Vec::new() } else { self.setting_rows(&names, Deadline::after(QUESTION)).await? };
@@ -108,9 +106,10 @@ impl LocalPostgres {
         let mut pending = plan.pending.clone();
         if force || plan.conf_changed || plan.hba_changed || plan.ident_changed {
             tracing::info!("Reloading PostgreSQL configuration.");
+            let before = self.loaded_at().await;
             self.reload_server(true).await;
-            tokio::time::sleep(SETTLE).await;
             if self.server_state() == ServerState::Running {
+                self.wait_for_reload(before).await;
                 match self.pending_after_reload(&pending).await {
                     Ok(found) => pending = found,
                     Err(error) => tracing::warn!("Exception '{error}' when running query"),
@@ -124,6 +123,26 @@ impl LocalPostgres {
             local.pending_restart = pending;
             changed
         });
+    }
+
+    async fn loaded_at(&self) -> Option<String> {
+        if self.server_state() != ServerState::Running {
+            return None;
+        }
+        let (rows, _) = self.heartbeat.query(&self.target(), LOADED, Deadline::after(QUESTION)).await.ok()?;
+        rows.first()?.text(0).map(str::to_owned)
+    }
+
+    /// Every process reads the configuration by itself. Waits until the one that answers us has done so.
+    async fn wait_for_reload(&self, before: Option<String>) {
+        let limit = Deadline::after(SETTLE);
+        while !limit.has_passed() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            let now = self.loaded_at().await;
+            if now.is_some() && now != before {
+                return;
+            }
+        }
     }
 
     /// What the server itself says about parameters that wait for a restart.
@@ -159,8 +178,7 @@ impl LocalPostgres {
             text_array(OURS),
         );
         let (rows, _) = self.heartbeat.query(&self.target(), &sql, deadline).await?;
-        let pairs: Vec<(&str, &str)> =
-            rows.iter().filter_map(|row| Some((row.text(0)?, row.text(1).unwrap_or_default()))).collect();
+        let pairs: Vec<(&str, &str)> = rows.iter().filter_map(|row| Some((row.text(0)?, row.text(1).unwrap_or_default()))).collect();
         let (recovery, server): (Vec<_>, Vec<_>) = pairs.into_iter().partition(|(name, _)| gucs::is_recovery(name));
         let mut book = self.book();
         let ours: Vec<(String, String)> =

@@ -28,11 +28,7 @@ impl LocalPostgres {
         for (name, value) in &options {
             program = program.arg("-c").arg(format!("{name}={value}"));
         }
-        let done = program
-            .arg("template1")
-            .run(cancel, None)
-            .await
-            .map_err(|error| OperationFailed(format!("crash recovery: {error}")))?;
+        let done = program.arg("template1").run(cancel, None).await.map_err(|error| OperationFailed(format!("crash recovery: {error}")))?;
         if done.success() {
             return Ok(());
         }

@@ -52,8 +52,25 @@ enum Looked {
     Starting,
 }
 
+/// Marks a start as under way until it is dropped, also when the start is.
+struct UnderWay<'a>(&'a LocalPostgres);
+
+impl<'a> UnderWay<'a> {
+    fn begin(server: &'a LocalPostgres) -> Self {
+        server.book().start_under_way = true;
+        Self(server)
+    }
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.0.book().start_under_way = false;
+    }
+}
+
 impl LocalPostgres {
     pub(super) async fn start_server(&self, start: Start, cancel: &Cancel) -> StartOutcome {
+        let _under_way = UnderWay::begin(self);
         // After kill -9 a connection may hang that reports what is long gone.
         self.close_connections().await;
         let state = if self.book().stage.is_custom() { ServerState::StartingAfterCustomBootstrap } else { ServerState::Starting };
@@ -185,6 +202,9 @@ impl LocalPostgres {
 
     /// While the state is starting: looks whether it still is.
     pub(super) async fn check_startup(&self, process: Option<&Process>, deadline: Deadline) {
+        if self.book().start_under_way {
+            return;
+        }
         match knock(&self.target(), deadline).await {
             Readiness::Accepting => self.became_ready().await,
             Readiness::Silent if process.is_none_or(|process| !process.is_alive()) => {
@@ -214,8 +234,7 @@ impl LocalPostgres {
     /// The role that the data directory shows.
     pub(super) async fn role_from_data_directory(&self) -> Role {
         let path = self.data_dir();
-        let (empty, recovery) =
-            blocking(move || (data_dir::is_empty(&path).unwrap_or(true), data_dir::has_recovery_file(&path))).await;
+        let (empty, recovery) = blocking(move || (data_dir::is_empty(&path).unwrap_or(true), data_dir::has_recovery_file(&path))).await;
         if empty || self.read_control_data(Deadline::after(PROGRAM)).await.is_err() {
             Role::Uninitialized
         } else if recovery {
@@ -232,13 +251,7 @@ impl LocalPostgres {
             Callback::OnRestart => self.book().pending = Pending::Event(CallbackEvent::Restart),
             Callback::AsDecided => {}
         }
-        let stop = StopRequest {
-            mode: StopMode::Fast,
-            checkpoint_first: true,
-            hook: StopHook::Run,
-            timeout: None,
-            part_of_restart: true,
-        };
+        let stop = StopRequest { mode: StopMode::Fast, checkpoint_first: true, hook: StopHook::Run, timeout: None, part_of_restart: true };
         let outcome = match self.stop_server(stop, None).await {
             StopOutcome::Stopped(_) if cancel.is_cancelled() => StartOutcome::Failed,
             StopOutcome::Stopped(_) => self.start_server(Start { callback: Callback::AsDecided, ..start }, cancel).await,

@@ -69,9 +69,7 @@ impl Mode {
 /// A file that is configured cannot be read.
 pub(super) fn attempts(options: &BTreeMap<String, String>) -> Result<Vec<Attempt>, TlsError> {
     let mode = Mode::parse(options.get("sslmode").map(String::as_str))?;
-    let tls = |required| {
-        client_config(mode, options).map(|config| Attempt::Tls { config: Arc::new(config), required })
-    };
+    let tls = |required| client_config(mode, options).map(|config| Attempt::Tls { config: Arc::new(config), required });
     Ok(match mode {
         Mode::Disable => vec![Attempt::Plain],
         Mode::Allow => vec![Attempt::Plain, tls(true)?],
@@ -98,17 +96,15 @@ fn client_config(mode: Mode, options: &BTreeMap<String, String>) -> Result<Clien
     let trust = match root_file {
         // libpq does the same: a root certificate file turns `require` into `verify-ca`.
         Some(path) if verifying || mode == Mode::Require => {
-            let certificates: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(&path)
-                .and_then(Iterator::collect)
-                .map_err(|error| failed(&path, &error))?;
+            let certificates: Vec<CertificateDer<'static>> =
+                CertificateDer::pem_file_iter(&path).and_then(Iterator::collect).map_err(|error| failed(&path, &error))?;
             let mut roots = RootCertStore::empty();
             roots.add_parsable_certificates(certificates.iter().cloned());
             let mut builder = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider));
             if let (Some(path), _) = file(options, "sslcrl", "root.crl") {
-                let lists: Vec<CertificateRevocationListDer<'static>> =
-                    CertificateRevocationListDer::pem_file_iter(&path)
-                        .and_then(Iterator::collect)
-                        .map_err(|error| failed(&path, &error))?;
+                let lists: Vec<CertificateRevocationListDer<'static>> = CertificateRevocationListDer::pem_file_iter(&path)
+                    .and_then(Iterator::collect)
+                    .map_err(|error| failed(&path, &error))?;
                 builder = builder.with_crls(lists).allow_unknown_revocation_status();
             }
             let chain = builder.build().map_err(|error| failed(&path, &error))?;
@@ -169,12 +165,13 @@ impl ServerCertVerifier for Verifier {
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
         let Some(trust) = &self.trust else { return Ok(ServerCertVerified::assertion()) };
-        let verdict =
-            trust.chain.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now);
+        let verdict = trust.chain.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now);
         match verdict {
-            Err(rustls::Error::InvalidCertificate(
-                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
-            )) if !trust.names => Ok(ServerCertVerified::assertion()),
+            Err(rustls::Error::InvalidCertificate(CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. }))
+                if !trust.names =>
+            {
+                Ok(ServerCertVerified::assertion())
+            }
             // `openssl req -x509` makes certificates with CA:TRUE, which people use as authority and server certificate at
             // once. webpki looks at the validity period before it refuses such a certificate, so this refusal means that
             // the time is right; the certificate itself is the trust anchor, and only the name is left to be checked.
@@ -198,12 +195,7 @@ impl ServerCertVerifier for Verifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls12_signature(
-            message,
-            cert,
-            dss,
-            &self.provider.signature_verification_algorithms,
-        )
+        rustls::crypto::verify_tls12_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
     }
 
     fn verify_tls13_signature(
@@ -212,12 +204,7 @@ impl ServerCertVerifier for Verifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls13_signature(
-            message,
-            cert,
-            dss,
-            &self.provider.signature_verification_algorithms,
-        )
+        rustls::crypto::verify_tls13_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
@@ -251,8 +238,8 @@ mod tests {
 
     #[test]
     fn verification_without_a_root_certificate_is_refused() {
-        let error = attempts(&options(&[("sslmode", "verify-full"), ("sslrootcert", "/nonexistent/root.crt")]))
-            .expect_err("there is no such file");
+        let error =
+            attempts(&options(&[("sslmode", "verify-full"), ("sslrootcert", "/nonexistent/root.crt")])).expect_err("there is no such file");
         assert!(error.to_string().contains("/nonexistent/root.crt"), "{error}");
         assert!(attempts(&options(&[("sslmode", "maybe")])).is_err());
     }

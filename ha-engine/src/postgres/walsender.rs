@@ -110,10 +110,9 @@ impl Walsender {
         let timeline = text(1).and_then(|text| text.parse().ok()).and_then(Timeline::known);
         match (text(0), timeline) {
             (Some(system_id), Some(timeline)) => Ok(Identity { system_id: system_id.into_owned(), timeline }),
-            _ => Err(WalsenderError::Io {
-                target: self.target.clone(),
-                source: io::Error::other("an unexpected answer to IDENTIFY_SYSTEM"),
-            }),
+            _ => {
+                Err(WalsenderError::Io { target: self.target.clone(), source: io::Error::other("an unexpected answer to IDENTIFY_SYSTEM") })
+            }
         }
     }
 
@@ -122,15 +121,11 @@ impl Walsender {
     /// # Errors
     ///
     /// [`WalsenderError`]; also if the server has no such file.
-    pub(super) async fn history(
-        &mut self,
-        timeline: Timeline,
-        deadline: Deadline,
-    ) -> Result<Option<String>, WalsenderError> {
+    pub(super) async fn history(&mut self, timeline: Timeline, deadline: Deadline) -> Result<Option<String>, WalsenderError> {
         let row = self.ask(&format!("TIMELINE_HISTORY {timeline}"), deadline).await?;
-        Ok(row.and_then(|mut row| (row.len() > 1).then(|| row.swap_remove(1))?).map(|content| {
-            String::from_utf8_lossy(&content).into_owned()
-        }))
+        Ok(row
+            .and_then(|mut row| (row.len() > 1).then(|| row.swap_remove(1))?)
+            .map(|content| String::from_utf8_lossy(&content).into_owned()))
     }
 
     async fn ask(&mut self, command: &str, deadline: Deadline) -> Result<Option<RowValues>, WalsenderError> {
@@ -217,12 +212,10 @@ impl Wire {
                 stream.set_nodelay(true)?;
                 match attempt {
                     None | Some(Attempt::Plain) => Box::new(stream),
-                    Some(Attempt::Tls { config, required }) => {
-                        match Self::encrypt(stream, host, config, *required).await? {
-                            Ok(encrypted) => Box::new(encrypted),
-                            Err(plain) => Box::new(plain),
-                        }
-                    }
+                    Some(Attempt::Tls { config, required }) => match Self::encrypt(stream, host, config, *required).await? {
+                        Ok(encrypted) => Box::new(encrypted),
+                        Err(plain) => Box::new(plain),
+                    },
                 }
             }
         };
@@ -296,9 +289,8 @@ impl Wire {
     async fn log_in(&mut self, target: &Target) -> Result<(), Trouble> {
         let user = target.user_name();
         self.say_hello(&[("user", &user), ("replication", "true"), ("application_name", "Patroni")]).await?;
-        let password = || {
-            target.password_text().ok_or_else(|| Trouble::unexpected("the server asks for a password, and none is configured"))
-        };
+        let password =
+            || target.password_text().ok_or_else(|| Trouble::unexpected("the server asks for a password, and none is configured"));
         loop {
             match self.read().await? {
                 Message::AuthenticationOk => {}

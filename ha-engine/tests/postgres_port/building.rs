@@ -54,7 +54,10 @@ async fn users_are_made_silently(lab: Lab) {
 /// P9-3, P9-4
 async fn the_operators_part_of_a_bootstrap(lab: Lab) {
     let seen = lab.path().join("seen");
-    let script = format!("echo $# \"$1\" > {0}; cat $PGPASSFILE >> {0}; echo $PGOPTIONS >> {0}; psql -XAtc 'SELECT 1' \"$1\" >> {0}", seen.display());
+    let script = format!(
+        "echo $# \"$1\" > {0}; cat $PGPASSFILE >> {0}; echo $PGOPTIONS >> {0}; psql -XAtc 'SELECT 1' \"$1\" >> {0}",
+        seen.display()
+    );
     let node = lab.node("pg1");
     let how = BootstrapSettings { post_bootstrap: Some(shell(&script)), ..bootstrap() };
     node.postgres.bootstrap(&how, &Cancel::never()).await.expect("a new cluster");
@@ -206,6 +209,8 @@ async fn a_copy_is_cancelled(lab: Lab) {
     assert!(copy.await.expect("no panic").is_err());
     assert!(begin.elapsed() < Duration::from_secs(9), "it ends when it is told to: {:?}", begin.elapsed());
     assert_eq!(node.postgres.local().state, ServerState::Stopped);
+    let left = std::fs::read_dir(node.data_dir()).map_or(0, Iterator::count);
+    assert_eq!(left, 0, "half a copy is nothing");
     let marker = format!("--pgdata={}", node.data_dir().display());
     for entry in std::fs::read_dir("/proc").expect("/proc").flatten() {
         let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();

@@ -49,6 +49,8 @@ pub(crate) fn run<F: Future<Output = ()>>(name: &str, body: impl FnOnce(Lab) -> 
         let mut command = Command::new("runuser");
         let name = name.split_once("::").map_or(name, |(_, name)| name);
         command.args(["-u", "postgres", "--"]).arg(exe).args(["--exact", name, "--nocapture"]).current_dir("/");
+        // What an agent may have in its environment and its server must not see.
+        command.env("PATRONI_SUPERUSER_PASSWORD", "x").env("KUBERNETES_SERVICE_HOST", "x").env("PG_MALLOC_ARENA_MAX", "2");
         let status = command.env("TMPDIR", "/tmp").env_remove("HOME").status().expect("runuser is installed");
         assert!(status.success(), "the test failed as user postgres");
         return;
@@ -377,15 +379,38 @@ impl Drop for Node {
     fn drop(&mut self) {
         // The directory outlives the server in it.
         let _keep = Arc::clone(&self.dir);
-        let marker = self.data_dir().display().to_string();
-        for entry in std::fs::read_dir("/proc").expect("/proc").flatten() {
-            let Ok(pid) = entry.file_name().to_string_lossy().parse::<i32>() else { continue };
-            let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
-            let cwd = std::fs::read_link(entry.path().join("cwd")).unwrap_or_default();
-            let ours = String::from_utf8_lossy(&line).contains(&marker) || cwd == self.data_dir();
-            if ours && pid != std::process::id().cast_signed() {
-                let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+        let (marker, me) = (self.data_dir().display().to_string(), std::process::id().cast_signed());
+        let running = || -> Vec<i32> {
+            let entries = std::fs::read_dir("/proc").expect("/proc").flatten();
+            let ours = entries.filter_map(|entry| {
+                let pid = entry.file_name().to_string_lossy().parse().ok().filter(|pid| *pid != me)?;
+                let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+                let cwd = std::fs::read_link(entry.path().join("cwd")).unwrap_or_default();
+                (String::from_utf8_lossy(&line).contains(&marker) || cwd == self.data_dir()).then_some(pid)
+            });
+            ours.collect()
+        };
+        let signal = |signal| {
+            for pid in running() {
+                let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal);
             }
+        };
+        // A server that is asked first gives its shared memory back, which SIGKILL would leave behind.
+        signal(nix::sys::signal::Signal::SIGCONT);
+        if let Some(pid) = self.pid().filter(|pid| running().contains(pid)) {
+            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGQUIT);
         }
+        for _ in 0..100 {
+            if running().is_empty() {
+                return;
+            }
+            pause(Duration::from_millis(20));
+        }
+        signal(nix::sys::signal::Signal::SIGKILL);
     }
+}
+
+#[expect(clippy::disallowed_methods, reason = "a destructor cannot wait in any other way")]
+fn pause(span: Duration) {
+    std::thread::sleep(span);
 }

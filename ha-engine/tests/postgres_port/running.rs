@@ -9,7 +9,7 @@ use dcs_core::model::{Role, ServerState};
 use dcs_core::{BootClock, Deadline};
 use ha_engine::Cancel;
 use ha_engine::decide::observation::{DataDir, Monitor, Postmaster};
-use ha_engine::ports::{Postgres, StartOutcome, StopEvent, StopHook, StopMode, StopOutcome, StopRequest};
+use ha_engine::ports::{Postgres, RecoveryDiff, StartOutcome, StopEvent, StopHook, StopMode, StopOutcome, StopRequest};
 use ha_engine::postgres::LocalPostgres;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -34,8 +34,7 @@ async fn arguments_and_environment(lab: Lab) {
     let node = lab.primary("pg1").await;
     let pid = node.pid().expect("it runs");
     let raw = std::fs::read(format!("/proc/{pid}/cmdline")).expect("our process");
-    let arguments: Vec<String> =
-        raw.split(|byte| *byte == 0).skip(1).map(|part| String::from_utf8_lossy(part).into_owned()).collect();
+    let arguments: Vec<String> = raw.split(|byte| *byte == 0).skip(1).map(|part| String::from_utf8_lossy(part).into_owned()).collect();
     let data = node.data_dir().display().to_string();
     let expected = [
         "-D".to_owned(),
@@ -57,6 +56,11 @@ async fn arguments_and_environment(lab: Lab) {
         String::new(),
     ];
     assert_eq!(arguments, expected);
+    let environment = std::fs::read(format!("/proc/{pid}/environ")).expect("our process");
+    let environment: Vec<_> = environment.split(|byte| *byte == 0).map(String::from_utf8_lossy).collect();
+    let has = |prefix: &str| environment.iter().any(|variable| variable.starts_with(prefix));
+    assert!(!has("PATRONI_") && !has("KUBERNETES_") && !has("PG_MALLOC_ARENA_MAX"), "{environment:?}");
+    assert_eq!(has("MALLOC_ARENA_MAX=2"), std::env::var("PG_MALLOC_ARENA_MAX").is_ok(), "{environment:?}");
     // A session of its own: it survives the agent and its terminal.
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("our process");
     let fields: Vec<&str> = stat.rsplit(')').next().expect("fields").split_whitespace().collect();
@@ -180,6 +184,18 @@ async fn another_agent_adopts_the_server(lab: Lab) {
     assert_eq!(local.conn_url, format!("postgres://127.0.0.1:{}/postgres", node.port));
     assert!(matches!(other.observe(false, soon()).await.monitor, Monitor::Primary(_)));
     assert_eq!(node.pid(), pid, "it was not restarted");
+
+    let standby = lab.standby("pg2", &node).await;
+    let (pid, plan) = (standby.pid(), standby.follow_plan(&node));
+    let other = LocalPostgres::new(Arc::new(standby.settings.clone()), Arc::new(BootClock));
+    other.adopt(soon()).await;
+    assert_eq!((other.local().state, other.local().role), (ServerState::Running, Role::Replica));
+    // Its configuration has to come under control, once.
+    assert_eq!(other.recovery_diff(&plan, soon()).await, RecoveryDiff::Reload);
+    assert_eq!(other.recovery_diff(&plan, soon()).await, RecoveryDiff::None);
+    assert_eq!(other.restart(Duration::from_secs(30), &Cancel::never()).await, StartOutcome::Running);
+    assert!(standby.pid() != pid && standby.file("postgresql.conf").contains("primary_conninfo"), "a restart keeps its upstream");
+    standby.eventually_streams().await;
 }
 
 /// P6-3
