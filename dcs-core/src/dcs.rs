@@ -162,12 +162,7 @@ pub trait Dcs: Send + Sync + fmt::Debug {
     /// # Errors
     ///
     /// Unknown whether it was written, unless the fate says otherwise.
-    async fn set_failover(
-        &self,
-        request: &FailoverRequest,
-        expected: Option<&Revision>,
-        deadline: Deadline,
-    ) -> Result<Write, Error>;
+    async fn set_failover(&self, request: &FailoverRequest, expected: Option<&Revision>, deadline: Deadline) -> Result<Write, Error>;
 
     /// Writes the dynamic configuration: compare-and-set if `expected` is given, otherwise unconditional.
     ///
@@ -186,12 +181,7 @@ pub trait Dcs: Send + Sync + fmt::Debug {
     /// # Errors
     ///
     /// As for [`Dcs::set_failover`].
-    async fn set_sync(
-        &self,
-        sync: &SyncRecord,
-        expected: Option<&Revision>,
-        deadline: Deadline,
-    ) -> Result<Write, Error>;
+    async fn set_sync(&self, sync: &SyncRecord, expected: Option<&Revision>, deadline: Deadline) -> Result<Write, Error>;
 
     /// Makes the synchronous state empty; compare-and-set if `expected` is given.
     ///
@@ -220,11 +210,7 @@ pub trait Dcs: Send + Sync + fmt::Debug {
     /// # Errors
     ///
     /// As for [`Dcs::set_failover`].
-    async fn write_failsafe(
-        &self,
-        members: &serde_json::Map<String, serde_json::Value>,
-        deadline: Deadline,
-    ) -> Result<bool, Error>;
+    async fn write_failsafe(&self, members: &serde_json::Map<String, serde_json::Value>, deadline: Deadline) -> Result<bool, Error>;
 
     /// Deletes everything of the cluster from the store.
     ///

@@ -16,8 +16,8 @@ use tokio::sync::watch;
 
 use crate::model::Revision;
 use crate::{
-    Capabilities, Changes, Consistency, Cursor, Deadline, Deletion, Entry, Error, ErrorKind, Expect, Fate, Handle,
-    KeyValueStore, LockAttempt, LockRenewal, Snapshot, Timing, Write,
+    Capabilities, Changes, Consistency, Cursor, Deadline, Deletion, Entry, Error, ErrorKind, Expect, Fate, Handle, KeyValueStore,
+    LockAttempt, LockRenewal, Snapshot, Timing, Write,
 };
 
 /// What goes wrong with one call.
@@ -360,8 +360,7 @@ impl KeyValueStore for FaultyStore {
     }
 
     async fn acquire_lock(&self, key: &str, owner: &str, deadline: Deadline) -> Result<LockAttempt, Error> {
-        self.run(Call::Acquire, deadline, request!(|store, key, owner| store.acquire_lock(&key, &owner, deadline)))
-            .await
+        self.run(Call::Acquire, deadline, request!(|store, key, owner| store.acquire_lock(&key, &owner, deadline))).await
     }
 
     async fn take_lock(&self, key: &str, owner: &str, deadline: Deadline) -> Result<LockAttempt, Error> {

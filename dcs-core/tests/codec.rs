@@ -7,8 +7,7 @@ use std::collections::BTreeMap;
 use dcs_core::codec::{self, RawValue};
 use dcs_core::keys::{self, ClusterPath, Key};
 use dcs_core::model::{
-    FailoverRequest, HandleId, HistoryLine, Lsn, MemberName, MemberRecord, PendingRestart, Revision, Status,
-    SyncRecord, Tags, Timeline,
+    FailoverRequest, HandleId, HistoryLine, Lsn, MemberName, MemberRecord, PendingRestart, Revision, Status, SyncRecord, Tags, Timeline,
 };
 use proptest::collection::{btree_map, vec};
 use proptest::option;
@@ -71,12 +70,7 @@ fn plausible() -> impl Strategy<Value = Vec<u8>> {
 }
 
 fn stored() -> impl Strategy<Value = Vec<u8>> {
-    prop_oneof![
-        vec(any::<u8>(), 0..64),
-        ".*".prop_map(String::into_bytes),
-        json().prop_map(|v| v.to_string().into_bytes()),
-        plausible()
-    ]
+    prop_oneof![vec(any::<u8>(), 0..64), ".*".prop_map(String::into_bytes), json().prop_map(|v| v.to_string().into_bytes()), plausible()]
 }
 
 fn name() -> impl Strategy<Value = MemberName> {
@@ -84,8 +78,7 @@ fn name() -> impl Strategy<Value = MemberName> {
 }
 
 fn record() -> impl Strategy<Value = MemberRecord> {
-    let texts =
-        (option::of(".*"), option::of(".*"), option::of(".*"), option::of(".*"), option::of(".*"), option::of(".*"));
+    let texts = (option::of(".*"), option::of(".*"), option::of(".*"), option::of(".*"), option::of(".*"), option::of(".*"));
     let places = (option::of(any::<u64>()), option::of(any::<u64>()), option::of(any::<u64>()), option::of(1_u32..));
     let reasons = option::of(btree_map("[a-z_]{1,9}", (".*", ".*"), 0..3));
     (texts, places, reasons, object(), option::of(object()), any::<bool>(), option::of(any::<bool>())).prop_map(

@@ -5,16 +5,13 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use dcs_core::adapter::KeyValueDcs;
-use dcs_core::conformance::{
-    self, AsyncRevoke, Harness, KeyValueOutside, Link, Need, NotOffered, Outside, Profile, Stage, Who,
-};
+use dcs_core::conformance::{self, AsyncRevoke, Harness, KeyValueOutside, Link, Need, NotOffered, Outside, Profile, Stage, Who};
 use dcs_core::fault::{Connection, Fault, FaultyStore, Plan};
 use dcs_core::keys::ClusterPath;
 use dcs_core::memory::{MAX_VALUE, Server};
 use dcs_core::{BoxError, Clock, Dcs, Entry, KeyValueStore, Timing, TokioClock};
 
-const TIMING: Timing =
-    Timing { ttl: Duration::from_secs(20), loop_wait: Duration::from_secs(5), retry_timeout: Duration::from_secs(5) };
+const TIMING: Timing = Timing { ttl: Duration::from_secs(20), loop_wait: Duration::from_secs(5), retry_timeout: Duration::from_secs(5) };
 
 /// The share of one attempt.
 const ATTEMPT: Duration = Duration::from_millis(1_200);

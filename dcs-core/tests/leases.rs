@@ -13,8 +13,7 @@ use dcs_core::memory::Server;
 use dcs_core::model::{Lsn, MemberRecord, Status};
 use dcs_core::{Acquisition, Clock, Dcs, Deadline, Fate, Interest, LeaderLease, Moment, Renewal, Timing, TokioClock};
 
-const TIMING: Timing =
-    Timing { ttl: Duration::from_secs(20), loop_wait: Duration::from_secs(5), retry_timeout: Duration::from_secs(5) };
+const TIMING: Timing = Timing { ttl: Duration::from_secs(20), loop_wait: Duration::from_secs(5), retry_timeout: Duration::from_secs(5) };
 const MEMBERS: usize = 3;
 const STEPS: usize = 120;
 

@@ -72,7 +72,6 @@ pub(crate) struct Answer<T> {
     pub(crate) value: T,
     pub(crate) header: Header,
     pub(crate) standing: Standing,
-    pub(crate) connection: Arc<Connection>,
 }
 
 /// A response that carries etcd's header.
@@ -220,12 +219,7 @@ impl Client {
     }
 
     /// [`Client::run`] for requests that consist of several and judge their failures themselves.
-    pub(crate) async fn run_fallible<T, F, Fut>(
-        &self,
-        call: Call,
-        deadline: Deadline,
-        request: F,
-    ) -> Result<Answer<T>, Error>
+    pub(crate) async fn run_fallible<T, F, Fut>(&self, call: Call, deadline: Deadline, request: F) -> Result<Answer<T>, Error>
     where
         T: Headed,
         F: Fn(Arc<Connection>) -> Fut,
@@ -247,10 +241,11 @@ impl Client {
                 }
                 Ok(connection) => match attempt.bound("no answer in time", request(Arc::clone(&connection))).await {
                     Ok(Ok(value)) => {
+                        connection.has_answered();
                         let header = value.header().map(Header::from).unwrap_or_default();
                         let standing = self.observe(header, proof);
                         self.find_members_if_due(&connection);
-                        return Ok(Answer { value, header, standing, connection });
+                        return Ok(Answer { value, header, standing });
                     }
                     outcome => {
                         let failure = match outcome {
@@ -269,8 +264,9 @@ impl Client {
                     }
                     tries.pause_after_round(self.shared.lock().targets.len())
                 }
-                Class::Busy | Class::AuthOff => Some(tries.pause()),
-                Class::Token => {
+                Class::Busy => Some(tries.pause()),
+                // A new connection gets a new token, or goes on without one.
+                Class::Token | Class::AuthOff => {
                     let retry = self.renew_token(connection.as_ref());
                     if !retry || tries.tokens_used_up() {
                         return Err(failure.into_error(call.operation));
@@ -286,21 +282,27 @@ impl Client {
                 if deadline.remaining() <= pause {
                     break;
                 }
-                // Everything known has failed: addresses may have changed.
-                self.look_up(deadline.at_most(self.share())).await;
+                // Everything known has failed: addresses may have changed. If they cannot be told, the old ones stay.
+                let _ = self.shared.look_up(None, deadline.at_most(self.share())).await;
                 tokio::time::sleep(pause).await;
             }
         }
         Err(tries.into_error())
     }
 
+    /// Learns from a majority of the servers what term and revision they are at.
+    pub(crate) async fn ask_majority(&self, deadline: Deadline) -> Result<(), Error> {
+        let call = Call { operation: "ask a majority", repeat: Repeat::Freely, backing: Backing::Majority };
+        let ask = |connection: Arc<Connection>| async move {
+            connection.kv().get("/", Some(etcd_client::GetOptions::new().with_count_only())).await
+        };
+        self.run(call, deadline, ask).await.map(drop)
+    }
+
     /// The connection in use, or a new one to the next server.
-    pub(crate) async fn connection(
-        &self,
-        deadline: Deadline,
-    ) -> Result<Arc<Connection>, (Option<Target>, Failure)> {
+    pub(crate) async fn connection(&self, deadline: Deadline) -> Result<Arc<Connection>, (Option<Target>, Failure)> {
         if self.shared.lock().targets.is_empty() {
-            self.look_up(deadline).await;
+            self.shared.look_up(None, deadline).await.map_err(|failure| (None, failure))?;
         }
         let (target, serial, credentials, timing) = {
             let mut state = self.shared.lock();
@@ -308,7 +310,7 @@ impl Client {
                 return Ok(Arc::clone(connection));
             }
             let Some(target) = state.targets.get(state.next).or(state.targets.first()).cloned() else {
-                return Err((None, Failure::unreachable("no server's name can be resolved")));
+                return Err((None, Failure::unreachable("no server is known")));
             };
             state.last_serial += 1;
             (target, state.last_serial, state.credentials.clone(), state.timing)
@@ -369,11 +371,6 @@ impl Client {
         state.credentials.is_some()
     }
 
-    /// Resolves the names of all known servers anew. A name that cannot be resolved keeps its last addresses.
-    async fn look_up(&self, deadline: Deadline) {
-        self.shared.look_up(None, deadline).await;
-    }
-
     /// Asks for the list of members if that was not done on this connection, or long ago.
     fn find_members_if_due(&self, connection: &Arc<Connection>) {
         if !self.shared.config.discover {
@@ -406,7 +403,8 @@ async fn find_members(shared: Weak<Shared>, connection: Arc<Connection>) {
         Err(cause) => return tracing::debug!(%cause, "etcd's members are unknown"),
     };
     if let Some(shared) = shared.upgrade() {
-        shared.look_up(Some(endpoints), deadline).await;
+        // Members whose names cannot be resolved are left out; the configured servers are known already.
+        let _ = shared.look_up(Some(endpoints), deadline).await;
     }
 }
 
@@ -416,8 +414,9 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Resolves configured servers and `members`; without new members those known stay.
-    async fn look_up(&self, members: Option<Vec<Endpoint>>, deadline: Deadline) {
+    /// Resolves configured servers and `members`; without new members those known stay. A name that cannot be resolved
+    /// keeps its last addresses. Fails if no server has an address.
+    async fn look_up(&self, members: Option<Vec<Endpoint>>, deadline: Deadline) -> Result<(), Failure> {
         let mut endpoints = self.config.endpoints.clone();
         let mut servers = endpoints.len();
         match members {
@@ -440,9 +439,11 @@ impl Shared {
         let found = join_all(unique.iter().map(|endpoint| resolve(endpoint, deadline))).await;
         let mut state = self.lock();
         let mut targets: Vec<Target> = Vec::new();
+        let mut problems: Vec<String> = Vec::new();
         for (endpoint, found) in unique.into_iter().zip(found) {
-            if let Some(found) = found {
-                state.addresses.insert(endpoint.clone(), found);
+            match found {
+                Ok(found) => drop(state.addresses.insert(endpoint.clone(), found)),
+                Err(problem) => problems.push(problem),
             }
             for &address in state.addresses.get(&endpoint).into_iter().flatten() {
                 let known = |t: &Target| t.address == address && t.endpoint.scheme == endpoint.scheme;
@@ -458,25 +459,25 @@ impl Shared {
         state.targets = targets;
         let listed: Vec<Endpoint> = state.targets.iter().map(|target| target.endpoint.clone()).collect();
         state.addresses.retain(|endpoint, _| listed.contains(endpoint));
+        if state.targets.is_empty() { Err(Failure::unreachable(problems.join("; "))) } else { Ok(()) }
     }
 }
 
-async fn resolve(endpoint: &Endpoint, deadline: Deadline) -> Option<Vec<SocketAddr>> {
+async fn resolve(endpoint: &Endpoint, deadline: Deadline) -> Result<Vec<SocketAddr>, String> {
     if let Some(address) = endpoint.address() {
-        return Some(vec![SocketAddr::new(address, endpoint.port)]);
+        return Ok(vec![SocketAddr::new(address, endpoint.port)]);
     }
-    let asking = tokio::net::lookup_host((endpoint.host.as_str(), endpoint.port));
-    match deadline.bound("resolve a name", asking).await {
-        Ok(Ok(found)) => Some(found.collect::<Vec<_>>()).filter(|found| !found.is_empty()),
-        Ok(Err(cause)) => {
-            tracing::debug!(host = endpoint.host, %cause, "cannot resolve the name of an etcd server");
-            None
-        }
-        Err(cause) => {
-            tracing::debug!(host = endpoint.host, %cause, "cannot resolve the name of an etcd server");
-            None
-        }
-    }
+    let host = endpoint.host.as_str();
+    let problem = match deadline.bound("the name server did not answer", tokio::net::lookup_host((host, endpoint.port))).await {
+        Ok(Ok(found)) => match found.collect::<Vec<_>>() {
+            found if found.is_empty() => "it has no address".to_owned(),
+            found => return Ok(found),
+        },
+        Ok(Err(error)) => error.to_string(),
+        Err(expired) => expired.to_string(),
+    };
+    tracing::debug!(host, problem, "cannot resolve the name of an etcd server");
+    Err(format!("cannot resolve `{host}`: {problem}"))
 }
 
 impl State {

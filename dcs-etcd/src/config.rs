@@ -168,8 +168,7 @@ impl Section<'_> {
 
     fn scheme(&self) -> Result<Scheme, ConfigError> {
         let Some(text) = self.text("protocol")? else { return Ok(Scheme::Http) };
-        Scheme::parse(text.trim())
-            .ok_or_else(|| ConfigError::new("protocol", format!("`{text}` is neither `http` nor `https`")))
+        Scheme::parse(text.trim()).ok_or_else(|| ConfigError::new("protocol", format!("`{text}` is neither `http` nor `https`")))
     }
 
     fn hosts(&self) -> Result<Vec<Endpoint>, ConfigError> {
@@ -186,10 +185,7 @@ impl Section<'_> {
             }
             (None, Some(Value::String(text))) => ("host", vec![text.as_str()]),
             (None, Some(_)) => return Err(ConfigError::new("host", "it must be text of the form `host:port`")),
-            (None, None) => (
-                "",
-                Vec::new(),
-            ),
+            (None, None) => ("", Vec::new()),
         };
         let texts: Vec<&str> = texts.into_iter().map(str::trim).filter(|text| !text.is_empty()).collect();
         if texts.is_empty() {
@@ -198,8 +194,7 @@ impl Section<'_> {
         }
         let mut endpoints = Vec::with_capacity(texts.len());
         for text in texts {
-            let endpoint = Endpoint::parse(text, scheme, port)
-                .map_err(|problem| ConfigError::new(key, format!("`{text}`: {problem}")))?;
+            let endpoint = Endpoint::parse(text, scheme, port).map_err(|problem| ConfigError::new(key, format!("`{text}`: {problem}")))?;
             if !endpoints.contains(&endpoint) {
                 endpoints.push(endpoint);
             }

@@ -9,9 +9,10 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use dcs_core::{Fate, Timing};
+use dcs_core::{BoxError, Fate, Timing};
 use etcd_client::{Channel, ClusterClient, ConnectOptions, KvClient, LeaseClient, WatchClient};
 use hyper_util::rt::TokioIo;
 use rustls_pki_types::ServerName;
@@ -42,6 +43,7 @@ pub(crate) struct Connection {
     pub(crate) target: Target,
     /// Distinguishes this connection from every other one of this process.
     pub(crate) serial: u64,
+    answered: Arc<AtomicBool>,
     kv: KvClient,
     lease: LeaseClient,
     watch: WatchClient,
@@ -57,6 +59,13 @@ enum Problem {
     Tls(Target, #[source] io::Error),
     #[error("`{0}` cannot be the name of a TLS server")]
     Name(String),
+    #[error("the connection to {0} has broken")]
+    Broken(Target),
+    #[error(
+        "{0} closed the connection before the first answer: perhaps it does not speak HTTP/2, which etcd's protocol \
+         (gRPC) needs"
+    )]
+    Closed(Target),
     #[error(
         "{0} did not agree to speak HTTP/2, which etcd's protocol needs\n\nhint: a proxy in front of etcd must pass \
          HTTP/2 (gRPC) on"
@@ -90,50 +99,28 @@ impl Connection {
         credentials: Option<Credentials>,
         timing: Timing,
     ) -> Result<Self, Failure> {
-        let stream = TcpStream::connect(target.address)
-            .await
-            .map_err(|error| Failure::unreachable(Problem::Tcp(target.clone(), error)))?;
+        let stream = TcpStream::connect(target.address).await.map_err(|error| Failure::unreachable(Problem::Tcp(target.clone(), error)))?;
         tune(&stream, timing);
+        let answered = Arc::new(AtomicBool::new(false));
         let channel = match target.endpoint.scheme {
-            Scheme::Http => channel(&target, TokioIo::new(stream), timing).await?,
-            Scheme::Https => channel(&target, TokioIo::new(encrypt(&target, stream, config).await?), timing).await?,
+            Scheme::Http => channel(&target, stream, &answered, timing).await?,
+            Scheme::Https => channel(&target, encrypt(&target, stream, config).await?, &answered, timing).await?,
         };
-        Self::over(channel, target, serial, credentials).await
-    }
-
-    async fn over(
-        channel: tonic::transport::Channel,
-        target: Target,
-        serial: u64,
-        credentials: Option<Credentials>,
-    ) -> Result<Self, Failure> {
-        // A server that has lost its leader says so at once instead of letting us wait.
-        let options = ConnectOptions::new().with_require_leader(true);
-        let client = match credentials {
-            None => etcd_client::Client::from_channel(Channel::Tonic(channel), Some(options)).await,
-            Some(Credentials { username, password }) => {
-                let with_user = options.clone().with_user(username, password).with_auto_token_refresh(true);
-                match etcd_client::Client::from_channel(Channel::Tonic(channel.clone()), Some(with_user)).await {
-                    Err(error) => match Failure::from(error) {
-                        Failure { class: Class::AuthOff, .. } => {
-                            tracing::debug!(server = %target, "etcd does not ask for a user: going on without");
-                            etcd_client::Client::from_channel(Channel::Tonic(channel), Some(options)).await
-                        }
-                        // Nothing but the question for a token was sent.
-                        failure => return Err(Failure { fate: Fate::NotApplied, ..failure }),
-                    },
-                    connected => connected,
-                }
-            }
-        }?;
+        let client = authenticate(channel, &target, credentials).await?;
         Ok(Self {
             target,
             serial,
+            answered,
             kv: client.kv_client().max_decoding_message_size(LARGEST_ANSWER),
             lease: client.lease_client(),
             watch: client.watch_client().max_decoding_message_size(LARGEST_ANSWER),
             cluster: client.cluster_client(),
         })
+    }
+
+    /// What listens there is an etcd server.
+    pub(crate) fn has_answered(&self) {
+        self.answered.store(true, Ordering::Relaxed);
     }
 
     pub(crate) fn kv(&self) -> KvClient {
@@ -153,6 +140,29 @@ impl Connection {
     }
 }
 
+async fn authenticate(
+    channel: tonic::transport::Channel,
+    target: &Target,
+    credentials: Option<Credentials>,
+) -> Result<etcd_client::Client, Failure> {
+    // A server that has lost its leader says so at once instead of letting us wait.
+    let options = ConnectOptions::new().with_require_leader(true);
+    let without_user = |channel| etcd_client::Client::from_channel(Channel::Tonic(channel), Some(options.clone()));
+    let Some(Credentials { username, password }) = credentials else { return Ok(without_user(channel).await?) };
+    let with_user = options.clone().with_user(username, password).with_auto_token_refresh(true);
+    match etcd_client::Client::from_channel(Channel::Tonic(channel.clone()), Some(with_user)).await {
+        Ok(client) => Ok(client),
+        Err(error) => match Failure::from(error) {
+            Failure { class: Class::AuthOff, .. } => {
+                tracing::debug!(server = %target, "etcd does not ask for a user: going on without");
+                Ok(without_user(channel).await?)
+            }
+            // Nothing but the question for a token was sent.
+            failure => Err(Failure { fate: Fate::NotApplied, ..failure }),
+        },
+    }
+}
+
 /// A dead peer is noticed within the ttl, as the specification asks. Not being able to set that is no reason to fail.
 fn tune(stream: &TcpStream, timing: Timing) {
     let idle = timing.loop_wait + timing.retry_timeout;
@@ -168,11 +178,7 @@ fn tune(stream: &TcpStream, timing: Timing) {
     }
 }
 
-async fn encrypt(
-    target: &Target,
-    stream: TcpStream,
-    config: &Config,
-) -> Result<tokio_rustls::client::TlsStream<TcpStream>, Failure> {
+async fn encrypt(target: &Target, stream: TcpStream, config: &Config) -> Result<tokio_rustls::client::TlsStream<TcpStream>, Failure> {
     // Read anew for every connection, so that renewed certificates are used without a restart. Small local files.
     let settings = config.tls.clone();
     let mut tls = match tokio::task::spawn_blocking(move || settings.config()).await {
@@ -196,16 +202,18 @@ async fn encrypt(
 }
 
 /// Speaks HTTP/2 over `io`, once: when it breaks, requests fail without having been sent.
-async fn channel<S>(target: &Target, io: TokioIo<S>, timing: Timing) -> Result<tonic::transport::Channel, Failure>
+async fn channel<S>(target: &Target, io: S, answered: &Arc<AtomicBool>, timing: Timing) -> Result<tonic::transport::Channel, Failure>
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let invalid = |error| Failure::unreachable(Problem::Tcp(target.clone(), io::Error::other(error)));
-    let origin = target.endpoint.url().parse().map_err(|error| invalid(Box::<dyn std::error::Error + Send + Sync>::from(error)))?;
-    let mut io = Some(io);
+    let invalid = |error: BoxError| Failure::unreachable(Problem::Tcp(target.clone(), io::Error::other(error)));
+    let origin = target.endpoint.url().parse::<tonic::transport::Uri>().map_err(|error| invalid(error.into()))?;
+    let mut io = Some(TokioIo::new(io));
+    let (answered, server) = (Arc::clone(answered), target.clone());
     let connector = tower::service_fn(move |_| {
-        let io = io.take().ok_or_else(|| io::Error::new(io::ErrorKind::NotConnected, "the connection has broken"));
-        std::future::ready(io)
+        std::future::ready(io.take().ok_or_else(|| {
+            if answered.load(Ordering::Relaxed) { Problem::Broken(server.clone()) } else { Problem::Closed(server.clone()) }
+        }))
     });
     // The scheme of the address says "no TLS" to the library; the origin says to etcd what it really is, without which it
     // would not look at the client's certificate.
@@ -217,5 +225,5 @@ where
         .keep_alive_while_idle(false)
         .connect_with_connector(connector)
         .await
-        .map_err(|error| Failure::unreachable(Problem::Tcp(target.clone(), io::Error::other(error))))
+        .map_err(|error| invalid(error.into()))
 }

@@ -15,11 +15,7 @@ pub(crate) struct Header {
 
 impl From<&etcd_client::ResponseHeader> for Header {
     fn from(header: &etcd_client::ResponseHeader) -> Self {
-        Self {
-            cluster: header.cluster_id(),
-            term: header.raft_term(),
-            revision: u64::try_from(header.revision()).unwrap_or_default(),
-        }
+        Self { cluster: header.cluster_id(), term: header.raft_term(), revision: u64::try_from(header.revision()).unwrap_or_default() }
     }
 }
 

@@ -126,10 +126,7 @@ impl Keeper {
     pub(crate) async fn ensure(&self, deadline: Deadline) -> Result<Held, Error> {
         let timing = self.client.timing();
         match self.held() {
-            Some(held)
-                if held.asked == timing.ttl
-                    && self.clock.now().saturating_since(held.lease.sent_at()) < timing.loop_wait =>
-            {
+            Some(held) if held.asked == timing.ttl && self.clock.now().saturating_since(held.lease.sent_at()) < timing.loop_wait => {
                 Ok(held)
             }
             _ => self.refresh(deadline).await,
@@ -194,7 +191,8 @@ impl Keeper {
             let ask = |connection| self.pulse(connection, held.id);
             let answer = self.client.run_fallible(call, deadline, ask).await?;
             if answer.standing == Standing::Behind {
-                self.client.set_aside(&answer.connection, &Failure::lost("it is behind the other servers"));
+                // Either this server is, or the newer term was never that of a majority. A majority can tell.
+                self.client.ask_majority(deadline).await?;
                 continue;
             }
             let (sent_at, granted, term) = match answer.value {

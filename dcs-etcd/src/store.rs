@@ -7,8 +7,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use dcs_core::model::Revision;
 use dcs_core::{
-    Capabilities, Changes, Clock, Consistency, Cursor, Deadline, Deletion, Entry, Error, ErrorKind, Expect, Fate,
-    Grip, Handle, KeyValueStore, LeaderLease, LockAttempt, LockRenewal, Snapshot, Timing, WatchScope, Write,
+    Capabilities, Changes, Clock, Consistency, Cursor, Deadline, Deletion, Entry, Error, ErrorKind, Expect, Fate, Grip, Handle,
+    KeyValueStore, LeaderLease, LockAttempt, LockRenewal, Snapshot, Timing, WatchScope, Write,
 };
 use etcd_client::{Compare, CompareOp, DeleteOptions, GetOptions, KeyValue, PutOptions, Txn, TxnOp, TxnOpResponse, TxnResponse};
 
@@ -143,18 +143,9 @@ impl Etcd {
         }
     }
 
-    async fn attempt_to_create(
-        &self,
-        key: &str,
-        owner: &str,
-        held: Held,
-        deadline: Deadline,
-    ) -> Result<LockAttempt, Error> {
+    async fn attempt_to_create(&self, key: &str, owner: &str, held: Held, deadline: Deadline) -> Result<LockAttempt, Error> {
         const OPERATION: &str = "acquire the leader lock";
-        let txn = Txn::new()
-            .when([is_absent(key)])
-            .and_then([put_op(key, owner, Some(held.id))])
-            .or_else([TxnOp::get(key, None)]);
+        let txn = Txn::new().when([is_absent(key)]).and_then([put_op(key, owner, Some(held.id))]).or_else([TxnOp::get(key, None)]);
         let answer = self.transact(write(OPERATION), txn, deadline).await?;
         if !answer.value.succeeded() {
             return Ok(LockAttempt::Held(found(&answer.value, OPERATION)?));
@@ -164,13 +155,7 @@ impl Etcd {
         Ok(LockAttempt::Won(Grip { lease, written: Some(revision(answer.header.revision)) }))
     }
 
-    async fn attempt_to_take(
-        &self,
-        key: &str,
-        owner: &str,
-        held: Held,
-        deadline: Deadline,
-    ) -> Result<LockAttempt, Error> {
+    async fn attempt_to_take(&self, key: &str, owner: &str, held: Held, deadline: Deadline) -> Result<LockAttempt, Error> {
         const OPERATION: &str = "take the leader lock";
         let options = PutOptions::new().with_lease(held.id);
         let answer = self.put_with(OPERATION, key, owner.as_bytes(), options, deadline).await?;
@@ -380,19 +365,10 @@ impl Step {
 
 impl Etcd {
     fn snapshot(&self, answer: Answer<etcd_client::GetResponse>) -> Snapshot {
-        Snapshot {
-            entries: answer.value.kvs().iter().filter_map(entry).collect(),
-            cursor: self.client.cursor(answer.header.revision),
-        }
+        Snapshot { entries: answer.value.kvs().iter().filter_map(entry).collect(), cursor: self.client.cursor(answer.header.revision) }
     }
 
-    async fn delete_as(
-        &self,
-        operation: &'static str,
-        key: &str,
-        expect: Expect<'_>,
-        deadline: Deadline,
-    ) -> Result<Deletion, Error> {
+    async fn delete_as(&self, operation: &'static str, key: &str, expect: Expect<'_>, deadline: Deadline) -> Result<Deletion, Error> {
         let condition = match expect {
             Expect::Any => Some(Compare::create_revision(key, CompareOp::Greater, 0)),
             Expect::Revision(expected) => has_revision(key, expected),

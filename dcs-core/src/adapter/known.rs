@@ -32,8 +32,7 @@ impl Known {
 
     /// Takes in what a read returned that began at `begun`.
     pub(super) fn absorb(&mut self, begun: u64, snapshot: Snapshot) {
-        let mut entries: BTreeMap<_, _> =
-            snapshot.entries.into_iter().map(|entry| (entry.key.clone(), entry)).collect();
+        let mut entries: BTreeMap<_, _> = snapshot.entries.into_iter().map(|entry| (entry.key.clone(), entry)).collect();
         for (key, _) in self.written_at.iter().filter(|(_, at)| **at > begun) {
             match self.entries.remove(key) {
                 Some(entry) => drop(entries.insert(key.clone(), entry)),
@@ -99,8 +98,8 @@ impl Known {
         changes.iter().any(|change| {
             let own = change.revision.as_ref().is_some_and(|revision| self.is_own(&change.key, revision));
             // A store that cannot tell a new key from a changed one says "changed".
-            let appeared = change.kind == ChangeKind::Created
-                || (change.kind == ChangeKind::Changed && !self.entries.contains_key(&change.key));
+            let appeared =
+                change.kind == ChangeKind::Created || (change.kind == ChangeKind::Changed && !self.entries.contains_key(&change.key));
             !own && watcher.wants(&change.key, appeared)
         })
     }

@@ -6,9 +6,7 @@ use super::{KeyValueDcs, Tries};
 use crate::codec;
 use crate::keys::Key;
 use crate::model::{Leader, Lsn, MemberName, Status};
-use crate::{
-    Acquisition, Deadline, Deletion, Entry, Error, Grip, LeaderLease, LockAttempt, LockRenewal, Moment, Renewal,
-};
+use crate::{Acquisition, Deadline, Deletion, Entry, Error, Grip, LeaderLease, LockAttempt, LockRenewal, Moment, Renewal};
 
 /// How the lock may be taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -34,8 +34,8 @@ use crate::codec::{self, RawValue};
 use crate::keys::{ClusterPath, Key};
 use crate::model::{ClusterView, FailoverRequest, Leader, Lsn, MemberName, MemberRecord, Revision, Status, SyncRecord};
 use crate::{
-    Acquisition, Clock, Consistency, Dcs, Deadline, Entry, Error, InitializeWrite, Interest, KeyValueStore, Renewal,
-    Snapshot, Timing, Touched, Wake, Write,
+    Acquisition, Clock, Consistency, Dcs, Deadline, Entry, Error, InitializeWrite, Interest, KeyValueStore, Renewal, Snapshot, Timing,
+    Touched, Wake, Write,
 };
 
 /// One cluster in a key-value store, as one member (or the control tool) sees it.
@@ -58,13 +58,7 @@ pub struct KeyValueDcs {
 
 impl KeyValueDcs {
     /// The cluster at `path` in `store`, seen as the member `name`. Leases are counted on `clock`. Nothing is sent yet.
-    pub fn new(
-        store: Arc<dyn KeyValueStore>,
-        clock: Arc<dyn Clock>,
-        path: ClusterPath,
-        name: MemberName,
-        timing: Timing,
-    ) -> Self {
+    pub fn new(store: Arc<dyn KeyValueStore>, clock: Arc<dyn Clock>, path: ClusterPath, name: MemberName, timing: Timing) -> Self {
         store.set_timing(timing);
         Self {
             store,
@@ -205,32 +199,16 @@ impl Dcs for KeyValueDcs {
         self.delete_initialize(deadline).await
     }
 
-    async fn set_failover(
-        &self,
-        request: &FailoverRequest,
-        expected: Option<&Revision>,
-        deadline: Deadline,
-    ) -> Result<Write, Error> {
-        self.set(Key::Failover, &codec::encode_failover(request), expected, "write the failover request", deadline)
-            .await
+    async fn set_failover(&self, request: &FailoverRequest, expected: Option<&Revision>, deadline: Deadline) -> Result<Write, Error> {
+        self.set(Key::Failover, &codec::encode_failover(request), expected, "write the failover request", deadline).await
     }
 
-    async fn set_config(
-        &self,
-        config: &Map<String, Value>,
-        expected: Option<&Revision>,
-        deadline: Deadline,
-    ) -> Result<Write, Error> {
+    async fn set_config(&self, config: &Map<String, Value>, expected: Option<&Revision>, deadline: Deadline) -> Result<Write, Error> {
         let text = Value::Object(config.clone()).to_string();
         self.set(Key::Config, &text, expected, "write the configuration", deadline).await
     }
 
-    async fn set_sync(
-        &self,
-        sync: &SyncRecord,
-        expected: Option<&Revision>,
-        deadline: Deadline,
-    ) -> Result<Write, Error> {
+    async fn set_sync(&self, sync: &SyncRecord, expected: Option<&Revision>, deadline: Deadline) -> Result<Write, Error> {
         self.set(Key::Sync, &codec::encode_sync(sync), expected, "write the synchronous state", deadline).await
     }
 
@@ -284,9 +262,11 @@ impl Dcs for KeyValueDcs {
 impl KeyValueDcs {
     async fn touch_once(&self, key: &str, value: &str, deadline: Deadline) -> Result<Touched, Error> {
         let handle = self.store.ensure_handle(deadline).await?;
-        if self.known().entry(key).is_some_and(|entry| {
-            entry.handle.as_ref() == Some(&handle.id) && values::same_json(&entry.value, value.as_bytes())
-        }) {
+        if self
+            .known()
+            .entry(key)
+            .is_some_and(|entry| entry.handle.as_ref() == Some(&handle.id) && values::same_json(&entry.value, value.as_bytes()))
+        {
             return Ok(Touched::Unchanged);
         }
         self.known().forget(key);

@@ -9,8 +9,8 @@ use crate::keys::{ClusterPath, Key};
 use crate::memory::Server;
 use crate::model::{FailoverRequest, Leader, Lsn, MemberRecord, Status, SyncRecord};
 use crate::{
-    Acquisition, Clock, Consistency, Dcs, Deadline, Entry, Error, ErrorKind, Expect, Fate as Fates, InitializeWrite,
-    Interest, KeyValueStore, LockRenewal, MemberInterest, Renewal, Timing, TokioClock, Touched, Wake, Write,
+    Acquisition, Clock, Consistency, Dcs, Deadline, Entry, Error, ErrorKind, Expect, Fate as Fates, InitializeWrite, Interest,
+    KeyValueStore, LockRenewal, MemberInterest, Renewal, Timing, TokioClock, Touched, Wake, Write,
 };
 
 const TTL: Duration = Duration::from_secs(20);
@@ -249,12 +249,7 @@ async fn a_renewal_of_an_earlier_process_that_comes_late_does_not_take_the_lock_
     assert!(matches!(second.renew_leader(&first, soon()).await, Ok(Renewal::Renewed(_))));
     let after = leader_of(&world.b).await;
     // What the first process had sent with what it had seen.
-    let seen = Entry {
-        key: path().key(Key::Leader),
-        value: b"a".to_vec(),
-        revision: first.revision.clone(),
-        handle: first.handle.clone(),
-    };
+    let seen = Entry { key: path().key(Key::Leader), value: b"a".to_vec(), revision: first.revision.clone(), handle: first.handle.clone() };
     let dead = world.server.client(timing());
     let late = dead.renew_lock(&seen.key, "a", &seen, soon()).await.unwrap();
     assert!(matches!(late, LockRenewal::Moved(_)), "{late:?}");
@@ -268,9 +263,7 @@ async fn a_lost_answer_to_a_conditional_write_is_read_back() {
     let Write::Applied(first) = world.a.set_sync(&sync, None, soon()).await.unwrap() else { panic!("refused") };
     world.plan.next(Some(Call::Put), Fault::DropAnswer);
     let changed = SyncRecord { standbys: Vec::new(), ..sync.clone() };
-    let Write::Applied(second) = world.a.set_sync(&changed, Some(&first), soon()).await.unwrap() else {
-        panic!("refused")
-    };
+    let Write::Applied(second) = world.a.set_sync(&changed, Some(&first), soon()).await.unwrap() else { panic!("refused") };
     assert_eq!(world.a.set_sync(&sync, Some(&first), soon()).await.unwrap(), Write::Refused);
     assert!(world.a.set_sync(&sync, Some(&second), soon()).await.unwrap().is_applied());
 }
@@ -477,9 +470,7 @@ async fn duplicated_requests_change_no_outcome() {
     let world = World::new();
     world.plan.set_odds(Odds { duplicate: 1.0, ..Odds::default() });
     assert!(won(world.a.attempt_to_acquire_leader(soon()).await));
-    let Write::Applied(revision) = world.a.set_config(&serde_json::Map::new(), None, soon()).await.unwrap() else {
-        panic!("refused")
-    };
+    let Write::Applied(revision) = world.a.set_config(&serde_json::Map::new(), None, soon()).await.unwrap() else { panic!("refused") };
     // The second of two unconditional writes made another revision: then the first one's is old, which is refused.
     assert_eq!(world.a.set_config(&serde_json::Map::new(), Some(&revision), soon()).await.unwrap(), Write::Refused);
     assert!(world.a.release_leader(None, soon()).await.unwrap());

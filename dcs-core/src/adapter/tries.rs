@@ -26,12 +26,7 @@ pub(super) struct Tries<'a> {
 }
 
 impl<'a> Tries<'a> {
-    pub(super) fn new(
-        store: &'static str,
-        operation: &'static str,
-        deadline: Deadline,
-        jitter: &'a super::Jitter,
-    ) -> Self {
+    pub(super) fn new(store: &'static str, operation: &'static str, deadline: Deadline, jitter: &'a super::Jitter) -> Self {
         Self { store, operation, deadline, jitter, pause: FIRST_PAUSE, unknown: false, handle_gone: false }
     }
 

@@ -31,12 +31,7 @@ impl KeyValueDcs {
         self.put(key, value, expect, Equal::IsSuccess, operation, deadline).await
     }
 
-    pub(super) async fn write_initialize(
-        &self,
-        how: InitializeWrite,
-        system_id: &str,
-        deadline: Deadline,
-    ) -> Result<Write, Error> {
+    pub(super) async fn write_initialize(&self, how: InitializeWrite, system_id: &str, deadline: Deadline) -> Result<Write, Error> {
         let expect = match how {
             InitializeWrite::CreateOnly => Expect::Absent,
             InitializeWrite::Overwrite => Expect::Any,
@@ -98,12 +93,7 @@ impl KeyValueDcs {
     }
 
     /// Writes `status`, and the legacy position if asked to, unless it is known to be there already.
-    pub(super) async fn write_changed_status(
-        &self,
-        status: &Status,
-        legacy_optime: bool,
-        deadline: Deadline,
-    ) -> Result<bool, Error> {
+    pub(super) async fn write_changed_status(&self, status: &Status, legacy_optime: bool, deadline: Deadline) -> Result<bool, Error> {
         let operation = "write the status";
         let text = codec::encode_status(status);
         let mut wrote = false;
@@ -121,11 +111,7 @@ impl KeyValueDcs {
         Ok(wrote)
     }
 
-    pub(super) async fn write_changed_failsafe(
-        &self,
-        members: &Map<String, Value>,
-        deadline: Deadline,
-    ) -> Result<bool, Error> {
+    pub(super) async fn write_changed_failsafe(&self, members: &Map<String, Value>, deadline: Deadline) -> Result<bool, Error> {
         let text = Value::Object(members.clone()).to_string();
         if self.is_known(Key::Failsafe, |stored| same_json(stored, text.as_bytes())) {
             return Ok(false);

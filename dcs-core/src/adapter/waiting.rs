@@ -60,8 +60,7 @@ impl KeyValueDcs {
     async fn look(&self, interest: Interest, deadline: Deadline) -> Result<Look, Error> {
         let watcher = Watcher { path: &self.path, name: &self.name, interest };
         let after = self.known().cursor().unwrap_or_default();
-        let Changes { keys, unnamed, cursor } =
-            self.store.wait_for_changes(self.path.prefix(), after, deadline).await?;
+        let Changes { keys, unnamed, cursor } = self.store.wait_for_changes(self.path.prefix(), after, deadline).await?;
         if unnamed {
             // Something was missed. Reading again finds it, if it is still to be seen.
             let now = self.store.read(self.path.prefix(), Consistency::Relaxed, deadline).await?;

@@ -22,9 +22,9 @@ pub fn member_object(record: &MemberRecord) -> Map<String, Value> {
     fields.value("tags", (!record.tags.0.is_empty()).then(|| Value::Object(record.tags.0.clone())));
     if let Some(reasons) = &record.pending_restart {
         fields.value("pending_restart", Some(Value::Bool(true)));
-        let reasons = reasons.iter().map(|(parameter, change)| {
-            (parameter.clone(), json!({"old_value": change.old_value, "new_value": change.new_value}))
-        });
+        let reasons = reasons
+            .iter()
+            .map(|(parameter, change)| (parameter.clone(), json!({"old_value": change.old_value, "new_value": change.new_value})));
         fields.value("pending_restart_reason", Some(Value::Object(reasons.collect())));
     }
     fields.lsn("xlog_location", record.xlog_location);
@@ -73,15 +73,12 @@ pub fn decode_member(bytes: &[u8]) -> Decoded<MemberRecord> {
         receive_lsn: take.field("receive_lsn", numbers::lsn),
         replay_lsn: take.field("replay_lsn", numbers::lsn),
         replication_state: take.text("replication_state"),
-        timeline: take
-            .field("timeline", |value| u32::try_from(numbers::unsigned(value)?).ok())
-            .and_then(Timeline::known),
+        timeline: take.field("timeline", |value| u32::try_from(numbers::unsigned(value)?).ok()).and_then(Timeline::known),
         scheduled_restart: take.object("scheduled_restart"),
         pause: take.field("pause", Value::as_bool).unwrap_or(false),
         other: Map::new(),
     };
-    let problem =
-        (!take.wrong.is_empty()).then(|| format!("it has fields of the wrong type: {}", take.wrong.join(", ")));
+    let problem = (!take.wrong.is_empty()).then(|| format!("it has fields of the wrong type: {}", take.wrong.join(", ")));
     if record.conn_url.is_none() {
         record.conn_url = fields.get("conn_kwargs").and_then(url_of_parameters);
     }
@@ -97,14 +94,11 @@ fn from_url(url: &str) -> MemberRecord {
     };
     let (base, query) = without_fragment.split_once('?').unwrap_or((without_fragment, ""));
     let fragment = fragment.filter(|text| !text.is_empty()).map_or(String::new(), |text| format!("#{text}"));
-    let api_url = query
-        .split('&')
-        .filter_map(|pair| pair.split_once('='))
-        .find(|(name, value)| *name == "application_name" && !value.is_empty());
+    let api_url =
+        query.split('&').filter_map(|pair| pair.split_once('=')).find(|(name, value)| *name == "application_name" && !value.is_empty());
     MemberRecord {
         conn_url: Some(format!("{base}{fragment}")),
-        api_url: api_url
-            .map(|(_, value)| percent_decode_str(&value.replace('+', " ")).decode_utf8_lossy().into_owned()),
+        api_url: api_url.map(|(_, value)| percent_decode_str(&value.replace('+', " ")).decode_utf8_lossy().into_owned()),
         ..MemberRecord::default()
     }
 }
@@ -228,9 +222,7 @@ mod tests {
 
     #[test]
     fn the_url_of_the_first_versions_is_read() {
-        let decoded = decode_member(
-            b"postgres://repl:pw@127.0.0.1:5432/postgres?x=y&application_name=http%3A%2F%2F127.0.0.1:8008/patroni",
-        );
+        let decoded = decode_member(b"postgres://repl:pw@127.0.0.1:5432/postgres?x=y&application_name=http%3A%2F%2F127.0.0.1:8008/patroni");
         assert_eq!(decoded.problem, None);
         assert_eq!(decoded.value.conn_url.as_deref(), Some("postgres://repl:pw@127.0.0.1:5432/postgres"));
         assert_eq!(decoded.value.api_url.as_deref(), Some("http://127.0.0.1:8008/patroni"));

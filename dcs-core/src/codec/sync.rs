@@ -38,9 +38,7 @@ fn from_object(object: &serde_json::Map<String, Value>) -> Result<SyncRecord, St
     };
     let mut standbys: Vec<_> = match object.get("sync_standby") {
         None | Some(Value::Null) => Vec::new(),
-        Some(Value::String(names)) => {
-            names.split(',').map(str::trim).filter(|name| !name.is_empty()).map(MemberName::from).collect()
-        }
+        Some(Value::String(names)) => names.split(',').map(str::trim).filter(|name| !name.is_empty()).map(MemberName::from).collect(),
         Some(other) => return Err(format!("its `sync_standby` is {}", kind(other))),
     };
     standbys.sort_unstable();

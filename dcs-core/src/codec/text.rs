@@ -8,8 +8,7 @@ use serde_json::{Map, Value};
 
 /// Whether two objects have the same keys at every level and scalars (and lists) of the same text.
 pub fn same_object(left: &Map<String, Value>, right: &Map<String, Value>) -> bool {
-    left.len() == right.len()
-        && left.iter().all(|(key, value)| right.get(key).is_some_and(|other| same_value(value, other)))
+    left.len() == right.len() && left.iter().all(|(key, value)| right.get(key).is_some_and(|other| same_value(value, other)))
 }
 
 /// Whether two values are the same by the rule of [`same_object`].

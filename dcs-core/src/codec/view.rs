@@ -3,13 +3,10 @@
 use serde_json::Value;
 
 use super::{
-    Decoded, decode_failover, decode_failsafe, decode_history, decode_member, decode_optime, decode_status,
-    decode_sync, json, kind,
+    Decoded, decode_failover, decode_failsafe, decode_history, decode_member, decode_optime, decode_status, decode_sync, json, kind,
 };
 use crate::keys::Key;
-use crate::model::{
-    ClusterView, Damage, DynamicConfig, FailoverKey, HandleId, History, Leader, Member, MemberName, Revision, SyncState,
-};
+use crate::model::{ClusterView, Damage, DynamicConfig, FailoverKey, HandleId, History, Leader, Member, MemberName, Revision, SyncState};
 
 /// One stored value, with what the store says about it.
 #[derive(Clone, Copy, Debug)]
@@ -74,8 +71,7 @@ impl<'a> Reader<'a> {
             }
             Key::Failover => {
                 let request = self.keep(key, decode_failover(raw.bytes));
-                self.view.failover =
-                    (!request.is_empty()).then(|| FailoverKey { revision: raw.revision.clone(), request });
+                self.view.failover = (!request.is_empty()).then(|| FailoverKey { revision: raw.revision.clone(), request });
             }
             Key::Sync => {
                 let decoded = decode_sync(raw.bytes);

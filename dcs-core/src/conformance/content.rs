@@ -28,10 +28,7 @@ pub(super) async fn a02_what_one_member_writes_the_other_loads(scene: Scene) {
         assert_eq!(view.sync.record, sync(writer));
         assert_eq!(view.history.map(|history| history.raw), Some(json!([[1, 42, "no recovery target specified"]])));
         assert_eq!(view.failsafe, Some(Value::Object(config("two"))));
-        assert_eq!(
-            view.members.iter().find(|member| member.name == writer.name).map(|m| &m.record),
-            Some(&writer.record())
-        );
+        assert_eq!(view.members.iter().find(|member| member.name == writer.name).map(|m| &m.record), Some(&writer.record()));
         assert_eq!(view.damages, []);
         assert!(writer.releases().await);
     }
@@ -120,10 +117,7 @@ pub(super) async fn a05_damaged_values_load_as_the_specification_says(scene: Sce
     assert_eq!(view.leader_name().map(|name| name.as_str()), Some("nobody-with-a-member-key"));
     assert_eq!(view.leader_member(), None);
     assert_eq!(view.members.len(), 2);
-    assert_eq!(
-        view.member(&"legacy".into()).and_then(|member| member.record.api_url.as_deref()),
-        Some("http://h:8008/patroni")
-    );
+    assert_eq!(view.member(&"legacy".into()).and_then(|member| member.record.api_url.as_deref()), Some("http://h:8008/patroni"));
     assert_eq!(view.member(&"x".into()).map(|member| member.record.state.clone()), Some(None));
     assert_eq!(view.failover, None);
     assert!(view.sync.is_empty() && view.sync.revision.is_some());

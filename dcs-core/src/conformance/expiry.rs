@@ -47,10 +47,7 @@ async fn lock_is_gone(scene: &Scene, watcher: &Actor) -> Moment {
 fn check_life(scene: &Scene, lease: LeaderLease, gone: Moment) {
     let lived = gone - lease.sent_at();
     let believed = lease.valid_until() - lease.sent_at();
-    assert!(
-        gone >= lease.valid_until(),
-        "it was gone after {lived:?}, while its holder believed in it for {believed:?}"
-    );
+    assert!(gone >= lease.valid_until(), "it was gone after {lived:?}, while its holder believed in it for {believed:?}");
     assert!(lived + EARLY >= scene.timing.ttl, "it lived for {lived:?} only");
     assert!(lived <= scene.longest_life() + LATE, "it lived for {lived:?}");
 }
@@ -108,10 +105,16 @@ pub(super) async fn a31_keys_of_an_earlier_process_are_taken_over(scene: Scene) 
 
     // The process was killed and is started again: same name, new handle.
     let second = scene.member("a").await;
+    let before = b.leader().await;
+    assert!(!second.acquires().await, "acquiring never overwrites, not even a key of our own name");
+    assert_eq!(b.leader().await, before);
     let begun = second.clock.now();
     assert!(second.leads_a_cycle().await.is_some(), "the lock carries our name");
     let took = second.clock.now() - begun;
     assert!(took < scene.timing.ttl / 2, "it took {took:?}");
+    let view = b.view().await;
+    let member = view.member(&second.name).and_then(|member| member.handle.clone());
+    assert_eq!(view.leader.and_then(|leader| leader.handle), member, "both keys hang on the new handle");
 
     // Past the end of the first handle, with renewals by the second process only.
     while second.clock.now() - begun < scene.longest_life() + scene.timing.loop_wait {

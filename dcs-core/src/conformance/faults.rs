@@ -71,11 +71,7 @@ async fn thaw_all(scene: &Scene) {
 }
 
 /// The operation must fail, say why in the right words, and take no longer than it may.
-async fn fails_in_time<T: std::fmt::Debug>(
-    member: &Actor,
-    what: &str,
-    operation: impl Future<Output = Result<T, Error>>,
-) -> Error {
+async fn fails_in_time<T: std::fmt::Debug>(member: &Actor, what: &str, operation: impl Future<Output = Result<T, Error>>) -> Error {
     let begun = Instant::now();
     let outcome = operation.await;
     let took = begun.elapsed();

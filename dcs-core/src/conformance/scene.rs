@@ -9,9 +9,7 @@ use tokio::time::Instant;
 
 use super::{Harness, Link, Need, Outside, Profile, Stage, Who};
 use crate::model::{ClusterView, Leader, MemberName, MemberRecord};
-use crate::{
-    Acquisition, BoxError, Clock, Dcs, Deadline, Entry, Error, Interest, LeaderLease, Renewal, Timing, Touched, Wake,
-};
+use crate::{Acquisition, BoxError, Clock, Dcs, Deadline, Entry, Error, Interest, LeaderLease, Renewal, Timing, Touched, Wake};
 
 /// One trial's cluster.
 pub(super) struct Scene {

@@ -80,11 +80,7 @@ pub(super) async fn a36_a_failover_request_is_cleared_only_if_it_is_the_one_acte
 }
 
 fn sync(leader: &str, standbys: &[&str]) -> SyncRecord {
-    SyncRecord {
-        leader: Some(leader.into()),
-        standbys: standbys.iter().map(|name| (*name).into()).collect(),
-        quorum: 0,
-    }
+    SyncRecord { leader: Some(leader.into()), standbys: standbys.iter().map(|name| (*name).into()).collect(), quorum: 0 }
 }
 
 async fn write_sync(member: &Actor, record: &SyncRecord, expected: Option<&Revision>) -> Write {
@@ -160,10 +156,8 @@ pub(super) async fn a41_one_of_many_bootstraps(scene: Scene) {
     assert_eq!(b.view().await.initialize.as_deref(), Some(""));
     cancel(&a).await;
     for round in 0..100 {
-        let (first, second) = tokio::join!(
-            initialize(&a, InitializeWrite::CreateOnly, ""),
-            initialize(&b, InitializeWrite::CreateOnly, "")
-        );
+        let (first, second) =
+            tokio::join!(initialize(&a, InitializeWrite::CreateOnly, ""), initialize(&b, InitializeWrite::CreateOnly, ""));
         assert!(first != second, "round {round}: {first} {second}");
         cancel(if first { &a } else { &b }).await;
     }
@@ -196,9 +190,8 @@ pub(super) async fn a43_a_revision_of_one_key_is_none_of_another(scene: Scene) {
 
 pub(super) async fn a44_a_history_of_a_thousand_entries_comes_back(scene: Scene) {
     let (a, b) = (scene.member("a").await, scene.member("b").await);
-    let entry = |timeline: u32| {
-        json!([timeline, u64::from(timeline) << 24, "no recovery target specified", "2030-01-01T00:00:00+00:00", "a"])
-    };
+    let entry =
+        |timeline: u32| json!([timeline, u64::from(timeline) << 24, "no recovery target specified", "2030-01-01T00:00:00+00:00", "a"]);
     let history = Value::Array((1..=1000).map(entry).collect());
     a.must("write history", a.dcs.set_history(&history, a.soon()).await);
     let seen = b.view().await.history.expect("it was written");

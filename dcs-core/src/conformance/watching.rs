@@ -110,6 +110,13 @@ pub(super) async fn a50_a_status_write_wakes_the_others_and_not_its_writer(scene
         wakes(&b, Interest::FOLLOWER, write_status(&a, 1)).await;
     }
     does_not_wake(&a, Interest::LEADER, write_status(&a, 2)).await;
+    // Nor from what it does with the keys that always wake the others.
+    let own = async {
+        a.must("write config", a.dcs.set_config(&Map::new(), None, a.soon()).await);
+        a.must("clear failover", a.dcs.set_failover(&FailoverRequest::default(), None, a.soon()).await);
+        assert!(a.leads_a_cycle().await.is_some());
+    };
+    does_not_wake(&a, Interest::LEADER, own).await;
 }
 
 pub(super) async fn a51_a_member_key_wakes_only_who_asks_for_it(scene: Scene) {

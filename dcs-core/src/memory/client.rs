@@ -11,8 +11,8 @@ use super::state::handle_id;
 use super::{MAX_VALUE, Server};
 use crate::model::Revision;
 use crate::{
-    Capabilities, Changes, Consistency, Cursor, Deadline, Deletion, Entry, Error, ErrorKind, Expect, Fate, Grip,
-    Handle, KeyValueStore, LeaderLease, LockAttempt, LockRenewal, Moment, Snapshot, Timing, Write,
+    Capabilities, Changes, Consistency, Cursor, Deadline, Deletion, Entry, Error, ErrorKind, Expect, Fate, Grip, Handle, KeyValueStore,
+    LeaderLease, LockAttempt, LockRenewal, Moment, Snapshot, Timing, Write,
 };
 
 /// How this store calls itself.
@@ -113,13 +113,7 @@ impl Client {
 
     /// Does with the lock key what `judge` says, with a live handle; once more with a new one if that is gone. A renewal
     /// refreshes the handle in the same request.
-    async fn lock(
-        &self,
-        key: &str,
-        owner: &str,
-        renew: bool,
-        judge: impl Fn(Option<&Entry>, &Held) -> Choice,
-    ) -> Result<Locked, Error> {
+    async fn lock(&self, key: &str, owner: &str, renew: bool, judge: impl Fn(Option<&Entry>, &Held) -> Choice) -> Result<Locked, Error> {
         for _ in 0..2 {
             let mut held = match self.current() {
                 Some(held) if renew => held,
@@ -201,12 +195,7 @@ impl KeyValueStore for Client {
     }
 
     async fn read(&self, prefix: &str, _: Consistency, _: Deadline) -> Result<Snapshot, Error> {
-        Ok(self
-            .request(|| {
-                self.server
-                    .change(|state| Snapshot { entries: state.entries(prefix), cursor: Cursor(state.revision()) })
-            })
-            .await)
+        Ok(self.request(|| self.server.change(|state| Snapshot { entries: state.entries(prefix), cursor: Cursor(state.revision()) })).await)
     }
 
     async fn get(&self, key: &str, _: Deadline) -> Result<Option<Entry>, Error> {
@@ -284,8 +273,7 @@ impl KeyValueStore for Client {
         let mut changed = self.server.changes.subscribe();
         loop {
             changed.mark_unchanged();
-            let (keys, cursor) =
-                self.server.change(|state| (state.changes_after(prefix, after), Cursor(state.revision())));
+            let (keys, cursor) = self.server.change(|state| (state.changes_after(prefix, after), Cursor(state.revision())));
             let unnamed = keys.is_none();
             let keys = keys.unwrap_or_default();
             if unnamed || !keys.is_empty() || deadline.has_passed() {

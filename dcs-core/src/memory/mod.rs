@@ -42,12 +42,7 @@ pub struct Server {
 impl Server {
     /// An empty server whose handles expire by `clock`.
     pub fn new(clock: Arc<dyn Clock>) -> Arc<Self> {
-        Arc::new(Self {
-            state: Mutex::new(State::default()),
-            clock,
-            changes: watch::Sender::new(0),
-            requests: AtomicU64::new(0),
-        })
+        Arc::new(Self { state: Mutex::new(State::default()), clock, changes: watch::Sender::new(0), requests: AtomicU64::new(0) })
     }
 
     /// A new client, which has no handle yet.

@@ -92,8 +92,7 @@ impl State {
     pub(super) fn revoke(&mut self, handle: &HandleId) -> bool {
         let Ok(handle) = handle.as_str().parse::<u64>() else { return false };
         let existed = self.handles.remove(&handle).is_some();
-        let bound: Vec<_> =
-            self.keys.iter().filter(|(_, stored)| stored.handle == Some(handle)).map(|(key, _)| key.clone()).collect();
+        let bound: Vec<_> = self.keys.iter().filter(|(_, stored)| stored.handle == Some(handle)).map(|(key, _)| key.clone()).collect();
         for key in bound {
             self.remove(&key);
         }
@@ -101,12 +100,8 @@ impl State {
     }
 
     pub(super) fn expire(&mut self, now: Moment) {
-        let mut due: Vec<_> = self
-            .handles
-            .iter()
-            .filter(|(_, life)| life.expires_at <= now)
-            .map(|(id, life)| (life.expires_at, *id))
-            .collect();
+        let mut due: Vec<_> =
+            self.handles.iter().filter(|(_, life)| life.expires_at <= now).map(|(id, life)| (life.expires_at, *id)).collect();
         // In the order of their ends, so that one seed is one history.
         due.sort_unstable();
         for (_, handle) in due {
@@ -129,14 +124,7 @@ impl State {
             return None;
         }
         let new = self.changes.iter().filter(|(revision, key, _)| *revision > after.0 && key.starts_with(prefix));
-        Some(
-            new.map(|(revision, key, kind)| Change {
-                key: key.clone(),
-                kind: *kind,
-                revision: Some(Revision::from(*revision)),
-            })
-            .collect(),
-        )
+        Some(new.map(|(revision, key, kind)| Change { key: key.clone(), kind: *kind, revision: Some(Revision::from(*revision)) }).collect())
     }
 
     fn holds(&self, key: &str, expect: Expect<'_>) -> bool {

@@ -174,9 +174,7 @@ impl Tags {
     /// The value of `key` read as an integer, from a number or its text.
     pub fn integer(&self, key: &str) -> Option<i64> {
         match self.0.get(key)? {
-            Value::Number(number) => {
-                number.as_i64().or_else(|| number.as_f64().map(|float| float.round_ties_even() as i64))
-            }
+            Value::Number(number) => number.as_i64().or_else(|| number.as_f64().map(|float| float.round_ties_even() as i64)),
             Value::String(text) => text.trim().parse().ok(),
             _ => None,
         }

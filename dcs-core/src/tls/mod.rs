@@ -167,9 +167,11 @@ impl ClientTls {
             .with_custom_certificate_verifier(Arc::new(verifier));
         let Some(cert) = &self.cert else { return Ok(builder.with_no_client_auth()) };
         let key = self.key.as_ref().unwrap_or(cert);
-        builder
-            .with_client_auth_cert(pem::certificates(cert)?, pem::private_key(key)?)
-            .map_err(|source| TlsError::Identity { cert: cert.clone(), key: key.clone(), source })
+        builder.with_client_auth_cert(pem::certificates(cert)?, pem::private_key(key)?).map_err(|source| TlsError::Identity {
+            cert: cert.clone(),
+            key: key.clone(),
+            source,
+        })
     }
 }
 
@@ -181,9 +183,7 @@ impl ServerTls {
     /// A file is missing, damaged or of no use; the error names it.
     pub fn config(&self) -> Result<ServerConfig, TlsError> {
         let provider = provider();
-        let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
-            .with_safe_default_protocol_versions()
-            .map_err(setup)?;
+        let builder = ServerConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions().map_err(setup)?;
         let builder = if self.clients == ClientCertificates::Ignored {
             builder.with_no_client_auth()
         } else {
@@ -196,9 +196,11 @@ impl ServerTls {
             builder.with_client_cert_verifier(Arc::new(verifier))
         };
         let key = self.key.as_ref().unwrap_or(&self.cert);
-        builder
-            .with_single_cert(pem::certificates(&self.cert)?, pem::private_key(key)?)
-            .map_err(|source| TlsError::Identity { cert: self.cert.clone(), key: key.clone(), source })
+        builder.with_single_cert(pem::certificates(&self.cert)?, pem::private_key(key)?).map_err(|source| TlsError::Identity {
+            cert: self.cert.clone(),
+            key: key.clone(),
+            source,
+        })
     }
 
     /// Every file that the configuration is made from, to notice when one of them changes.
@@ -224,24 +226,14 @@ impl TlsError {
 impl std::fmt::Debug for ClientTls {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { ca, cert, key, key_password: _, verify } = self;
-        f.debug_struct("ClientTls")
-            .field("ca", ca)
-            .field("cert", cert)
-            .field("key", key)
-            .field("verify", verify)
-            .finish_non_exhaustive()
+        f.debug_struct("ClientTls").field("ca", ca).field("cert", cert).field("key", key).field("verify", verify).finish_non_exhaustive()
     }
 }
 
 impl std::fmt::Debug for ServerTls {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { cert, key, key_password: _, ca, clients } = self;
-        f.debug_struct("ServerTls")
-            .field("cert", cert)
-            .field("key", key)
-            .field("ca", ca)
-            .field("clients", clients)
-            .finish_non_exhaustive()
+        f.debug_struct("ServerTls").field("cert", cert).field("key", key).field("ca", ca).field("clients", clients).finish_non_exhaustive()
     }
 }
 

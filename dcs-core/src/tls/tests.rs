@@ -54,16 +54,12 @@ impl Workshop {
     }
 
     fn files(&self, name: &str, cert: &str, key: &KeyPair) -> Files {
-        Files {
-            cert: self.write(&format!("{name}.crt"), cert),
-            key: self.write(&format!("{name}.key"), &key.serialize_pem()),
-        }
+        Files { cert: self.write(&format!("{name}.crt"), cert), key: self.write(&format!("{name}.key"), &key.serialize_pem()) }
     }
 }
 
 fn params(names: &[&str]) -> CertificateParams {
-    let mut params =
-        CertificateParams::new(names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>()).unwrap();
+    let mut params = CertificateParams::new(names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>()).unwrap();
     params.distinguished_name = rcgen::DistinguishedName::new();
     params.distinguished_name.push(DnType::CommonName, names.first().copied().unwrap_or("nobody"));
     params
@@ -153,11 +149,7 @@ fn a_certificate_that_is_an_anchor_still_has_to_be_in_its_time() {
     refused(handshake(&trusting(&future.cert), &server(&future), "db1"), "not valid yet");
 
     let good = workshop.lone("good", &["db1"], |_| ());
-    let wants_past = ServerTls {
-        ca: Some(past.cert.clone()),
-        clients: ClientCertificates::Required,
-        ..server(&good)
-    };
+    let wants_past = ServerTls { ca: Some(past.cert.clone()), clients: ClientCertificates::Required, ..server(&good) };
     refused(handshake(&as_client(trusting(&good.cert), &past), &wants_past, "db1"), "certificate expired");
 }
 
@@ -291,11 +283,7 @@ fn what_openssl_makes_works_on_both_sides() {
     for extra in [&["-subj", "/CN=db1", "-addext", "subjectAltName=DNS:db1,IP:127.0.0.1"][..], &["-subj", "/CN=db1"]] {
         let Some(lone) = openssl(workshop.0.path(), extra) else { return };
         let client = as_client(trusting(&lone.cert), &lone);
-        let server = ServerTls {
-            ca: Some(lone.cert.clone()),
-            clients: ClientCertificates::Required,
-            ..server(&lone)
-        };
+        let server = ServerTls { ca: Some(lone.cert.clone()), clients: ClientCertificates::Required, ..server(&lone) };
         assert_eq!(handshake(&client, &server, "db1"), Ok(true), "{extra:?}");
         refused(handshake(&client, &server, "db2"), "not valid for name");
     }

@@ -37,8 +37,7 @@ impl Anchors {
     /// Trusts `certificates`; those that cannot be parsed are left out.
     pub(super) fn new(certificates: Vec<CertificateDer<'static>>) -> Self {
         let mut store = RootCertStore::empty();
-        let usable: Vec<_> =
-            certificates.into_iter().filter(|certificate| store.add(certificate.clone()).is_ok()).collect();
+        let usable: Vec<_> = certificates.into_iter().filter(|certificate| store.add(certificate.clone()).is_ok()).collect();
         Self { store: Arc::new(store), certificates: usable.into() }
     }
 
@@ -176,8 +175,7 @@ impl ClientVerifier {
         required: bool,
         provider: Arc<CryptoProvider>,
     ) -> Result<Self, rustls::server::VerifierBuilderError> {
-        let builder =
-            rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::clone(&anchors.store), provider);
+        let builder = rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::clone(&anchors.store), provider);
         let builder = if required { builder } else { builder.allow_unauthenticated() };
         Ok(Self { anchors, chains: builder.build()? })
     }

@@ -33,11 +33,13 @@ pub struct Options {
     pub client_ca: Option<PathBuf>,
     /// The address that clients connect to; one of its own for each cluster if absent.
     pub address: Option<IpAddr>,
+    /// Further arguments.
+    pub more: Vec<String>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { servers: 1, tls: None, client_ca: None, address: None }
+        Self { servers: 1, tls: None, client_ca: None, address: None, more: Vec::new() }
     }
 }
 
@@ -78,6 +80,7 @@ const GRACE: Duration = Duration::from_secs(600);
 #[derive(Debug)]
 struct Server {
     client: SocketAddr,
+    data: PathBuf,
     arguments: Vec<String>,
     log: PathBuf,
     child: Mutex<Option<Child>>,
@@ -93,11 +96,9 @@ impl Cluster {
         let own = IpAddr::V4(Ipv4Addr::new(127, fastrand::u8(1..=254), fastrand::u8(..), fastrand::u8(1..=254)));
         let address = options.address.unwrap_or(own);
         let scheme = if options.tls.is_some() { "https" } else { "http" };
-        let addresses: Vec<_> =
-            (0..options.servers).map(|_| (free_address(address), free_address(own))).collect();
+        let addresses: Vec<_> = (0..options.servers).map(|_| (free_address(address), free_address(own))).collect();
         let name = |index: usize| format!("etcd{index}");
-        let peers: Vec<_> =
-            addresses.iter().enumerate().map(|(index, (_, peer))| format!("{}=http://{peer}", name(index))).collect();
+        let peers: Vec<_> = addresses.iter().enumerate().map(|(index, (_, peer))| format!("{}=http://{peer}", name(index))).collect();
         // A busy machine must not make three servers elect anew all the time; one alone should be there soon.
         let (heartbeat, election) = if options.servers > 1 { ("100", "1000") } else { ("50", "500") };
         let mut servers = Vec::new();
@@ -129,8 +130,9 @@ impl Cluster {
                 let ca = ca.display().to_string();
                 arguments.extend(["--client-cert-auth".to_owned(), "--trusted-ca-file".to_owned(), ca]);
             }
+            arguments.extend(options.more.iter().cloned());
             let log = directory.path().join(format!("{}.log", name(index)));
-            servers.push(Server { client: *client, arguments, log, child: Mutex::new(None) });
+            servers.push(Server { data, client: *client, arguments, log, child: Mutex::new(None) });
         }
         let cluster = Self { servers, scheme, directory, _lock: lock };
         for index in 0..cluster.servers.len() {
@@ -202,6 +204,13 @@ impl Cluster {
         self.start_server(index);
     }
 
+    /// Starts a server again without its data.
+    pub fn wipe(&self, index: usize) {
+        self.kill(index);
+        std::fs::remove_dir_all(&self.servers[index].data).expect("the data can be removed");
+        self.start_server(index);
+    }
+
     /// Stops a server without ending it: connections stay open and silent.
     pub async fn freeze(&self, index: usize) {
         self.signal(index, Signal::SIGSTOP);
@@ -229,7 +238,17 @@ impl Cluster {
     /// How many requests the servers have got so far; streams count by their messages, watches and questions about the
     /// cluster itself not at all.
     pub fn requests(&self) -> Option<u64> {
-        self.servers.iter().map(|server| requests_of(server.client).ok()).sum()
+        let counted = ["grpc_service=\"etcdserverpb.KV\"", "grpc_service=\"etcdserverpb.Lease\""];
+        self.metric("grpc_server_msg_received_total{", &counted)
+    }
+
+    /// How many watches are open.
+    pub fn watches(&self) -> Option<u64> {
+        self.metric("etcd_debugging_mvcc_watcher_total ", &[""])
+    }
+
+    fn metric(&self, name: &str, labels: &[&str]) -> Option<u64> {
+        self.servers.iter().map(|server| metric_of(server.client, name, labels).ok()).sum()
     }
 
     fn signal(&self, index: usize, signal: Signal) {
@@ -299,8 +318,8 @@ fn free_address(address: IpAddr) -> SocketAddr {
     TcpListener::bind((address, 0)).and_then(|listener| listener.local_addr()).expect("a free port")
 }
 
-/// Adds up what the server counts, as it tells everybody who asks at `/metrics`.
-fn requests_of(server: SocketAddr) -> Result<u64, BoxError> {
+/// Adds up what the server counts under `name` with one of `labels`, as it tells everybody who asks at `/metrics`.
+fn metric_of(server: SocketAddr, name: &str, labels: &[&str]) -> Result<u64, BoxError> {
     use std::io::{Read, Write};
     let patience = Duration::from_secs(5);
     let mut stream = std::net::TcpStream::connect_timeout(&server, patience)?;
@@ -308,9 +327,6 @@ fn requests_of(server: SocketAddr) -> Result<u64, BoxError> {
     write!(stream, "GET /metrics HTTP/1.0\r\nHost: {server}\r\n\r\n")?;
     let mut text = String::new();
     stream.read_to_string(&mut text)?;
-    let counted = ["grpc_service=\"etcdserverpb.KV\"", "grpc_service=\"etcdserverpb.Lease\""];
-    let lines = text.lines().filter(|line| {
-        line.starts_with("grpc_server_msg_received_total{") && counted.iter().any(|service| line.contains(service))
-    });
+    let lines = text.lines().filter(|line| line.starts_with(name) && labels.iter().any(|label| line.contains(label)));
     Ok(lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum::<f64>() as u64)
 }

@@ -133,10 +133,8 @@ impl Engine {
             Err(error) => {
                 tracing::error!("Exception when setting dynamic_configuration: {error}");
                 // What can be read of it counts all the same: a pause, above all.
-                let settings = EffectiveSettings {
-                    global: self.settings.global.with_modes_of(document),
-                    ..EffectiveSettings::clone(&self.settings)
-                };
+                let settings =
+                    EffectiveSettings { global: self.settings.global.with_modes_of(document), ..EffectiveSettings::clone(&self.settings) };
                 self.settings = Arc::new(settings);
             }
         }

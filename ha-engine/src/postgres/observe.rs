@@ -81,7 +81,7 @@ impl LocalPostgres {
         found
     }
 
-    /// The monitoring query, tried twice.
+    /// The monitoring query, tried twice on a server that runs.
     async fn monitor_with_retry(&self, with_slots: bool, deadline: Deadline) -> (Monitor, Option<Vec<SlotObservation>>) {
         let mut failure = None;
         for _ in 0..2 {
@@ -89,8 +89,9 @@ impl LocalPostgres {
                 Ok(answer) => return answer,
                 Err(error) => {
                     tracing::debug!("Retry got exception: {error}");
-                    // Another try would be cancelled as well, and a server that is busy needs no more work.
-                    let hopeless = error.is_cancelled() || deadline.has_passed();
+                    // Another try would be cancelled as well, and a server that is busy needs no more work. One that is being
+                    // stopped or restarted by us has a good reason to be silent.
+                    let hopeless = error.is_cancelled() || deadline.has_passed() || self.server_state() != ServerState::Running;
                     failure = Some(error);
                     if hopeless {
                         break;
@@ -99,13 +100,23 @@ impl LocalPostgres {
             }
         }
         let Some(error) = failure else { return (Monitor::Failed, None) };
-        tracing::warn!("Retry got exception: {error}");
-        if error.is_connection_problem()
-            && self.server_state() == ServerState::Running
-            && knock(&self.target(), deadline).await == Readiness::Rejecting
-        {
-            self.enter(ServerState::Starting);
-            return (Monitor::NotAsked, None);
+        match self.server_state() {
+            state if state.is_starting() => return (Monitor::NotAsked, None),
+            ServerState::Running => tracing::warn!("Retry got exception: {error}"),
+            _ => return (Monitor::Failed, None),
+        }
+        if error.is_connection_problem() {
+            match knock(&self.target(), deadline).await {
+                Readiness::Rejecting if self.server_state() == ServerState::Running => {
+                    self.enter(ServerState::Starting);
+                    return (Monitor::NotAsked, None);
+                }
+                // It has died since this look began: the next one will say so.
+                Readiness::Silent if self.book().postmaster.as_ref().is_none_or(|process| !process.is_alive()) => {
+                    return (Monitor::Failed, None);
+                }
+                _ => {}
+            }
         }
         tracing::warn!("Failed to determine PostgreSQL state from the connection, falling back to cached role");
         (Monitor::Failed, None)

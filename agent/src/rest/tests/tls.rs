@@ -22,10 +22,7 @@ fn lone(directory: &TempDir, name: &str) -> Files {
     let key = KeyPair::generate().unwrap();
     let mut params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let files = Files {
-        cert: directory.path().join(format!("{name}.crt")),
-        key: directory.path().join(format!("{name}.key")),
-    };
+    let files = Files { cert: directory.path().join(format!("{name}.crt")), key: directory.path().join(format!("{name}.key")) };
     std::fs::write(&files.cert, params.self_signed(&key).unwrap().pem()).unwrap();
     std::fs::write(&files.key, key.serialize_pem()).unwrap();
     files
