@@ -14,7 +14,7 @@ use tokio_postgres::config::TargetSessionAttrs;
 
 use crate::history::{Accepted, History};
 use crate::node;
-use crate::postgres;
+use crate::postgres::{self, Server};
 
 /// The table of the writer, and that of the sampler.
 pub const TABLES: &str = "CREATE TABLE IF NOT EXISTS ledger (number bigint PRIMARY KEY, written timestamptz DEFAULT clock_timestamp()); \
@@ -29,7 +29,7 @@ pub struct Target {
     /// Its name.
     pub name: String,
     /// Its PostgreSQL.
-    pub postgres: SocketAddr,
+    pub postgres: Server,
     /// Its REST API.
     pub rest: SocketAddr,
 }
@@ -122,7 +122,7 @@ async fn write_rows(targets: Vec<Target>, history: Arc<History>, pace: Duration,
 /// The first of the nodes that gives a session that can write. Each is given a short time for the whole handshake, as libpq does.
 async fn connect_read_write(targets: &[Target]) -> Option<(Client, String)> {
     for target in targets {
-        if let Ok(client) = postgres::connect(target.postgres, TargetSessionAttrs::ReadWrite, Duration::from_millis(500)).await {
+        if let Ok(client) = postgres::connect(&target.postgres, TargetSessionAttrs::ReadWrite, Duration::from_millis(500)).await {
             return Some((client, target.name.clone()));
         }
     }
@@ -146,7 +146,7 @@ async fn sample_writes(target: Target, history: Arc<History>, period: Duration, 
                 }
             }
         } else {
-            session = postgres::connect(target.postgres, TargetSessionAttrs::Any, PATIENCE).await.ok();
+            session = postgres::connect(&target.postgres, TargetSessionAttrs::Any, PATIENCE).await.ok();
         }
         sleep(period).await;
     }

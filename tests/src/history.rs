@@ -140,6 +140,24 @@ impl History {
         self.one_primary_by_health(&records.health)
     }
 
+    /// Fails if two nodes said at the same time that their lease was valid, or wrote the same timeline. What is left of
+    /// [`History::assert_never_two_primaries`] while an agent is stopped or dead and its PostgreSQL goes on without a lease.
+    ///
+    /// # Errors
+    ///
+    /// If they did.
+    pub fn assert_never_two_leases(&self) -> Result<()> {
+        let records = self.lock();
+        let writes: Vec<&Accepted> = records.rows.iter().map(|row| &row.write).chain(&records.probes).collect();
+        self.one_writer_per_timeline(&writes)?;
+        self.one_primary_by_health(&records.health)
+    }
+
+    /// The numbers of the rows that were acknowledged on a later timeline than `timeline`.
+    pub fn acknowledged_after(&self, timeline: u32) -> BTreeSet<i64> {
+        self.lock().rows.iter().filter(|row| row.write.timeline > timeline).map(|row| row.number).collect()
+    }
+
     fn one_writer_per_timeline(&self, writes: &[&Accepted]) -> Result<()> {
         let mut owners: BTreeMap<u32, &Accepted> = BTreeMap::new();
         for write in writes {

@@ -14,7 +14,7 @@ use tokio::process::Child;
 use tokio::time::timeout;
 
 use crate::poll;
-use crate::postgres;
+use crate::postgres::{self, Server};
 use crate::process::{self, Program};
 use crate::proxy::Proxy;
 use crate::shared_memory;
@@ -59,7 +59,7 @@ pub struct Node {
     /// PostgreSQL's data.
     pub data_dir: PathBuf,
     /// PostgreSQL itself, without a proxy.
-    pub postgres: SocketAddr,
+    pub postgres: Server,
     /// The REST API itself, without a proxy.
     pub rest: SocketAddr,
     /// The proxies, if the cluster was built with them.
@@ -88,7 +88,7 @@ impl Node {
         let node = Self {
             name: name.to_owned(),
             data_dir: addresses.data_dir,
-            postgres: addresses.postgres,
+            postgres: Server { address: addresses.postgres, sockets: directory.clone() },
             rest: addresses.rest,
             links,
             program: Program { path: agent.to_owned(), ..program }.arguments([directory.join("patroni.yml")]),
@@ -306,7 +306,7 @@ impl Node {
     ///
     /// If it cannot be reached or refuses.
     pub async fn ask(&self, query: &str) -> Result<String> {
-        postgres::ask(self.postgres, query).await.with_context(|| format!("`{query}` on {}", self.name))
+        postgres::ask(&self.postgres, query).await.with_context(|| format!("`{query}` on {}", self.name))
     }
 
     /// Carries out statements on this node's PostgreSQL.
@@ -315,7 +315,7 @@ impl Node {
     ///
     /// If it cannot be reached or refuses.
     pub async fn execute(&self, statements: &str) -> Result<()> {
-        postgres::execute(self.postgres, statements).await.with_context(|| format!("`{statements}` on {}", self.name))
+        postgres::execute(&self.postgres, statements).await.with_context(|| format!("`{statements}` on {}", self.name))
     }
 
     /// The timeline that the node writes, or last received or replayed.

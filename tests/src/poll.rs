@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 /// How long a wait may take unless it says otherwise: long enough for a busy machine, since nothing that works comes near it.
 pub const PATIENCE: Duration = Duration::from_secs(90);
 
-const PAUSE: Duration = Duration::from_millis(50);
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// Asks `probe` until it answers, for at most `limit`.
 ///

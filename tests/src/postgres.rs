@@ -56,20 +56,27 @@ fn has_server(bin: &Path) -> bool {
     bin.join("initdb").is_file() && bin.join("pg_basebackup").is_file()
 }
 
-/// How to connect to one server.
-#[must_use]
-pub fn connection(server: SocketAddr, sessions: TargetSessionAttrs) -> tokio_postgres::Config {
-    let mut config = tokio_postgres::Config::new();
-    config
-        .host(server.ip().to_string())
-        .port(server.port())
-        .user(SUPERUSER.0)
-        .password(SUPERUSER.1)
-        .dbname("postgres")
-        .application_name("harness")
-        .connect_timeout(Duration::from_secs(1))
-        .target_session_attrs(sessions);
-    config
+/// A server as clients know it.
+#[derive(Clone, Debug)]
+pub struct Server {
+    /// Where others find it.
+    pub address: SocketAddr,
+    /// The directory of its socket. The harness comes this way: thousands of its sessions would each cost a password's key derivation.
+    pub sockets: PathBuf,
+}
+
+impl Server {
+    fn connection(&self, sessions: TargetSessionAttrs) -> tokio_postgres::Config {
+        let mut config = tokio_postgres::Config::new();
+        config
+            .host_path(&self.sockets)
+            .port(self.address.port())
+            .user(SUPERUSER.0)
+            .dbname("postgres")
+            .application_name("harness")
+            .target_session_attrs(sessions);
+        config
+    }
 }
 
 /// Connects within `limit`.
@@ -79,9 +86,10 @@ pub fn connection(server: SocketAddr, sessions: TargetSessionAttrs) -> tokio_pos
 /// # Errors
 ///
 /// If that fails or takes longer.
-pub async fn connect(server: SocketAddr, sessions: TargetSessionAttrs, limit: Duration) -> Result<Client> {
-    let config = connection(server, sessions);
-    let (client, link) = timeout(limit, config.connect(NoTls)).await.with_context(|| format!("no session on {server} in {limit:?}"))??;
+pub async fn connect(server: &Server, sessions: TargetSessionAttrs, limit: Duration) -> Result<Client> {
+    let config = server.connection(sessions);
+    let (client, link) =
+        timeout(limit, config.connect(NoTls)).await.with_context(|| format!("no session on {} in {limit:?}", server.address))??;
     // It ends when the client is dropped, or with the connection.
     tokio::spawn(link);
     Ok(client)
@@ -92,7 +100,7 @@ pub async fn connect(server: SocketAddr, sessions: TargetSessionAttrs, limit: Du
 /// # Errors
 ///
 /// If the server cannot be reached or refuses.
-pub async fn ask(server: SocketAddr, query: &str) -> Result<String> {
+pub async fn ask(server: &Server, query: &str) -> Result<String> {
     let client = connect(server, TargetSessionAttrs::Any, STATEMENT).await?;
     let answer = timeout(STATEMENT * 10, client.simple_query(query)).await.with_context(|| format!("no answer to {query}"))??;
     let row = answer.iter().find_map(|message| match message {
@@ -107,7 +115,7 @@ pub async fn ask(server: SocketAddr, query: &str) -> Result<String> {
 /// # Errors
 ///
 /// If the server cannot be reached or refuses.
-pub async fn execute(server: SocketAddr, statements: &str) -> Result<()> {
+pub async fn execute(server: &Server, statements: &str) -> Result<()> {
     let client = connect(server, TargetSessionAttrs::Any, STATEMENT).await?;
     timeout(STATEMENT * 10, client.batch_execute(statements)).await.with_context(|| format!("no answer to {statements}"))??;
     Ok(())

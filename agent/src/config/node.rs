@@ -83,3 +83,6 @@ pub(super) fn check_watchdog(local: &LocalConfig) -> Result<Option<String>, KeyE
 fn unusable(error: UnusableDocument) -> KeyError {
     KeyError { problem: error.to_string(), key: error.key, place: KeyPlace::Dynamic, hint: None }
 }
+
+#[cfg(test)]
+mod tests;

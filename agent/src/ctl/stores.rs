@@ -16,11 +16,14 @@ use super::context::Stores;
 use super::failure::Failure;
 use super::settings::{self, Settings};
 
+/// A cluster's name, and the Citus group in it.
+type Address = (String, Option<u32>);
+
 /// What the configuration names. One client for each cluster, kept for as long as the tool runs.
 #[derive(Debug)]
 pub(super) struct ConfiguredStores {
     config: LocalConfig,
-    opened: Mutex<HashMap<(String, Option<u32>), Arc<dyn Dcs>>>,
+    opened: Mutex<HashMap<Address, Arc<dyn Dcs>>>,
 }
 
 impl ConfiguredStores {

@@ -178,6 +178,11 @@ impl Tool {
         self.printed.text()
     }
 
+    /// Everything in the store, as one text.
+    pub(crate) fn everything_stored(&self) -> String {
+        format!("{:?}", self.server.entries())
+    }
+
     /// A stored value, relative to the cluster's path.
     pub(crate) fn stored(&self, key: &str) -> Option<String> {
         let key = format!("/service/demo/{key}");

@@ -76,7 +76,8 @@ impl Access {
         let members_count = self.include_members && members == Members::Count;
         if self.allowlist.is_some() || members_count {
             let listed = self.allowlist.iter().flatten().any(|network| network.contains(&caller.address));
-            if !listed && !(members_count && is_member(caller.address, view).await) {
+            let allowed = listed || (members_count && is_member(caller.address, view).await);
+            if !allowed {
                 return Err(Reply::text(StatusCode::FORBIDDEN, "Access is denied"));
             }
         }

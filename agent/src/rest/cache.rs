@@ -8,11 +8,12 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
+use dcs_core::model::ServerState;
 use dcs_core::{Deadline, Moment};
 use ha_engine::ports::{LocalState, StatusReport};
 use ha_engine::{EngineHandle, Snapshot};
 use serde_json::Value;
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 
 use super::dto::status_json;
 use super::status::{Facts, may_be_asked};
@@ -63,24 +64,25 @@ pub struct Cache {
     handle: EngineHandle,
     local: watch::Receiver<LocalState>,
     last: RwLock<Option<Arc<Status>>>,
+    /// The last report that was read for somebody who wanted a fresh one; held while the next is read.
+    turn: Mutex<Option<Arc<StatusReport>>>,
 }
 
 impl Cache {
     /// Statuses of the node of `handle`.
     pub fn new(handle: EngineHandle) -> Self {
         let local = handle.postgres().subscribe();
-        Self { handle, local, last: RwLock::new(None) }
+        Self { handle, local, last: RwLock::new(None), turn: Mutex::new(None) }
     }
 
     /// The status now.
     pub async fn status(&self, wanted: Report) -> Arc<Status> {
         let asked = self.handle.clock().now();
         let last = self.last.read().unwrap_or_else(PoisonError::into_inner).clone();
-        let state = self.local.borrow().state;
-        let report = if may_be_asked(state) && wanted != Report::None {
+        let report = if self.may_ask() && wanted != Report::None {
             match last.as_ref().and_then(|last| last.report.as_ref()).filter(|report| is_good(report, wanted, asked)) {
                 Some(report) => Some(Arc::clone(report)),
-                None => Some(self.ask(wanted, asked).await),
+                None => self.ask(wanted, asked).await,
             }
         } else {
             None
@@ -88,24 +90,38 @@ impl Cache {
         self.render(last, report, wanted == Report::None)
     }
 
-    async fn ask(&self, wanted: Report, asked: Moment) -> Arc<StatusReport> {
+    fn may_ask(&self) -> bool {
+        may_be_asked(self.local.borrow().state)
+    }
+
+    async fn ask(&self, wanted: Report, asked: Moment) -> Option<Arc<StatusReport>> {
         let postgres = self.handle.postgres();
         if wanted == Report::Recent {
-            return postgres.report(MAX_AGE, Deadline::after(HEALTH_LIMIT)).await;
+            return Some(postgres.report(MAX_AGE, Deadline::after(HEALTH_LIMIT)).await);
         }
         let deadline = Deadline::after(STATUS_LIMIT);
-        let max_age = if wanted == Report::Fresh { Duration::ZERO } else { MAX_AGE };
-        let mut report = postgres.report(max_age, deadline).await;
-        if wanted == Report::Fresh && report.read_at < asked {
-            // Shared with somebody who had asked before.
-            report = postgres.report(Duration::ZERO, deadline).await;
-        }
-        let running = self.local.borrow().state == dcs_core::model::ServerState::Running;
-        if report.server.is_none() && running && deadline.remaining() > RETRY_PAUSE {
+        let first = match wanted {
+            Report::Fresh => self.ask_after(asked, deadline).await,
+            Report::None | Report::Recent | Report::Persistent => Some(postgres.report(MAX_AGE, deadline).await),
+        };
+        let running = self.local.borrow().state == ServerState::Running;
+        let failed = first.as_ref().is_none_or(|report| report.server.is_none());
+        if failed && running && deadline.remaining() > RETRY_PAUSE {
             tokio::time::sleep(RETRY_PAUSE).await;
-            report = postgres.report(Duration::ZERO, deadline).await;
+            return self.ask_after(self.handle.clock().now(), deadline).await;
         }
-        report
+        first
+    }
+
+    /// A report that was begun after `asked`. Everybody who waits while one is on its way shares the next.
+    async fn ask_after(&self, asked: Moment, deadline: Deadline) -> Option<Arc<StatusReport>> {
+        let mut turn = deadline.bound("another asker", self.turn.lock()).await.ok()?;
+        if let Some(report) = turn.as_ref().filter(|report| report.read_at > asked) {
+            return Some(Arc::clone(report));
+        }
+        let report = self.handle.postgres().report(Duration::ZERO, deadline).await;
+        *turn = Some(Arc::clone(&report));
+        Some(report)
     }
 
     /// The last status if it was made from the same things, otherwise a new one.

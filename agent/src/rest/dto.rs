@@ -44,15 +44,13 @@ pub fn status_json(
     }
     if !local.pending_restart.is_empty() {
         status.flag("pending_restart", true);
-        let reasons = local.pending_restart.iter().map(|(parameter, change)| {
-            (parameter.clone(), json!({"old_value": change.old_value, "new_value": change.new_value}))
-        });
+        let reasons = local
+            .pending_restart
+            .iter()
+            .map(|(parameter, change)| (parameter.clone(), json!({"old_value": change.old_value, "new_value": change.new_value})));
         status.put("pending_restart_reason", reasons.collect::<Map<_, _>>());
     }
-    status.put(
-        "patroni",
-        json!({"version": COMPATIBLE_VERSION, "scope": snapshot.settings.scope, "name": me.as_str()}),
-    );
+    status.put("patroni", json!({"version": COMPATIBLE_VERSION, "scope": snapshot.settings.scope, "name": me.as_str()}));
     status.put("quorate", json!({"version": env!("CARGO_PKG_VERSION")}));
     if let Some(restart) = &snapshot.scheduled_restart {
         let mut scheduled = restart.filters.clone();

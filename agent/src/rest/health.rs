@@ -91,8 +91,7 @@ pub fn is_healthy(path: &str, query: &Query, node: Node<'_>) -> bool {
     if contains(&["master", "primary", "read-write"]) {
         return basic.primary;
     }
-    let (sync, quorum) =
-        (node.facts.duty == Some(SyncDuty::Sync), node.facts.duty == Some(SyncDuty::Quorum));
+    let (sync, quorum) = (node.facts.duty == Some(SyncDuty::Sync), node.facts.duty == Some(SyncDuty::Quorum));
     let good = if contains(&["replica"]) {
         basic.replica
     } else if contains(&["read-only"]) && !contains(&["sync", "quorum"]) {

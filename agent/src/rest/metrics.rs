@@ -30,13 +30,7 @@ const STATE_NAMES: [&str; 15] = [
 ];
 
 /// The metrics page.
-pub fn metrics_text(
-    snapshot: &Snapshot,
-    me: &MemberName,
-    local: &LocalState,
-    report: Option<&StatusReport>,
-    facts: &Facts,
-) -> String {
+pub fn metrics_text(snapshot: &Snapshot, me: &MemberName, local: &LocalState, report: Option<&StatusReport>, facts: &Facts) -> String {
     let server = report.and_then(|report| report.server.as_ref()).filter(|_| may_be_asked(local.state));
     let mut page = Page::new(&snapshot.settings.scope, me.as_str());
     about_server(&mut page, server, facts);
@@ -60,16 +54,8 @@ fn about_server(page: &mut Page, server: Option<&ServerStatus>, facts: &Facts) {
         Some(Monitor::Primary(primary)) => primary.lsn,
         _ => Lsn::ZERO,
     };
-    page.counter(
-        "xlog_location",
-        "Current location of the Postgres transaction log, 0 if this node is not the leader.",
-        location.0,
-    );
-    page.gauge(
-        "standby_leader",
-        "Value is 1 if this node is the standby_leader, 0 otherwise.",
-        role(Role::StandbyLeader),
-    );
+    page.counter("xlog_location", "Current location of the Postgres transaction log, 0 if this node is not the leader.", location.0);
+    page.gauge("standby_leader", "Value is 1 if this node is the standby_leader, 0 otherwise.", role(Role::StandbyLeader));
     page.gauge("replica", "Value is 1 if this node is a replica, 0 otherwise.", role(Role::Replica));
     let duty = |duty| u8::from(server.is_some() && facts.duty == Some(duty));
     page.gauge("sync_standby", "Value is 1 if this node is a sync standby, 0 otherwise.", duty(SyncDuty::Sync));
@@ -98,11 +84,7 @@ fn about_wal(page: &mut Page, server: Option<&ServerStatus>) {
     page.gauge("xlog_paused", "Value is 1 if the Postgres xlog is paused, 0 otherwise.", u8::from(paused));
     if server.is_some() {
         let state = monitor.and_then(|standby| standby.replication_state.as_deref());
-        page.gauge(
-            "postgres_streaming",
-            "Value is 1 if Postgres is streaming, 0 otherwise.",
-            u8::from(state == Some("streaming")),
-        );
+        page.gauge("postgres_streaming", "Value is 1 if Postgres is streaming, 0 otherwise.", u8::from(state == Some("streaming")));
         page.gauge(
             "postgres_in_archive_recovery",
             "Value is 1 if Postgres is replicating from archive, 0 otherwise.",
@@ -111,51 +93,24 @@ fn about_wal(page: &mut Page, server: Option<&ServerStatus>) {
     }
 }
 
-fn about_cluster(
-    page: &mut Page,
-    snapshot: &Snapshot,
-    local: &LocalState,
-    server: Option<&ServerStatus>,
-    facts: &Facts,
-) {
+fn about_cluster(page: &mut Page, snapshot: &Snapshot, local: &LocalState, server: Option<&ServerStatus>, facts: &Facts) {
     page.gauge(
         "postgres_server_version",
         "Version of Postgres (if running), 0 otherwise.",
         server.map_or(0, |server| server.server_version),
     );
-    page.gauge(
-        "cluster_unlocked",
-        "Value is 1 if the cluster is unlocked, 0 if locked.",
-        u8::from(facts.unlocked),
-    );
-    page.gauge(
-        "failsafe_mode_is_active",
-        "Value is 1 if failsafe mode is active, 0 if inactive.",
-        u8::from(facts.failsafe),
-    );
+    page.gauge("cluster_unlocked", "Value is 1 if the cluster is unlocked, 0 if locked.", u8::from(facts.unlocked));
+    page.gauge("failsafe_mode_is_active", "Value is 1 if failsafe mode is active, 0 if inactive.", u8::from(facts.failsafe));
     let timeline = server.and_then(|server| match &server.monitor {
         Monitor::Primary(primary) => Some(primary.timeline),
         Monitor::Standby(standby) => snapshot.timeline.or(standby.received_timeline),
         Monitor::NotAsked | Monitor::Failed => None,
     });
-    page.gauge(
-        "postgres_timeline",
-        "Postgres timeline of this node (if running), 0 otherwise.",
-        timeline.map_or(0, |timeline| timeline.0),
-    );
-    page.gauge(
-        "dcs_last_seen",
-        "Epoch timestamp when DCS was last contacted successfully by Patroni.",
-        snapshot.dcs_last_seen,
-    );
-    page.gauge(
-        "pending_restart",
-        "Value is 1 if the node needs a restart, 0 otherwise.",
-        u8::from(!local.pending_restart.is_empty()),
-    );
+    page.gauge("postgres_timeline", "Postgres timeline of this node (if running), 0 otherwise.", timeline.map_or(0, |timeline| timeline.0));
+    page.gauge("dcs_last_seen", "Epoch timestamp when DCS was last contacted successfully by Patroni.", snapshot.dcs_last_seen);
+    page.gauge("pending_restart", "Value is 1 if the node needs a restart, 0 otherwise.", u8::from(!local.pending_restart.is_empty()));
     page.gauge("is_paused", "Value is 1 if auto failover is disabled, 0 otherwise.", u8::from(facts.paused));
-    let names: Vec<String> =
-        ServerState::ALL.iter().zip(STATE_NAMES).map(|(state, name)| format!("{}={name}", state.number())).collect();
+    let names: Vec<String> = ServerState::ALL.iter().zip(STATE_NAMES).map(|(state, name)| format!("{}={name}", state.number())).collect();
     page.metric(
         "gauge",
         "postgres_state",
@@ -198,10 +153,7 @@ impl Page {
     fn metric(&mut self, kind: &str, name: &str, help: &str, value: impl Display) {
         let labels = &self.labels;
         // Writing to a string cannot fail.
-        let _ = write!(
-            self.text,
-            "# HELP patroni_{name} {help}\n# TYPE patroni_{name} {kind}\npatroni_{name}{labels} {value}\n"
-        );
+        let _ = write!(self.text, "# HELP patroni_{name} {help}\n# TYPE patroni_{name} {kind}\npatroni_{name}{labels} {value}\n");
     }
 }
 

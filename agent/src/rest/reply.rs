@@ -133,8 +133,7 @@ impl Reply {
                 headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/html;charset=utf-8"));
                 headers.insert(CONNECTION, HeaderValue::from_static("close"));
                 let standard = self.status.canonical_reason().unwrap_or("Error");
-                *response.body_mut() =
-                    Body::from(page(self.status, phrase.as_deref().unwrap_or(standard), &explanation));
+                *response.body_mut() = Body::from(page(self.status, phrase.as_deref().unwrap_or(standard), &explanation));
                 if let Some(phrase) = phrase.and_then(|phrase| ReasonPhrase::try_from(phrase.into_bytes()).ok()) {
                     response.extensions_mut().insert(phrase);
                 }

@@ -28,11 +28,11 @@ const MAX_HEAD: usize = 64 * 1024;
 /// How long running requests may go on after their listener was replaced.
 const DRAIN_LIMIT: Duration = Duration::from_secs(30);
 
+/// How long running requests may go on when the agent ends: PostgreSQL is not stopped before they have.
+const GRACE: Duration = Duration::from_millis(500);
+
 /// How long a listener that ends may keep its socket.
 const RELEASE_LIMIT: Duration = Duration::from_secs(1);
-
-/// How long running requests may go on when the agent ends.
-const GRACE: Duration = Duration::from_secs(2);
 
 /// The REST API cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -62,15 +62,11 @@ impl RestError {
 /// # Errors
 ///
 /// The address or the certificates cannot be used.
-pub async fn serve(
-    settings: &RestApiSettings,
-    handle: EngineHandle,
-    peers: Arc<dyn Peers>,
-) -> Result<RestServer, RestError> {
+pub async fn serve(settings: &RestApiSettings, handle: EngineHandle, peers: Arc<dyn Peers>) -> Result<RestServer, RestError> {
     let acceptor = Acceptor::new(tls::config(settings).await?);
     let app = Arc::new(App::new(handle, peers, Live::new(settings).await));
     let listening = Listening::start(settings, &acceptor, &app).await?;
-    let certificates = tls::watch(settings, acceptor.clone());
+    let certificates = tls::watch(settings, acceptor.clone(), tls::PERIOD);
     Ok(RestServer { app, acceptor, running: Mutex::new(Running { settings: settings.clone(), listening, certificates }) })
 }
 
@@ -110,12 +106,12 @@ impl RestServer {
         self.acceptor.set_tls(tls);
         self.app.set_live(Live::new(settings).await);
         running.stop_watching();
-        running.certificates = tls::watch(settings, self.acceptor.clone());
+        running.certificates = tls::watch(settings, self.acceptor.clone(), tls::PERIOD);
         running.settings = settings.clone();
         Ok(())
     }
 
-    /// Stops listening at once, lets running requests end within two seconds, and cuts those that do not. A second call
+    /// Stops listening at once, lets running requests end within half a second, and cuts those that do not. A second call
     /// does nothing.
     pub async fn shutdown(&self) {
         let mut running = self.running.lock().await;
@@ -203,13 +199,7 @@ async fn run(listener: TcpListener, acceptor: Acceptor, app: Arc<App>, handle: H
         async move { Ok::<_, std::convert::Infallible>(connection) }
     });
     let mut server = axum_server::Server::<SocketAddr>::from_listener(listener).acceptor(acceptor).handle(handle);
-    server
-        .http_builder()
-        .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_LIMIT)
-        .max_buf_size(MAX_HEAD)
-        .half_close(true);
+    server.http_builder().http1().timer(TokioTimer::new()).header_read_timeout(HEAD_LIMIT).max_buf_size(MAX_HEAD).half_close(true);
     if let Err(error) = server.http1_only().serve(connections).await {
         tracing::error!("The REST API is not served any more: {error}");
     }

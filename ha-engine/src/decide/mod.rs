@@ -54,6 +54,7 @@ use self::action::{Answer, Answers, Ask, Decision, Effect, ExitReason, Step, Tas
 use self::cycle::{Cycle, Interrupt, Outcome};
 use self::memory::{Memory, RewindState};
 use self::observation::{DataDir, Monitor, Observation};
+use crate::ports::CallbackEvent;
 use crate::settings::{GlobalConfig, SyncMode};
 
 /// One HA decision: what to do now, or what must be known first.
@@ -230,7 +231,9 @@ fn look_after(c: &mut Cycle<'_>) -> Outcome<()> {
         return Ok(());
     }
     if !c.memory.managed {
+        // A server that was found running: nobody has called `on_start` for it yet.
         c.memory.managed = true;
+        c.push(Effect::Call(CallbackEvent::Start));
         if matches!(c.obs.server.monitor, Monitor::Standby(_)) && c.task.is_none() {
             c.arm_rewind_check();
         }

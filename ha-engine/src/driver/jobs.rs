@@ -225,7 +225,7 @@ impl Engine {
             TaskResult::Start(StartOutcome::Failed)
                 | TaskResult::Clone(false)
                 | TaskResult::Demote(false)
-                | TaskResult::Rewind(RewindOutcome::NotYet(_))
+                | TaskResult::Rewind(RewindOutcome::NotYet(_) | RewindOutcome::Failed)
         );
         !failed || self.lock_is_mine()
     }

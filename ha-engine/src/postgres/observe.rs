@@ -30,6 +30,9 @@ impl LocalPostgres {
             }
             _ => (Monitor::NotAsked, None),
         };
+        if matches!(monitor, Monitor::Primary(_) | Monitor::Standby(_)) {
+            self.believe_the_answer();
+        }
         let data_dir = self.look_at_data_dir(deadline).await;
         let major_version = self.major().await;
         let system_id = if matches!(data_dir, DataDir::Present { .. }) { self.system_id(deadline).await } else { None };
@@ -50,6 +53,22 @@ impl LocalPostgres {
             major_version,
             pending_restart: local.pending_restart,
         }
+    }
+
+    /// A server that answers runs, whatever an earlier start or stop was thought to have come to. States of work that is under way stay.
+    fn believe_the_answer(&self) {
+        let now = self.clock.now();
+        self.state.send_if_modified(|local| {
+            let wrong = matches!(
+                local.state,
+                ServerState::StartFailed | ServerState::RestartFailed | ServerState::Stopped | ServerState::Crashed
+            );
+            if wrong {
+                tracing::info!("PostgreSQL answers although its state was `{}`: taking it as running", local.state);
+                (local.state, local.since) = (ServerState::Running, now);
+            }
+            wrong
+        });
     }
 
     /// The data directory; what was seen last if the disk does not answer in time.
@@ -81,7 +100,7 @@ impl LocalPostgres {
         found
     }
 
-    /// The monitoring query, tried twice.
+    /// The monitoring query, tried twice on a server that runs.
     async fn monitor_with_retry(&self, with_slots: bool, deadline: Deadline) -> (Monitor, Option<Vec<SlotObservation>>) {
         let mut failure = None;
         for _ in 0..2 {
@@ -89,8 +108,9 @@ impl LocalPostgres {
                 Ok(answer) => return answer,
                 Err(error) => {
                     tracing::debug!("Retry got exception: {error}");
-                    // Another try would be cancelled as well, and a server that is busy needs no more work.
-                    let hopeless = error.is_cancelled() || deadline.has_passed();
+                    // Another try would be cancelled as well, and a server that is busy needs no more work. One that is being
+                    // stopped or restarted by us has a good reason to be silent.
+                    let hopeless = error.is_cancelled() || deadline.has_passed() || self.server_state() != ServerState::Running;
                     failure = Some(error);
                     if hopeless {
                         break;
@@ -99,13 +119,23 @@ impl LocalPostgres {
             }
         }
         let Some(error) = failure else { return (Monitor::Failed, None) };
-        tracing::warn!("Retry got exception: {error}");
-        if error.is_connection_problem()
-            && self.server_state() == ServerState::Running
-            && knock(&self.target(), deadline).await == Readiness::Rejecting
-        {
-            self.enter(ServerState::Starting);
-            return (Monitor::NotAsked, None);
+        match self.server_state() {
+            state if state.is_starting() => return (Monitor::NotAsked, None),
+            ServerState::Running => tracing::warn!("Retry got exception: {error}"),
+            _ => return (Monitor::Failed, None),
+        }
+        if error.is_connection_problem() {
+            match knock(&self.target(), deadline).await {
+                Readiness::Rejecting if self.server_state() == ServerState::Running => {
+                    self.enter(ServerState::Starting);
+                    return (Monitor::NotAsked, None);
+                }
+                // It has died since this look began: the next one will say so.
+                Readiness::Silent if self.book().postmaster.as_ref().is_none_or(|process| !process.is_alive()) => {
+                    return (Monitor::Failed, None);
+                }
+                _ => {}
+            }
         }
         tracing::warn!("Failed to determine PostgreSQL state from the connection, falling back to cached role");
         (Monitor::Failed, None)

@@ -116,6 +116,11 @@ pub(super) fn umask() -> u32 {
     mask.and_then(|mask| u32::from_str_radix(mask.trim(), 8).ok()).unwrap_or(0o022)
 }
 
+/// The agent's own configuration variables, passwords among them, which no program that it calls may see.
+pub(super) fn configuration_variables() -> Vec<std::ffi::OsString> {
+    std::env::vars_os().map(|(name, _)| name).filter(|name| name.to_string_lossy().starts_with("PATRONI_")).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::{Stat, is_alive, title};
@@ -135,9 +140,4 @@ mod tests {
         assert!((now - 3600..=now + 1).contains(&started), "{started} is not shortly before {now}");
         assert!(title(me.pid).is_some());
     }
-}
-
-/// The agent's own configuration variables, passwords among them, which no program that it calls may see.
-pub(super) fn configuration_variables() -> Vec<std::ffi::OsString> {
-    std::env::vars_os().map(|(name, _)| name).filter(|name| name.to_string_lossy().starts_with("PATRONI_")).collect()
 }

@@ -171,8 +171,8 @@ fn how_to_look_around(cluster: &Cluster) -> Result<()> {
     let Some(node) = cluster.nodes().first() else { bail!("a cluster has nodes") };
     let tool = cluster.agent.control_tool()?;
     let control = format!("{} -c {}", tool.display(), node.file().display());
-    let hosts: Vec<String> = cluster.nodes().iter().map(|node| node.postgres.ip().to_string()).collect();
-    let ports: Vec<String> = cluster.nodes().iter().map(|node| node.postgres.port().to_string()).collect();
+    let hosts: Vec<String> = cluster.nodes().iter().map(|node| node.postgres.address.ip().to_string()).collect();
+    let ports: Vec<String> = cluster.nodes().iter().map(|node| node.postgres.address.port().to_string()).collect();
     let (user, password) = postgres::SUPERUSER;
     println!("The cluster stays up. Look around in another terminal:\n");
     println!("    {control} list");

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use tests::poll::{self, PATIENCE};
-use tests::{Agent, Cluster, Loss, skip};
+use tests::{Agent, Cluster, Loss};
 use tokio::time::Instant;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -65,36 +65,31 @@ async fn an_agent_that_dies_and_returns_within_the_ttl_leaves_its_primary_alone(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn when_the_agent_of_the_primary_dies_for_good_its_postgresql_stops_before_another_is_promoted() -> Result<()> {
-    if skip::unless_quorate("without a watchdog device only Quorate's lease guard survives the agent")? {
-        return Ok(());
-    }
+async fn when_the_agent_of_the_primary_dies_for_good_another_takes_over_and_the_old_primary_follows_once_its_agent_is_back() -> Result<()> {
     let cluster = Cluster::builder().start().await?;
     let old = cluster.leader().await?;
+    let timeline = old.timeline().await?;
 
     old.kill_agent().await?;
 
     let new = cluster.eventually_leader_other_than(old).await?;
-    ensure!(old.postmaster().is_none(), "the PostgreSQL of {} still runs", old.name);
     old.start()?;
     cluster.eventually_follows(old, new).await?;
-    cluster.finish(Loss::SUDDEN_DEATH).await
+    cluster.finish_after_an_unguarded_primary(timeline).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn when_the_agent_of_the_primary_is_frozen_another_takes_over_and_it_follows_when_it_wakes() -> Result<()> {
-    if skip::unless_quorate("without a watchdog device only Quorate's lease guard outlives a frozen agent")? {
-        return Ok(());
-    }
     let cluster = Cluster::builder().start().await?;
     let old = cluster.leader().await?;
+    let timeline = old.timeline().await?;
 
     old.signal_agent(Signal::SIGSTOP)?;
 
     let new = cluster.eventually_leader_other_than(old).await?;
     old.signal_agent(Signal::SIGCONT)?;
     cluster.eventually_follows(old, new).await?;
-    cluster.finish(Loss::SUDDEN_DEATH).await
+    cluster.finish_after_an_unguarded_primary(timeline).await
 }
 
 #[tokio::test(flavor = "multi_thread")]

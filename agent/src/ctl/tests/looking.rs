@@ -4,6 +4,24 @@ use std::time::Duration;
 
 use crate::ctl::testing::{DEMO, Tool};
 
+#[tokio::test(start_paused = true)]
+async fn looking_leaves_nothing_behind() {
+    let mut tool = Tool::with(&DEMO).await;
+    let before = tool.everything_stored();
+    let commands = [
+        &["list", "demo"][..],
+        &["topology", "demo"],
+        &["history", "demo"],
+        &["show-config", "demo"],
+        &["dsn", "demo"],
+        &["version", "demo"],
+    ];
+    for command in commands {
+        assert!(tool.run(command).await.failure.is_none(), "{command:?}");
+    }
+    assert_eq!(tool.everything_stored(), before, "no key, no lease, no new revision");
+}
+
 const HISTORY: &str = r#"[[1,25623960,"no recovery target specified","2024-01-01T00:00:00.123456+00:00","pg1"],[2,25624000,"x"]]"#;
 
 #[tokio::test(start_paused = true)]

@@ -101,13 +101,7 @@ async fn credentials_must_be_exact() {
 
 #[tokio::test]
 async fn the_first_failing_check_answers() {
-    let tls = RestTls {
-        certfile: "unused".into(),
-        keyfile: None,
-        keyfile_password: None,
-        cafile: None,
-        ciphers: None,
-    };
+    let tls = RestTls { certfile: "unused".into(), keyfile: None, keyfile_password: None, cafile: None, ciphers: None };
     let all = RestApiSettings {
         tls: Some(tls.clone()),
         verify_client: VerifyClient::Optional,

@@ -4,25 +4,7 @@ use dcs_core::model::ServerState;
 use serde_json::json;
 
 use super::*;
-
-/// A running replica of a normal cluster with a leader elsewhere.
-fn replica() -> Facts {
-    Facts {
-        state: Some(ServerState::Running),
-        role: Role::Replica,
-        paused: false,
-        standby_cluster: false,
-        has_view: true,
-        unlocked: false,
-        duty: None,
-        leader_position: Lsn(1000),
-        latest_end: Lsn::ZERO,
-        replayed: Lsn(1000),
-        received: Lsn(1000),
-        streaming: true,
-        failsafe: false,
-    }
-}
+use crate::rest::testing::good_facts as replica;
 
 fn primary() -> Facts {
     Facts { role: Role::Primary, streaming: false, received: Lsn::ZERO, replayed: Lsn::ZERO, ..replica() }
@@ -119,13 +101,42 @@ fn every_path_on_a_leader() {
         &primary(),
         true,
         &[
-            "/", "/primary", "/master", "/read-write", "/leader", "/foo/primary", "/primary/foo", "/xleaderx",
-            "/read-only", "/health", "/read-only-sync", "/read-only-synchronous", "/read-only-quorum", "/healthz",
+            "/",
+            "/primary",
+            "/master",
+            "/read-write",
+            "/leader",
+            "/foo/primary",
+            "/primary/foo",
+            "/xleaderx",
+            "/read-only",
+            "/health",
+            "/read-only-sync",
+            "/read-only-synchronous",
+            "/read-only-quorum",
+            "/healthz",
         ],
         &[
-            "/standby_leader", "/standby-leader", "/replica", "/sync", "/synchronous", "/quorum", "/async",
-            "/asynchronous", "/patroni", "/cluster", "/config", "/history", "/metrics", "/liveness", "/readiness",
-            "/failsafe", "/nosuch", "*", "", "/sync/",
+            "/standby_leader",
+            "/standby-leader",
+            "/replica",
+            "/sync",
+            "/synchronous",
+            "/quorum",
+            "/async",
+            "/asynchronous",
+            "/patroni",
+            "/cluster",
+            "/config",
+            "/history",
+            "/metrics",
+            "/liveness",
+            "/readiness",
+            "/failsafe",
+            "/nosuch",
+            "*",
+            "",
+            "/sync/",
         ],
     );
 }
@@ -137,9 +148,22 @@ fn every_path_on_a_replica_that_nobody_waits_for() {
         false,
         &["/replica", "/xreplicax", "/read-only", "/async", "/asynchronous", "/health"],
         &[
-            "/", "/primary", "/master", "/read-write", "/leader", "/standby_leader", "/standby-leader", "/sync",
-            "/synchronous", "/quorum", "/read-only-sync", "/read-only-synchronous", "/read-only-quorum", "/nosuch",
-            "/async/", "/patroni",
+            "/",
+            "/primary",
+            "/master",
+            "/read-write",
+            "/leader",
+            "/standby_leader",
+            "/standby-leader",
+            "/sync",
+            "/synchronous",
+            "/quorum",
+            "/read-only-sync",
+            "/read-only-synchronous",
+            "/read-only-quorum",
+            "/nosuch",
+            "/async/",
+            "/patroni",
         ],
     );
 }
@@ -229,9 +253,7 @@ fn a_lag_in_bytes_or_with_a_unit_excludes_who_is_further_behind() {
 
 #[test]
 fn tags_in_the_query_must_match_where_tags_are_checked() {
-    let Value::Object(tags) =
-        json!({"clonefrom": true, "zone": "A b", "rank": 1, "weight": 1.4, "nothing": null, "no": false})
-    else {
+    let Value::Object(tags) = json!({"clonefrom": true, "zone": "A b", "rank": 1, "weight": 1.4, "nothing": null, "no": false}) else {
         panic!("tags are an object")
     };
     let tags = Tags(tags);

@@ -43,13 +43,7 @@ pub(super) async fn answer(app: &App, caller: Caller, request: Request<Incoming>
             }
         },
     };
-    tracing::debug!(
-        "{} - - \"{} {}\" {}",
-        caller.address,
-        parts.method,
-        parts.uri.path(),
-        reply.status().as_u16()
-    );
+    tracing::debug!("{} - - \"{} {}\" {}", caller.address, parts.method, parts.uri.path(), reply.status().as_u16());
     reply.into_response(&live.decoration)
 }
 
@@ -114,6 +108,7 @@ impl Action {
         match self {
             Self::PatchConfig => config::patch(app, headers, body).await,
             Self::PutConfig => config::put(app, headers, body).await,
+            // Waits for room in the mailbox: what was answered with "scheduled" must not be lost.
             Self::Reload => match app.handle.send(Command::Reload).await {
                 Ok(()) => Reply::text(StatusCode::ACCEPTED, "reload scheduled"),
                 Err(EngineGone) => app.engine_gone(),

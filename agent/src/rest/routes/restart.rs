@@ -82,9 +82,10 @@ impl Wanted {
                 "schedule" => wanted.at = Some(parse_time(value, "restart", now)?),
                 "role" => {
                     let known = [Role::Primary, Role::StandbyLeader, Role::Replica].map(Role::as_str);
-                    let role = value.as_str().filter(|role| known.contains(role)).ok_or_else(|| {
-                        bad("PostgreSQL role should be either primary, standby_leader, or replica".to_owned())
-                    })?;
+                    let role = value
+                        .as_str()
+                        .filter(|role| known.contains(role))
+                        .ok_or_else(|| bad("PostgreSQL role should be either primary, standby_leader, or replica".to_owned()))?;
                     filter(role.into());
                     wanted.request.role = Some(role.to_owned());
                 }
@@ -182,28 +183,12 @@ mod tests {
             (r#"{"timeout": -5}"#, 400, timeout),
             (r#"{"timeout": null}"#, 400, timeout),
             (r#"{"postgres_version": "x.y"}"#, 400, "Invalid PostgreSQL version: x.y"),
-            (
-                r#"{"postgres_version": "10"}"#,
-                400,
-                "Invalid PostgreSQL version format: X.Y or X.Y.Z is accepted: 10",
-            ),
-            (
-                r#"{"postgres_version": "9.6"}"#,
-                400,
-                "Invalid PostgreSQL version format: X.Y or X.Y.Z is accepted: 9.6",
-            ),
+            (r#"{"postgres_version": "10"}"#, 400, "Invalid PostgreSQL version format: X.Y or X.Y.Z is accepted: 10"),
+            (r#"{"postgres_version": "9.6"}"#, 400, "Invalid PostgreSQL version format: X.Y or X.Y.Z is accepted: 9.6"),
             (r#"{"postgres_version": null}"#, 400, "Invalid PostgreSQL version: None"),
             (r#"{"force": true}"#, 400, "Unknown filter for the scheduled restart: force"),
-            (
-                r#"{"schedule": "soon"}"#,
-                422,
-                "Unable to parse scheduled timestamp. It should be in an unambiguous format, e.g. ISO 8601",
-            ),
-            (
-                r#"{"schedule": "2031-01-01T00:00"}"#,
-                400,
-                "Timezone information is mandatory for the scheduled restart",
-            ),
+            (r#"{"schedule": "soon"}"#, 422, "Unable to parse scheduled timestamp. It should be in an unambiguous format, e.g. ISO 8601"),
+            (r#"{"schedule": "2031-01-01T00:00"}"#, 400, "Timezone information is mandatory for the scheduled restart"),
             (r#"{"schedule": "2029-01-01T00:00Z"}"#, 422, "Cannot schedule restart in the past"),
         ] {
             assert_eq!(parse(body), Err((status, text.to_owned())), "{body}");

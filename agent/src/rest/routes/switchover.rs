@@ -117,9 +117,8 @@ pub(super) async fn post(app: &App, headers: &HeaderMap, body: Body, kind: Kind)
     if request.scheduled_at.is_some() {
         return Reply::text(StatusCode::ACCEPTED, format!("{} scheduled", kind.title()));
     }
-    let (status, sentence) = watch::until_done(app, view.leader_name().cloned(), request.candidate.as_ref())
-        .await
-        .sentence(kind, request.candidate.as_ref());
+    let (status, sentence) =
+        watch::until_done(app, view.leader_name().cloned(), request.candidate.as_ref()).await.sentence(kind, request.candidate.as_ref());
     Reply::text(status, sentence)
 }
 
@@ -151,9 +150,7 @@ pub(super) async fn delete(app: &App) -> Reply {
             app.handle.wake();
             Reply::text(StatusCode::OK, "scheduled switchover deleted")
         }
-        Ok(Write::Refused) => {
-            Reply::error_page(StatusCode::CONFLICT, "The request was changed or carried out at the same moment")
-        }
+        Ok(Write::Refused) => Reply::error_page(StatusCode::CONFLICT, "The request was changed or carried out at the same moment"),
         Err(error) => app.store_failed(&error),
     }
 }
@@ -222,9 +219,7 @@ impl Asked {
 /// The refusal, for a request to do `action` then.
 pub(super) fn parse_time(value: &Value, action: &str, now: jiff::Timestamp) -> Result<ScheduledTime, Refusal> {
     match parse_schedule(value.as_str().unwrap_or_default()) {
-        Ok(time) if time.instant() < now => {
-            Err((StatusCode::UNPROCESSABLE_ENTITY, format!("Cannot schedule {action} in the past")))
-        }
+        Ok(time) if time.instant() < now => Err((StatusCode::UNPROCESSABLE_ENTITY, format!("Cannot schedule {action} in the past"))),
         Ok(time) => Ok(time),
         Err(ScheduleError::NoTimeZone(_)) => {
             Err((StatusCode::BAD_REQUEST, format!("Timezone information is mandatory for the scheduled {action}")))
@@ -237,13 +232,7 @@ pub(super) fn parse_time(value: &Value, action: &str, now: jiff::Timestamp) -> R
 }
 
 /// Whether somebody could take over now; otherwise why not.
-async fn is_possible(
-    app: &App,
-    view: &ClusterView,
-    modes: Modes,
-    kind: Kind,
-    request: &FailoverRequest,
-) -> Result<(), String> {
+async fn is_possible(app: &App, view: &ClusterView, modes: Modes, kind: Kind, request: &FailoverRequest) -> Result<(), String> {
     let targets = candidates(view, modes, kind, request)?
         .into_iter()
         .filter_map(|member| Some(PeerTarget { name: member.name.clone(), api_url: member.record.api_url.clone()? }));
@@ -268,12 +257,7 @@ async fn ask(peers: &dyn ha_engine::ports::Peers, target: PeerTarget, deadline: 
 }
 
 /// The members among which a new leader is looked for.
-fn candidates<'a>(
-    view: &'a ClusterView,
-    modes: Modes,
-    kind: Kind,
-    request: &FailoverRequest,
-) -> Result<Vec<&'a Member>, String> {
+fn candidates<'a>(view: &'a ClusterView, modes: Modes, kind: Kind, request: &FailoverRequest) -> Result<Vec<&'a Member>, String> {
     let leader = view.leader_name();
     if request.leader.is_some() && request.leader.as_ref() != leader {
         return Err("leader name does not match".to_owned());

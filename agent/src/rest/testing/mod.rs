@@ -12,7 +12,7 @@ use dcs_core::adapter::KeyValueDcs;
 use dcs_core::fault::{FaultyStore, Plan};
 use dcs_core::keys::ClusterPath;
 use dcs_core::memory::Server;
-use dcs_core::model::{ClusterView, MemberName, MemberRecord, Tags};
+use dcs_core::model::{ClusterView, Lsn, MemberName, MemberRecord, Role, ServerState, Tags};
 use dcs_core::{Clock, Dcs, Deadline, LeaderLease, Moment, Timing};
 use ha_engine::decide::observation::{PeerAnswer, PeerStatus, PeerTarget};
 use ha_engine::ports::Peers;
@@ -24,6 +24,7 @@ use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
 
 use self::postgres::FakePostgres;
+use super::status::Facts;
 use super::{RestServer, serve};
 use crate::config::{AgentSettings, Environment, LocalConfig, RestApiSettings};
 
@@ -63,7 +64,7 @@ pub(crate) fn effective(dynamic: &Value) -> Arc<EffectiveSettings> {
     source.effective(dynamic.as_object().unwrap()).unwrap()
 }
 
-/// A clock that a test moves.
+/// A clock that a test moves; it also ticks by a nanosecond whenever it is read, so that no two moments are the same.
 #[derive(Debug, Default)]
 pub(crate) struct HandClock(Mutex<Duration>);
 
@@ -75,7 +76,9 @@ impl HandClock {
 
 impl Clock for HandClock {
     fn now(&self) -> Moment {
-        Moment::from_origin(Duration::from_secs(1000) + *self.0.lock().unwrap())
+        let mut time = self.0.lock().unwrap();
+        *time += Duration::from_nanos(1);
+        Moment::from_origin(Duration::from_secs(1000) + *time)
     }
 
     fn wall(&self) -> jiff::Timestamp {
@@ -93,10 +96,29 @@ impl FakePeers {
     }
 }
 
+/// A running replica of a normal cluster with a leader elsewhere.
+pub(crate) fn good_facts() -> Facts {
+    Facts {
+        state: Some(ServerState::Running),
+        role: Role::Replica,
+        paused: false,
+        standby_cluster: false,
+        has_view: true,
+        unlocked: false,
+        duty: None,
+        leader_position: Lsn(1000),
+        latest_end: Lsn::ZERO,
+        replayed: Lsn(1000),
+        received: Lsn(1000),
+        streaming: true,
+        failsafe: false,
+    }
+}
+
 pub(crate) fn good_peer() -> PeerStatus {
     PeerStatus {
         in_recovery: true,
-        position: dcs_core::model::Lsn(1000),
+        position: Lsn(1000),
         timeline: None,
         tags: Tags::default(),
         watchdog_failed: false,
@@ -191,8 +213,7 @@ impl Node {
         let plan = Plan::new(Duration::from_millis(500));
         let path = ClusterPath::new(None, "batman");
         let faulty = FaultyStore::new(store.client(timing()), plan.clone());
-        let dcs: Arc<dyn Dcs> =
-            Arc::new(KeyValueDcs::new(faulty, Arc::clone(&as_clock), path, "a".into(), timing()));
+        let dcs: Arc<dyn Dcs> = Arc::new(KeyValueDcs::new(faulty, Arc::clone(&as_clock), path, "a".into(), timing()));
         let postgres = FakePostgres::new(Arc::clone(&as_clock));
         let (snapshot, receiver) = watch::channel(Arc::new(snapshot(&clock)));
         let (mailbox, commands) = mpsc::channel(16);
@@ -204,14 +225,7 @@ impl Node {
             heard: Vec::new(),
         }));
         tokio::spawn(play(commands, Arc::clone(&script)));
-        let handle = EngineHandle::assemble(
-            "a".into(),
-            mailbox,
-            receiver,
-            Arc::clone(&dcs),
-            Arc::clone(&postgres) as _,
-            as_clock,
-        );
+        let handle = EngineHandle::assemble("a".into(), mailbox, receiver, Arc::clone(&dcs), Arc::clone(&postgres) as _, as_clock);
         let peers = Arc::new(FakePeers::default());
         let server = serve(settings, handle, Arc::clone(&peers) as _).await.unwrap();
         let address = server.local_addr().await;
@@ -298,11 +312,7 @@ impl Node {
             request = request.body(body.to_owned());
         }
         let response = request.send().await?;
-        Ok(Answer {
-            status: response.status().as_u16(),
-            headers: response.headers().clone(),
-            body: response.text().await?,
-        })
+        Ok(Answer { status: response.status().as_u16(), headers: response.headers().clone(), body: response.text().await? })
     }
 
     /// Sends bytes as they are and reads until the server closes.
@@ -310,10 +320,7 @@ impl Node {
         let mut stream = TcpStream::connect(self.address).await.unwrap();
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut answer = Vec::new();
-        tokio::time::timeout(Duration::from_secs(5), stream.read_to_end(&mut answer))
-            .await
-            .expect("the server closes")
-            .unwrap();
+        tokio::time::timeout(Duration::from_secs(5), stream.read_to_end(&mut answer)).await.expect("the server closes").unwrap();
         String::from_utf8(answer).unwrap()
     }
 }

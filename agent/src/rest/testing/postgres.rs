@@ -8,9 +8,7 @@ use async_trait::async_trait;
 use dcs_core::model::{HistoryLine, Lsn, Role, ServerState, Timeline};
 use dcs_core::{Clock, Deadline, Moment};
 use ha_engine::Cancel;
-use ha_engine::decide::observation::{
-    Monitor, PrimaryMonitor, ServerObservation, SlotObservation, StandbyMonitor, Upstream,
-};
+use ha_engine::decide::observation::{Monitor, PrimaryMonitor, ServerObservation, SlotObservation, StandbyMonitor, Upstream};
 use ha_engine::decide::slots::SlotPlan;
 use ha_engine::ports::{
     CallbackEvent, CloneSource, ControlData, DivergenceFacts, FollowPlan, Inconclusive, LocalState, OperationFailed, Postgres,
@@ -112,13 +110,16 @@ impl Postgres for FakePostgres {
 
     async fn report(&self, _: Duration, deadline: Deadline) -> Arc<StatusReport> {
         self.queries.fetch_add(1, Ordering::SeqCst);
+        let read_at = self.clock.now();
+        // Long enough for others to come meanwhile.
+        tokio::time::sleep(Duration::from_millis(10)).await;
         let server = if self.hangs.load(Ordering::SeqCst) {
             tokio::time::sleep_until(deadline.instant()).await;
             None
         } else {
             self.server.lock().unwrap().clone()
         };
-        Arc::new(StatusReport { read_at: self.clock.now(), server })
+        Arc::new(StatusReport { read_at, server })
     }
 
     async fn postmaster_ended(&self) {

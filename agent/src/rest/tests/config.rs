@@ -41,8 +41,7 @@ async fn reading_comes_from_the_view_or_the_store() {
 async fn a_patch_changes_what_it_names_and_wakes_the_loop() {
     let node = Node::start().await;
     node.store(json!({"ttl": 30, "postgresql": {"parameters": {"max_connections": 100}}})).await;
-    let (status, config) =
-        node.patch(json!({"postgresql": {"parameters": {"max_connections": null}}, "loop_wait": 5})).await;
+    let (status, config) = node.patch(json!({"postgresql": {"parameters": {"max_connections": null}}, "loop_wait": 5})).await;
     let expected = json!({"ttl": 30, "postgresql": {"parameters": {}}, "loop_wait": 5});
     assert_eq!((status, &config), (200, &expected));
     assert_eq!(node.stored().await, Some(expected));

@@ -73,7 +73,7 @@ async fn only_the_first_element_of_the_path_chooses() {
 async fn every_row_of_the_body_rules() {
     let node = Node::start().await;
     let request = |target: &str, rest: &str| format!("POST {target} HTTP/1.0\r\n{rest}");
-    let cases: [(&str, u16, u16); 9] = [
+    let cases: [(&str, u16, u16); 8] = [
         ("\r\n", 411, 200),
         ("Content-Length: 0\r\n\r\n", 400, 200),
         ("Content-Length: 2\r\n\r\n{}", 400, 200),
@@ -82,14 +82,17 @@ async fn every_row_of_the_body_rules() {
         ("Content-Length: 4\r\n\r\nnull", 400, 400),
         ("Content-Length: 5\r\n\r\n{\"a\":", 400, 400),
         ("Content-Length: 99999999\r\n\r\n", 413, 413),
-        ("Content-Length: x\r\n\r\n", 400, 400),
     ];
     for (rest, required, optional) in cases {
-        for (target, expected) in [("/switchover", required), ("/failover", required), ("/restart", optional), ("/reinitialize", optional)] {
+        for (target, expected) in [("/switchover", required), ("/failover", required), ("/restart", optional), ("/reinitialize", optional)]
+        {
             let answer = node.raw(&request(target, rest)).await;
             assert!(answer.starts_with(&format!("HTTP/1.0 {expected} ")), "{target} {rest:?}: {answer}");
         }
     }
+    // HTTP itself knows what a length is.
+    let answer = node.raw(&request("/restart", "Content-Length: x\r\n\r\n")).await;
+    assert!(answer.contains(" 400 Bad Request\r\n"), "{answer}");
     let not_utf8 = b"POST /restart HTTP/1.0\r\nContent-Length: 9\r\n\r\n{\"a\":\"\xff\"}";
     let mut stream = TcpStream::connect(node.address).await.unwrap();
     stream.write_all(not_utf8).await.unwrap();

@@ -11,7 +11,7 @@ use dcs_core::{Dcs as _, Moment};
 use futures::future::join_all;
 use ha_engine::decide::observation::{DataDir, Monitor, Postmaster, ServerObservation};
 use ha_engine::decide::restart::ScheduledRestart;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::rest::testing::postgres::{primary, standby};
 use crate::rest::testing::{Node, deadline};
@@ -23,6 +23,13 @@ impl Node {
             let view = Arc::make_mut(snapshot.view.as_mut().unwrap());
             view.leader = Some(Leader { name: "b".into(), revision: Revision::from(1_u64), handle: None });
         });
+    }
+
+    /// `GET /patroni` without what changes with every release.
+    async fn status(&self) -> Value {
+        let mut status = self.get("/patroni").await.json();
+        assert_eq!(status["quorate"]["version"].take(), env!("CARGO_PKG_VERSION"));
+        status
     }
 
     async fn code(&self, target: &str) -> u16 {
@@ -132,6 +139,36 @@ async fn peers_get_positions_that_were_read_for_them() {
 }
 
 #[tokio::test]
+async fn peers_that_ask_together_share_a_query() {
+    let node = Node::start().await;
+    let answers = join_all((0..50).map(|_| node.get("/patroni"))).await;
+    assert!(answers.iter().all(|answer| answer.json()["xlog"]["received_location"] == 1000));
+    assert!(node.postgres.queries() < 25, "{}", node.postgres.queries());
+}
+
+#[tokio::test]
+async fn a_server_that_could_not_be_asked_is_asked_again_for_peers() {
+    let node = Node::start().await;
+    node.postgres.say(None);
+    let later = async {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        node.postgres.say(Some(standby(1000)));
+    };
+    let (answer, ()) = tokio::join!(node.get("/patroni"), later);
+    assert_eq!(answer.json()["xlog"]["received_location"], 1000);
+}
+
+#[tokio::test]
+async fn peers_are_answered_in_time_even_if_the_server_hangs() {
+    let node = Node::start().await;
+    node.postgres.hang();
+    let started = tokio::time::Instant::now();
+    let answers = join_all((0..5).map(|_| node.get("/patroni"))).await;
+    assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
+    assert!(answers.iter().all(|answer| answer.json()["state"] == "unknown"));
+}
+
+#[tokio::test]
 async fn lag_is_told_from_the_leader_as_last_loaded() {
     let node = Node::start().await;
     node.see_a_leader();
@@ -156,8 +193,7 @@ async fn synchronous_standbys_are_found_by_the_sync_key() {
         let record = SyncRecord { leader: Some("b".into()), standbys: vec!["A".into()], quorum: 0 };
         view.sync = SyncState { record, ..SyncState::default() };
     });
-    for (mode, sync, quorum, field) in
-        [("on", 200, 503, "sync_standby"), ("quorum", 503, 200, "quorum_standby"), ("off", 503, 503, "none")]
+    for (mode, sync, quorum, field) in [("on", 200, 503, "sync_standby"), ("quorum", 503, 200, "quorum_standby"), ("off", 503, 503, "none")]
     {
         node.configure(&json!({"synchronous_mode": mode}));
         assert_eq!((node.code("/sync").await, node.code("/quorum").await), (sync, quorum), "{mode}");
@@ -172,7 +208,7 @@ async fn synchronous_standbys_are_found_by_the_sync_key() {
 async fn the_status_of_a_replica() {
     let node = Node::start().await;
     node.see_a_leader();
-    insta::assert_json_snapshot!(node.get("/patroni").await.json());
+    insta::assert_json_snapshot!(node.status().await);
 }
 
 #[tokio::test]
@@ -205,7 +241,7 @@ async fn the_status_of_a_primary_with_everything_there_is() {
             filters: json!({"restart_pending": true}).as_object().unwrap().clone(),
         });
     });
-    insta::assert_json_snapshot!(node.get("/patroni").await.json());
+    insta::assert_json_snapshot!(node.status().await);
 }
 
 #[tokio::test]
@@ -216,7 +252,7 @@ async fn the_status_of_a_stopped_server_has_no_positions() {
         local.role = Role::Demoted;
     });
     node.change(|snapshot| snapshot.tags.0.clear());
-    insta::assert_json_snapshot!(node.get("/patroni").await.json());
+    insta::assert_json_snapshot!(node.status().await);
     assert_eq!(node.postgres.queries(), 0);
 }
 
@@ -265,9 +301,9 @@ async fn metrics_of_a_replica_and_of_a_server_that_is_down() {
     node.see_a_leader();
     let running = node.get("/metrics").await;
     assert_eq!((running.status, running.header("content-type")), (200, Some("text/plain")));
-    insta::assert_snapshot!("metrics of a replica", running.body);
+    insta::assert_snapshot!("metrics_of_a_replica", running.body);
     node.postgres.change(|local| local.state = ServerState::Stopped);
-    insta::assert_snapshot!("metrics of a stopped server", node.get("/metrics").await.body);
+    insta::assert_snapshot!("metrics_of_a_stopped_server", node.get("/metrics").await.body);
 }
 
 #[tokio::test]

@@ -1,6 +1,5 @@
 //! Restart, reinitialize, reload.
 
-use dcs_core::Dcs as _;
 use ha_engine::RestartAnswer;
 use serde_json::json;
 

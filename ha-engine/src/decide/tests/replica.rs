@@ -148,11 +148,12 @@ fn f7_paused_replay_is_resumed() {
 }
 
 #[test]
-fn the_first_cycle_on_an_adopted_standby_compares_histories() {
+fn the_first_cycle_on_an_adopted_standby_compares_histories_and_calls_on_start() {
     let mut situation = Situation::replica().led_by("b");
     situation.memory.managed = false;
     let decision = situation.decide();
     assert_eq!(decision.memory.rewind, RewindState::Check);
     assert!(decision.memory.managed);
+    assert!(deeds(&decision).contains(&&Effect::Call(crate::ports::CallbackEvent::Start)));
     assert_eq!(situation.obs.server.role, Role::Replica);
 }

@@ -31,13 +31,7 @@ fn the_first_failing_check_answers() {
         (switchover, free, json!({"candidate": "b"}), 400, only_from),
         (switchover, PAUSED, json!({"leader": null}), 400, only_from),
         (failover, PAUSED, json!({"candidate": "b", "scheduled_at": "x"}), 400, "Failover can't be scheduled"),
-        (
-            switchover,
-            PAUSED,
-            json!({"leader": "a", "scheduled_at": "x"}),
-            400,
-            "Can't schedule switchover in the paused state",
-        ),
+        (switchover, PAUSED, json!({"leader": "a", "scheduled_at": "x"}), 400, "Can't schedule switchover in the paused state"),
         (switchover, free, json!({"leader": "a", "scheduled_at": "x"}), 422, unparsable),
         (switchover, free, json!({"leader": "a", "scheduled_at": 5}), 422, unparsable),
         (
@@ -54,13 +48,7 @@ fn the_first_failing_check_answers() {
             422,
             "Cannot schedule switchover in the past",
         ),
-        (
-            switchover,
-            PAUSED,
-            json!({"leader": "a"}),
-            400,
-            "Switchover is possible only to a specific candidate in a paused state",
-        ),
+        (switchover, PAUSED, json!({"leader": "a"}), 400, "Switchover is possible only to a specific candidate in a paused state"),
         (switchover, free, json!({"leader": "a", "member": "a"}), 400, "Switchover target and source are the same"),
         (failover, free, json!({"leader": "a", "candidate": "a"}), 400, "Switchover target and source are the same"),
     ] {
@@ -76,24 +64,17 @@ fn good_requests_become_the_key() {
         scheduled_at: None,
     };
     let free = Modes::default();
-    assert_eq!(
-        check(Kind::Switchover, free, &json!({"leader": "a"})),
-        Ok((Kind::Switchover, request(Some("a"), None)))
-    );
+    assert_eq!(check(Kind::Switchover, free, &json!({"leader": "a"})), Ok((Kind::Switchover, request(Some("a"), None))));
     assert_eq!(
         check(Kind::Switchover, PAUSED, &json!({"leader": "a", "member": "b"})),
         Ok((Kind::Switchover, request(Some("a"), Some("b"))))
     );
-    assert_eq!(
-        check(Kind::Failover, PAUSED, &json!({"candidate": "b", "member": "c"})),
-        Ok((Kind::Failover, request(None, Some("b"))))
-    );
+    assert_eq!(check(Kind::Failover, PAUSED, &json!({"candidate": "b", "member": "c"})), Ok((Kind::Failover, request(None, Some("b")))));
     assert_eq!(
         check(Kind::Failover, free, &json!({"candidate": "b", "leader": "a"})),
         Ok((Kind::Switchover, request(Some("a"), Some("b"))))
     );
-    let (_, later) =
-        check(Kind::Switchover, free, &json!({"leader": "a", "scheduled_at": "2030-01-01T00:00:01Z"})).unwrap();
+    let (_, later) = check(Kind::Switchover, free, &json!({"leader": "a", "scheduled_at": "2030-01-01T00:00:01Z"})).unwrap();
     assert_eq!(later.scheduled_at.unwrap().to_string(), "2030-01-01T00:00:01+00:00");
 }
 
@@ -153,10 +134,7 @@ fn without_anybody_to_take_over_it_is_not_possible() {
     let none = "switchover is not possible: can not find sync_standby";
     assert_eq!(found(&lonely, SyncMode::On, Kind::Switchover, "a", ""), Err(none.to_owned()));
     let leaderless = ClusterView { leader: None, ..view() };
-    assert_eq!(
-        found(&leaderless, SyncMode::Off, Kind::Switchover, "a", "b"),
-        Err("leader name does not match".to_owned())
-    );
+    assert_eq!(found(&leaderless, SyncMode::Off, Kind::Switchover, "a", "b"), Err("leader name does not match".to_owned()));
     assert_eq!(found(&leaderless, SyncMode::Off, Kind::Failover, "", "c"), Ok("c".to_owned()));
 }
 
