@@ -191,10 +191,12 @@ fn b1_a_failed_bootstrap_is_undone_and_ends_the_agent() {
     let mut situation = Situation::stopped(Role::Uninitialized);
     situation.memory.bootstrapping = true;
     situation.memory.critical = Critical::Done(false);
+    situation.view.initialize = Some(String::new());
     let decision = situation.decide();
     assert_eq!(decision.message, "Failed to bootstrap cluster");
-    let deeds = deeds(&decision);
-    assert!(deeds.contains(&&Effect::CancelInitialize) && deeds.contains(&&Effect::MoveDataDirectoryAside));
+    assert!(deeds(&decision).contains(&&Effect::CancelInitialize) && deeds(&decision).contains(&&Effect::MoveDataDirectoryAside));
+    situation.view.initialize = Some("7000000000000000002".to_owned());
+    assert!(!deeds(&situation.decide()).contains(&&Effect::CancelInitialize), "the identifier of somebody who was faster stays");
 }
 
 #[test]
