@@ -9,7 +9,7 @@ use super::{Engine, Next};
 use crate::decide::action::Task;
 use crate::decide::observation::Postmaster;
 use crate::decide::restart::{ScheduledRestart, refusal};
-use crate::decide::{plan_for, reinitialize_source};
+use crate::decide::{self, plan_for, reinitialize_source};
 use crate::handle::{Command, RestartAnswer};
 use crate::settings::{EffectiveSettings, SettingsError};
 
@@ -141,6 +141,10 @@ impl Engine {
     }
 
     fn take_settings(&mut self, settings: Arc<EffectiveSettings>) {
+        let before = decide::unsupported(&self.settings.global);
+        if let Some(reason) = decide::unsupported(&settings.global).filter(|reason| before != Some(*reason)) {
+            tracing::error!("{reason}: this node will not become the leader as long as that is so");
+        }
         self.dcs.set_timing(settings.global.timing());
         self.settings = settings;
         self.unapplied_settings = true;

@@ -59,10 +59,8 @@ impl LocalPostgres {
     fn believe_the_answer(&self) {
         let now = self.clock.now();
         self.state.send_if_modified(|local| {
-            let wrong = matches!(
-                local.state,
-                ServerState::StartFailed | ServerState::RestartFailed | ServerState::Stopped | ServerState::Crashed
-            );
+            let wrong =
+                matches!(local.state, ServerState::StartFailed | ServerState::RestartFailed | ServerState::Stopped | ServerState::Crashed);
             if wrong {
                 tracing::info!("PostgreSQL answers although its state was `{}`: taking it as running", local.state);
                 (local.state, local.since) = (ServerState::Running, now);

@@ -92,8 +92,8 @@ async fn a_diverged_primary_that_may_be_neither_rewound_nor_removed_stays_out_an
     // It may run and be refused by the new primary, but it must not have thrown anything away.
     ensure!(old.data_born()? == born, "the only copy of acknowledged rows was removed");
     ensure!(cluster.leader().await?.name == new.name);
-    // For the general checks it has to be a member again: this is what an operator would do.
-    let answer = old.send("POST", "/reinitialize", &json!({})).await?;
+    // For the general checks it has to be a member again. This is what an operator would do, whatever the agent is about to try.
+    let answer = old.send("POST", "/reinitialize", &json!({"force": true})).await?;
     ensure!(answer.status == 200, "{answer:?}");
     cluster.eventually_follows(old, new).await?;
     cluster.finish(UNREPLICATED).await
