@@ -100,6 +100,7 @@ impl HttpClientSettings {
         };
         ClientTls {
             ca: self.ca.clone(),
+            crl: None,
             cert: self.cert.clone(),
             key: self.key.clone(),
             key_password: self.key_password.as_ref().map(|password| password.expose().to_owned()),

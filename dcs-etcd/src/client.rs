@@ -249,7 +249,7 @@ impl Client {
                     }
                     outcome => {
                         let failure = match outcome {
-                            Ok(Err(failure)) => failure,
+                            Ok(Err(failure)) => connection.explain(failure),
                             _ => Failure::lost("it did not answer in time"),
                         };
                         tries.note(Some(&connection.target), failure.fate, &failure.cause);
@@ -258,7 +258,7 @@ impl Client {
                 },
             };
             let pause = match failure.class {
-                Class::NextServer => {
+                Class::NextServer | Class::Broken => {
                     if let Some(connection) = &connection {
                         self.set_aside(connection, &failure);
                     }

@@ -228,7 +228,7 @@ impl Section<'_> {
             return Err(ConfigError::new("cert", "it is missing, although there is a `key`"));
         }
         let verify = if ca.is_some() { Verify::Full } else { Verify::Nothing };
-        Ok(ClientTls { ca, cert, key, key_password: None, verify })
+        Ok(ClientTls { ca, cert, key, verify, ..ClientTls::default() })
     }
 }
 

@@ -43,7 +43,9 @@ pub(crate) struct Connection {
     pub(crate) target: Target,
     /// Distinguishes this connection from every other one of this process.
     pub(crate) serial: u64,
-    answered: Arc<AtomicBool>,
+    answered: AtomicBool,
+    /// Whether we present a certificate.
+    certified: bool,
     kv: KvClient,
     lease: LeaseClient,
     watch: WatchClient,
@@ -61,11 +63,6 @@ enum Problem {
     Name(String),
     #[error("the connection to {0} has broken")]
     Broken(Target),
-    #[error(
-        "{0} closed the connection before the first answer: perhaps it does not speak HTTP/2, which etcd's protocol \
-         (gRPC) needs"
-    )]
-    Closed(Target),
     #[error(
         "{0} did not agree to speak HTTP/2, which etcd's protocol needs\n\nhint: a proxy in front of etcd must pass \
          HTTP/2 (gRPC) on"
@@ -101,16 +98,19 @@ impl Connection {
     ) -> Result<Self, Failure> {
         let stream = TcpStream::connect(target.address).await.map_err(|error| Failure::unreachable(Problem::Tcp(target.clone(), error)))?;
         tune(&stream, timing);
-        let answered = Arc::new(AtomicBool::new(false));
         let channel = match target.endpoint.scheme {
-            Scheme::Http => channel(&target, stream, &answered, timing).await?,
-            Scheme::Https => channel(&target, encrypt(&target, stream, config).await?, &answered, timing).await?,
+            Scheme::Http => channel(&target, stream, timing).await?,
+            Scheme::Https => channel(&target, encrypt(&target, stream, config).await?, timing).await?,
         };
-        let client = authenticate(channel, &target, credentials).await?;
+        let certified = config.tls.cert.is_some();
+        let client = authenticate(channel, &target, credentials)
+            .await
+            .map_err(|failure| usual_reason(failure, target.endpoint.scheme, certified))?;
         Ok(Self {
             target,
             serial,
-            answered,
+            answered: AtomicBool::new(false),
+            certified,
             kv: client.kv_client().max_decoding_message_size(LARGEST_ANSWER),
             lease: client.lease_client(),
             watch: client.watch_client().max_decoding_message_size(LARGEST_ANSWER),
@@ -121,6 +121,15 @@ impl Connection {
     /// What listens there is an etcd server.
     pub(crate) fn has_answered(&self) {
         self.answered.store(true, Ordering::Relaxed);
+    }
+
+    /// Adds the usual reasons to a connection that broke before the first answer: what the server had to say about it is
+    /// mostly lost with the connection.
+    pub(crate) fn explain(&self, failure: Failure) -> Failure {
+        if self.answered.load(Ordering::Relaxed) {
+            return failure;
+        }
+        usual_reason(failure, self.target.endpoint.scheme, self.certified)
     }
 
     pub(crate) fn kv(&self) -> KvClient {
@@ -138,6 +147,17 @@ impl Connection {
     pub(crate) fn cluster(&self) -> ClusterClient {
         self.cluster.clone()
     }
+}
+
+fn usual_reason(failure: Failure, scheme: Scheme, certified: bool) -> Failure {
+    if failure.class != Class::Broken {
+        return failure;
+    }
+    failure.perhaps(match (scheme, certified) {
+        (Scheme::Http, _) => "perhaps it speaks TLS, or does not speak HTTP/2, which etcd's protocol (gRPC) needs",
+        (Scheme::Https, true) => "perhaps the server does not accept our client certificate",
+        (Scheme::Https, false) => "perhaps the server asks for a client certificate (`cert` and `key`)",
+    })
 }
 
 async fn authenticate(
@@ -202,19 +222,15 @@ async fn encrypt(target: &Target, stream: TcpStream, config: &Config) -> Result<
 }
 
 /// Speaks HTTP/2 over `io`, once: when it breaks, requests fail without having been sent.
-async fn channel<S>(target: &Target, io: S, answered: &Arc<AtomicBool>, timing: Timing) -> Result<tonic::transport::Channel, Failure>
+async fn channel<S>(target: &Target, io: S, timing: Timing) -> Result<tonic::transport::Channel, Failure>
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let invalid = |error: BoxError| Failure::unreachable(Problem::Tcp(target.clone(), io::Error::other(error)));
     let origin = target.endpoint.url().parse::<tonic::transport::Uri>().map_err(|error| invalid(error.into()))?;
     let mut io = Some(TokioIo::new(io));
-    let (answered, server) = (Arc::clone(answered), target.clone());
-    let connector = tower::service_fn(move |_| {
-        std::future::ready(io.take().ok_or_else(|| {
-            if answered.load(Ordering::Relaxed) { Problem::Broken(server.clone()) } else { Problem::Closed(server.clone()) }
-        }))
-    });
+    let server = target.clone();
+    let connector = tower::service_fn(move |_| std::future::ready(io.take().ok_or_else(|| Problem::Broken(server.clone()))));
     // The scheme of the address says "no TLS" to the library; the origin says to etcd what it really is, without which it
     // would not look at the client's certificate.
     tonic::transport::Endpoint::from_shared(format!("http://{}", target.endpoint))

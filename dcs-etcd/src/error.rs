@@ -18,6 +18,8 @@ pub(crate) const STORE: &str = "etcd3";
 pub(crate) enum Class {
     /// This server is of no use now: ask another.
     NextServer,
+    /// The same, because the connection broke.
+    Broken,
     /// The cluster is busy or has no leader yet: pause, ask again.
     Busy,
     /// Our token is not (or no longer) valid: get a new one, ask again.
@@ -120,11 +122,16 @@ impl From<etcd_client::Error> for Failure {
         match error {
             E::GRpcStatus(status) => {
                 if let Some(never_sent) = find_connect_error(&status) {
-                    return Self::unreachable(Chain(text_of(never_sent)));
+                    let cause = Box::new(Chain(text_of(never_sent)));
+                    return Self { class: Class::Broken, fate: Fate::NotApplied, cause };
                 }
                 let (class, fate) = look_up(status.code(), status.message());
                 let cause: BoxError = match status.source() {
-                    Some(source) => Box::new(Chain(text_of(source))),
+                    // What the server says has no source.
+                    Some(source) => {
+                        let class = if class == Class::NextServer { Class::Broken } else { class };
+                        return Self { class, fate, cause: Box::new(Chain(text_of(source))) };
+                    }
                     None => Box::new(Answer { code: name_of(status.code()), message: status.message().to_owned() }),
                 };
                 Self { class, fate, cause }
@@ -144,6 +151,12 @@ impl Failure {
         Self { class: Class::NextServer, fate: Fate::NotApplied, cause: cause.into() }
     }
 
+    /// The same failure with what may be the reason.
+    pub(crate) fn perhaps(self, reason: &str) -> Self {
+        let cause = Box::new(Chain(format!("{}; {reason}", self.cause)));
+        Self { cause, ..self }
+    }
+
     /// A connection broke, or did not answer, with a request on it.
     pub(crate) fn lost(cause: impl Into<BoxError>) -> Self {
         Self { class: Class::NextServer, fate: Fate::Unknown, cause: cause.into() }
@@ -152,7 +165,7 @@ impl Failure {
     /// The failure as the contract's error.
     pub(crate) fn into_error(self, operation: &'static str) -> Error {
         let kind = match self.class {
-            Class::NextServer | Class::Busy | Class::Refused | Class::AuthOff => ErrorKind::Unavailable,
+            Class::NextServer | Class::Broken | Class::Busy | Class::Refused | Class::AuthOff => ErrorKind::Unavailable,
             Class::LeaseGone => ErrorKind::HandleGone,
             Class::Token | Class::Denied => ErrorKind::Denied,
             Class::TooLarge | Class::Misconfigured => ErrorKind::Misconfigured,
@@ -262,7 +275,7 @@ mod tests {
         let refused = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
         let status = tonic::Status::from_error(Box::new(tonic::ConnectError(Box::new(refused))));
         let failure = Failure::from(etcd_client::Error::GRpcStatus(status));
-        assert_eq!((failure.class, failure.fate), (Class::NextServer, Fate::NotApplied));
+        assert_eq!((failure.class, failure.fate), (Class::Broken, Fate::NotApplied));
         assert_eq!(failure.cause.to_string(), "connection refused");
     }
 

@@ -7,10 +7,10 @@
 //!    └─────────────────┘ (a changed ttl replaces the lease; the old one expires by itself)
 //! ```
 //!
-//! A keepalive is answered by the member that believes itself to be the leader of etcd, without asking the others
-//! (before etcd 3.5). One that was deposed while it was stopped can still say yes. Its answer carries its old raft term,
-//! which is why a [`Held`] remembers the term of its proof: whoever confirms a lock compares it with the term of the
-//! transaction, see `store.rs`.
+//! A keepalive is answered by the member that believes itself to be the leader of etcd. Before its issue 15247 was fixed
+//! in late 2023 it did not ask the others first, so that one which was deposed while it was stopped could still say yes.
+//! Its answer carries its old raft term, which is why a [`Held`] remembers the term of its proof: whoever confirms a lock
+//! compares it with the term of the transaction, see `store.rs`.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;

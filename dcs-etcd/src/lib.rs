@@ -9,6 +9,7 @@ mod error;
 mod history;
 mod lease;
 mod members;
+mod own_writes;
 mod store;
 mod tries;
 mod watch;

@@ -17,6 +17,7 @@ use crate::config::{Config, Credentials};
 use crate::error::{STORE, malformed};
 use crate::history::Standing;
 use crate::lease::{Held, Keeper, handle_id};
+use crate::own_writes::OwnWrites;
 use crate::watch::Watcher;
 
 /// A new lease and another try are not begun with less than this.
@@ -32,6 +33,7 @@ pub struct Etcd {
     client: Client,
     leases: Keeper,
     watcher: Watcher,
+    own_writes: OwnWrites,
 }
 
 impl fmt::Debug for Etcd {
@@ -46,7 +48,7 @@ impl Etcd {
         let client = Client::new(config, timing);
         let leases = Keeper::new(client.clone(), clock);
         let watcher = Watcher::new(client.clone());
-        Self { client, leases, watcher }
+        Self { client, leases, watcher, own_writes: OwnWrites::default() }
     }
 
     /// Goes on as another user, or with another password, without losing the lease.
@@ -59,7 +61,8 @@ impl Etcd {
         self.client.server()
     }
 
-    async fn transact(&self, call: Call, txn: Txn, deadline: Deadline) -> Result<Answer<TxnResponse>, Error> {
+    async fn transact(&self, call: Call, key: &str, txn: Txn, deadline: Deadline) -> Result<Answer<TxnResponse>, Error> {
+        let _writing = (call.repeat == Repeat::IfNotApplied).then(|| self.own_writes.begin(key));
         self.client
             .run(call, deadline, |connection| {
                 let (mut kv, txn) = (connection.kv(), txn.clone());
@@ -91,6 +94,7 @@ impl Etcd {
         options: PutOptions,
         deadline: Deadline,
     ) -> Result<Answer<etcd_client::PutResponse>, Error> {
+        let _writing = self.own_writes.begin(key);
         self.client
             .run(write(operation), deadline, |connection| {
                 let (mut kv, key, value, options) = (connection.kv(), key.to_owned(), value.to_vec(), options.clone());
@@ -146,7 +150,7 @@ impl Etcd {
     async fn attempt_to_create(&self, key: &str, owner: &str, held: Held, deadline: Deadline) -> Result<LockAttempt, Error> {
         const OPERATION: &str = "acquire the leader lock";
         let txn = Txn::new().when([is_absent(key)]).and_then([put_op(key, owner, Some(held.id))]).or_else([TxnOp::get(key, None)]);
-        let answer = self.transact(write(OPERATION), txn, deadline).await?;
+        let answer = self.transact(write(OPERATION), key, txn, deadline).await?;
         if !answer.value.succeeded() {
             return Ok(LockAttempt::Held(found(&answer.value, OPERATION)?));
         }
@@ -220,7 +224,7 @@ impl KeyValueStore for Etcd {
             },
         };
         let txn = Txn::new().when([condition]).and_then([put_op(key, value, None)]);
-        let answer = self.transact(write(OPERATION), txn, deadline).await?;
+        let answer = self.transact(write(OPERATION), key, txn, deadline).await?;
         Ok(if answer.value.succeeded() { Write::Applied(revision(answer.header.revision)) } else { Write::Refused })
     }
 
@@ -264,20 +268,23 @@ impl KeyValueStore for Etcd {
     }
 
     async fn acquire_lock(&self, key: &str, owner: &str, deadline: Deadline) -> Result<LockAttempt, Error> {
+        let _writing = self.own_writes.begin(key);
         let attempt = |held| Box::pin(self.attempt_to_create(key, owner, held, deadline)) as _;
         self.with_lease("acquire the leader lock", deadline, attempt).await
     }
 
     async fn take_lock(&self, key: &str, owner: &str, deadline: Deadline) -> Result<LockAttempt, Error> {
+        let _writing = self.own_writes.begin(key);
         let attempt = |held| Box::pin(self.attempt_to_take(key, owner, held, deadline)) as _;
         self.with_lease("take the leader lock", deadline, attempt).await
     }
 
     async fn renew_lock(&self, key: &str, owner: &str, seen: &Entry, deadline: Deadline) -> Result<LockRenewal, Error> {
+        let _writing = self.own_writes.begin(key);
         let mut held = self.leases.refresh(deadline).await?;
         let mut step = Step::first(owner, seen, held);
         loop {
-            let answer = match self.transact(step.call(), step.transaction(key, owner, seen, held), deadline).await {
+            let answer = match self.transact(step.call(), key, step.transaction(key, owner, seen, held), deadline).await {
                 Err(error) if error.kind == ErrorKind::HandleGone => {
                     self.leases.forget(held.id);
                     held = self.leases.refresh(deadline).await?;
@@ -319,6 +326,12 @@ impl KeyValueStore for Etcd {
     }
 
     async fn wait_for_changes(&self, prefix: &str, after: Cursor, deadline: Deadline) -> Result<Changes, Error> {
+        let changes = self.watcher.wait(prefix, after, deadline).await;
+        let patience = deadline.at_most(self.client.share());
+        if !self.own_writes.settle(&changes, patience).await {
+            return Ok(changes);
+        }
+        // Whoever wrote has the answer by now, and had it before we were woken.
         Ok(self.watcher.wait(prefix, after, deadline).await)
     }
 }
@@ -382,7 +395,7 @@ impl Etcd {
             .when([condition])
             .and_then([TxnOp::delete(key, None)])
             .or_else([TxnOp::get(key, Some(GetOptions::new().with_keys_only()))]);
-        let answer = self.transact(write(operation), txn, deadline).await?;
+        let answer = self.transact(write(operation), key, txn, deadline).await?;
         Ok(if answer.value.succeeded() {
             Deletion::Deleted(Some(revision(answer.header.revision)))
         } else if found(&answer.value, operation)?.is_some() {

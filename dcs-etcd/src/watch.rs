@@ -240,7 +240,7 @@ async fn switched(in_use: &mut watch::Receiver<u64>, serial: u64) {
 
 fn give_up(client: &Client, connection: &Connection, failure: Failure) -> Ended {
     match failure.class {
-        Class::NextServer => client.set_aside(connection, &failure),
+        Class::NextServer | Class::Broken => client.set_aside(connection, &failure),
         // Lasting: an operator has to give permissions, or the next request brings a new token.
         Class::Token | Class::Denied => tracing::warn!(cause = %failure.cause, "etcd does not let us watch"),
         _ => tracing::debug!(cause = %failure.cause, "the watch on etcd broke"),

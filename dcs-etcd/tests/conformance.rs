@@ -86,6 +86,15 @@ impl Harness for Servers {
         }
     }
 
+    /// With three servers clients run on several threads, as they do in the agent; alone in one, where mistakes repeat.
+    fn runtime(&self) -> std::io::Result<tokio::runtime::Runtime> {
+        let mut builder = match self.count {
+            1 => tokio::runtime::Builder::new_current_thread(),
+            _ => tokio::runtime::Builder::new_multi_thread(),
+        };
+        builder.worker_threads(2).enable_all().build()
+    }
+
     async fn stage(&self, needs: &[Need]) -> Result<Arc<dyn Stage>, BoxError> {
         static OWN: Semaphore = Semaphore::const_new(OWN_SERVERS);
         let options = Options { servers: self.count, ..Options::default() };

@@ -23,6 +23,8 @@ pub struct Programs {
     pub pager: Option<OsString>,
     /// Whether `$LESS` says how the pager behaves.
     pub less_is_configured: bool,
+    /// Whether `$NO_COLOR` asks for plain text.
+    pub no_colour: bool,
     /// `$PATH`.
     pub path: Option<OsString>,
 }
@@ -51,7 +53,13 @@ impl Programs {
     /// Those of this process's environment.
     pub fn of_this_process() -> Self {
         let set = |name: &str| env::var_os(name).filter(|value| !value.is_empty());
-        Self { editor: set("EDITOR"), pager: set("PAGER"), less_is_configured: set("LESS").is_some(), path: set("PATH") }
+        Self {
+            editor: set("EDITOR"),
+            pager: set("PAGER"),
+            less_is_configured: set("LESS").is_some(),
+            no_colour: set("NO_COLOR").is_some(),
+            path: set("PATH"),
+        }
     }
 
     /// Has the user edit `text`. Only the user can read the file.

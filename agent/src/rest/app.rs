@@ -63,8 +63,23 @@ impl App {
     /// The answer to a request that cannot be served without the store.
     pub(super) async fn load(&self, deadline: Deadline) -> Result<Arc<ClusterView>, Reply> {
         match self.handle.dcs().load(deadline).await {
-            Ok(view) => Ok(Arc::new(view)),
+            Ok(view) => {
+                self.wake_if_new(&view);
+                Ok(Arc::new(view))
+            }
             Err(error) => Err(self.store_failed(&error)),
+        }
+    }
+
+    /// What a request has read, the engine's own watch does not report any more: it is told.
+    pub(super) fn wake_if_new(&self, view: &ClusterView) {
+        let snapshot = self.handle.snapshot();
+        let known = snapshot.view.as_deref();
+        let same = known.is_some_and(|known| {
+            known.leader_name() == view.leader_name() && known.failover == view.failover && known.config == view.config
+        });
+        if !same {
+            self.handle.wake();
         }
     }
 

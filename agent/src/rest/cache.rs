@@ -8,9 +8,10 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
-use dcs_core::model::ServerState;
+use dcs_core::model::{ServerState, Timeline};
 use dcs_core::{Deadline, Moment};
-use ha_engine::ports::{LocalState, StatusReport};
+use ha_engine::decide::observation::Monitor;
+use ha_engine::ports::{LocalState, ServerStatus, StatusReport};
 use ha_engine::{EngineHandle, Snapshot};
 use serde_json::Value;
 use tokio::sync::{Mutex, watch};
@@ -39,6 +40,8 @@ pub struct Status {
     pub local: LocalState,
     /// What the server said, if it was asked.
     pub report: Option<Arc<StatusReport>>,
+    /// The timeline, if it is known.
+    pub timeline: Option<Timeline>,
     /// What follows from these.
     pub facts: Facts,
     /// All of it as JSON.
@@ -66,43 +69,57 @@ pub struct Cache {
     last: RwLock<Option<Arc<Status>>>,
     /// The last report that was read for somebody who wanted a fresh one; held while the next is read.
     turn: Mutex<Option<Arc<StatusReport>>>,
+    /// The timeline of a standby, as read last.
+    own_timeline: Mutex<Option<Timeline>>,
+}
+
+impl Status {
+    /// What the server said, if it was asked and answered.
+    pub fn server(&self) -> Option<&ServerStatus> {
+        self.report.as_ref().and_then(|report| report.server.as_ref()).filter(|_| may_be_asked(self.local.state))
+    }
 }
 
 impl Cache {
     /// Statuses of the node of `handle`.
     pub fn new(handle: EngineHandle) -> Self {
         let local = handle.postgres().subscribe();
-        Self { handle, local, last: RwLock::new(None), turn: Mutex::new(None) }
+        Self { handle, local, last: RwLock::new(None), turn: Mutex::new(None), own_timeline: Mutex::new(None) }
     }
 
     /// The status now.
     pub async fn status(&self, wanted: Report) -> Arc<Status> {
         let asked = self.handle.clock().now();
+        let deadline = Deadline::after(if wanted == Report::Recent { HEALTH_LIMIT } else { STATUS_LIMIT });
         let last = self.last.read().unwrap_or_else(PoisonError::into_inner).clone();
         let report = if self.may_ask() && wanted != Report::None {
             match last.as_ref().and_then(|last| last.report.as_ref()).filter(|report| is_good(report, wanted, asked)) {
                 Some(report) => Some(Arc::clone(report)),
-                None => self.ask(wanted, asked).await,
+                None => self.ask(wanted, asked, deadline).await,
             }
         } else {
             None
         };
-        self.render(last, report, wanted == Report::None)
+        let snapshot = self.handle.snapshot();
+        let timeline = match report.as_ref().and_then(|report| report.server.as_ref()).map(|server| &server.monitor) {
+            Some(Monitor::Primary(primary)) => Some(primary.timeline),
+            Some(Monitor::Standby(standby)) if standby.received_timeline.is_some() => standby.received_timeline,
+            Some(Monitor::Standby(_)) if wanted == Report::Fresh => self.own_timeline(&snapshot, deadline).await,
+            _ => snapshot.timeline,
+        };
+        self.render(last, snapshot, report, timeline, wanted == Report::None)
     }
 
     fn may_ask(&self) -> bool {
         may_be_asked(self.local.borrow().state)
     }
 
-    async fn ask(&self, wanted: Report, asked: Moment) -> Option<Arc<StatusReport>> {
+    async fn ask(&self, wanted: Report, asked: Moment, deadline: Deadline) -> Option<Arc<StatusReport>> {
         let postgres = self.handle.postgres();
-        if wanted == Report::Recent {
-            return Some(postgres.report(MAX_AGE, Deadline::after(HEALTH_LIMIT)).await);
-        }
-        let deadline = Deadline::after(STATUS_LIMIT);
         let first = match wanted {
             Report::Fresh => self.ask_after(asked, deadline).await,
-            Report::None | Report::Recent | Report::Persistent => Some(postgres.report(MAX_AGE, deadline).await),
+            Report::Recent => return Some(postgres.report(MAX_AGE, deadline).await),
+            Report::None | Report::Persistent => Some(postgres.report(MAX_AGE, deadline).await),
         };
         let running = self.local.borrow().state == ServerState::Running;
         let failed = first.as_ref().is_none_or(|report| report.server.is_none());
@@ -124,9 +141,27 @@ impl Cache {
         Some(report)
     }
 
+    /// The timeline of a standby that receives nothing. The leader race compares positions by it, so an old value will
+    /// do only while it is the leader's.
+    async fn own_timeline(&self, snapshot: &Snapshot, deadline: Deadline) -> Option<Timeline> {
+        let view = snapshot.fresh_view(self.handle.clock().now());
+        let leaders = view.and_then(|view| view.leader_member()).and_then(|leader| leader.record.timeline);
+        let mut own = deadline.bound("another asker", self.own_timeline.lock()).await.ok()?;
+        if own.is_none() || *own != leaders {
+            *own = self.handle.postgres().own_timeline(deadline).await;
+        }
+        *own
+    }
+
     /// The last status if it was made from the same things, otherwise a new one.
-    fn render(&self, last: Option<Arc<Status>>, report: Option<Arc<StatusReport>>, any_report: bool) -> Arc<Status> {
-        let snapshot = self.handle.snapshot();
+    fn render(
+        &self,
+        last: Option<Arc<Status>>,
+        snapshot: Arc<Snapshot>,
+        report: Option<Arc<StatusReport>>,
+        timeline: Option<Timeline>,
+        any_report: bool,
+    ) -> Arc<Status> {
         let view_is_fresh = snapshot.fresh_view(self.handle.clock().now()).is_some();
         let local = {
             // Held no longer than it takes to look: PostgreSQL's side writes here.
@@ -135,7 +170,7 @@ impl Cache {
                 && Arc::ptr_eq(&last.snapshot, &snapshot)
                 && last.facts.has_view == view_is_fresh
                 && last.local == *local
-                && (any_report || same(last.report.as_ref(), report.as_ref()))
+                && (any_report || (last.timeline == timeline && same(last.report.as_ref(), report.as_ref())))
             {
                 return last;
             }
@@ -143,8 +178,9 @@ impl Cache {
         };
         let me = &self.handle.me;
         let facts = Facts::gather(&snapshot, me, &local, report.as_deref(), view_is_fresh);
-        let body = Value::Object(status_json(&snapshot, me, &local, report.as_deref(), &facts)).to_string();
-        let status = Arc::new(Status { snapshot, local, report, facts, body: Bytes::from(body) });
+        let mut status = Status { snapshot, local, report, timeline, facts, body: Bytes::new() };
+        status.body = Bytes::from(Value::Object(status_json(&status, me)).to_string());
+        let status = Arc::new(status);
         if !any_report {
             *self.last.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&status));
         }

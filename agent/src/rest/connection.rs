@@ -46,6 +46,11 @@ impl Acceptor {
         Self { tls: Arc::new(RwLock::new(tls)), room: Arc::new(Semaphore::new(MAX_CONNECTIONS)) }
     }
 
+    /// How TLS is talked now.
+    pub(super) fn tls(&self) -> Option<Arc<rustls::ServerConfig>> {
+        self.tls.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Talks TLS like this from the next connection on; plain text if there is none.
     pub(super) fn set_tls(&self, tls: Option<Arc<rustls::ServerConfig>>) {
         *self.tls.write().unwrap_or_else(PoisonError::into_inner) = tls;
@@ -58,7 +63,7 @@ impl Accept<TcpStream, Connection> for Acceptor {
     type Future = BoxFuture<io::Result<(Transport, Connection)>>;
 
     fn accept(&self, stream: TcpStream, mut connection: Connection) -> Self::Future {
-        let tls = self.tls.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let tls = self.tls();
         let room = Arc::clone(&self.room).try_acquire_owned();
         Box::pin(async move {
             let Ok(room) = room else {

@@ -4,33 +4,28 @@
 //! null or false, except `timeline`.
 
 use dcs_core::model::{MemberName, Role, ServerState};
-use ha_engine::Snapshot;
 use ha_engine::decide::observation::Monitor;
-use ha_engine::ports::{LocalState, ServerStatus, StatusReport};
+use ha_engine::ports::ServerStatus;
 use serde_json::{Map, Value, json};
 
-use super::status::{Facts, SyncDuty, may_be_asked, received};
+use super::cache::Status;
+use super::status::{SyncDuty, received};
 
 /// The version of Patroni that this agent is compatible with. Members and tools compare it.
 pub const COMPATIBLE_VERSION: &str = "4.1.4";
 
 /// The status of this node.
-pub fn status_json(
-    snapshot: &Snapshot,
-    me: &MemberName,
-    local: &LocalState,
-    report: Option<&StatusReport>,
-    facts: &Facts,
-) -> Map<String, Value> {
+pub fn status_json(node: &Status, me: &MemberName) -> Map<String, Value> {
+    let Status { snapshot, local, facts, .. } = node;
     let mut status = Fields(Map::new());
     status.put("state", facts.state.map_or("unknown", ServerState::as_str));
-    let server = report.and_then(|report| report.server.as_ref()).filter(|_| may_be_asked(local.state));
+    let server = node.server();
     if let Some(server) = server {
         status.put("postmaster_start_time", server.postmaster_start_time.as_str());
     }
     status.put("role", facts.role.as_str());
     if let Some(server) = server {
-        put_server(&mut status, server, snapshot, facts);
+        put_server(&mut status, server, node);
     }
     status.flag("pause", facts.paused);
     status.flag("cluster_unlocked", facts.unlocked);
@@ -61,10 +56,11 @@ pub fn status_json(
 }
 
 /// What is only known if the server answered.
-fn put_server(status: &mut Fields, server: &ServerStatus, snapshot: &Snapshot, facts: &Facts) {
+fn put_server(status: &mut Fields, server: &ServerStatus, node: &Status) {
+    let facts = &node.facts;
     status.put("server_version", server.server_version);
-    let (xlog, timeline, replication_state) = match &server.monitor {
-        Monitor::Primary(primary) => (json!({"location": primary.lsn}), Some(primary.timeline), None),
+    let (xlog, replication_state) = match &server.monitor {
+        Monitor::Primary(primary) => (json!({"location": primary.lsn}), None),
         Monitor::Standby(standby) => {
             let replayed_timestamp = server.replayed_timestamp.as_ref().map(|(text, _)| text);
             let xlog = json!({
@@ -73,7 +69,7 @@ fn put_server(status: &mut Fields, server: &ServerStatus, snapshot: &Snapshot, f
                 "replayed_timestamp": replayed_timestamp,
                 "paused": standby.replay_paused,
             });
-            (xlog, snapshot.timeline.or(standby.received_timeline), standby.replication_state.as_deref())
+            (xlog, standby.replication_state.as_deref())
         }
         Monitor::NotAsked | Monitor::Failed => return,
     };
@@ -82,7 +78,7 @@ fn put_server(status: &mut Fields, server: &ServerStatus, snapshot: &Snapshot, f
         status.flag("sync_standby", facts.duty == Some(SyncDuty::Sync));
         status.flag("quorum_standby", facts.duty == Some(SyncDuty::Quorum));
     }
-    status.put("timeline", json!(timeline));
+    status.put("timeline", json!(node.timeline));
     if let Some(state) = replication_state {
         status.put("replication_state", state);
     }

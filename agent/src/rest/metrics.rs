@@ -3,12 +3,12 @@
 use std::fmt::{self, Display, Write as _};
 
 use dcs_core::model::{Lsn, MemberName, Role, ServerState};
-use ha_engine::Snapshot;
 use ha_engine::decide::observation::Monitor;
-use ha_engine::ports::{LocalState, ServerStatus, StatusReport};
+use ha_engine::ports::ServerStatus;
 
+use super::cache::Status;
 use super::dto::COMPATIBLE_VERSION;
-use super::status::{Facts, SyncDuty, may_be_asked, received, standby};
+use super::status::{Facts, SyncDuty, received, standby};
 
 /// What Patroni calls the states, in the order of their numbers.
 const STATE_NAMES: [&str; 15] = [
@@ -30,12 +30,11 @@ const STATE_NAMES: [&str; 15] = [
 ];
 
 /// The metrics page.
-pub fn metrics_text(snapshot: &Snapshot, me: &MemberName, local: &LocalState, report: Option<&StatusReport>, facts: &Facts) -> String {
-    let server = report.and_then(|report| report.server.as_ref()).filter(|_| may_be_asked(local.state));
-    let mut page = Page::new(&snapshot.settings.scope, me.as_str());
-    about_server(&mut page, server, facts);
-    about_wal(&mut page, server);
-    about_cluster(&mut page, snapshot, local, server, facts);
+pub fn metrics_text(node: &Status, me: &MemberName) -> String {
+    let mut page = Page::new(&node.snapshot.settings.scope, me.as_str());
+    about_server(&mut page, node.server(), &node.facts);
+    about_wal(&mut page, node.server());
+    about_cluster(&mut page, node);
     page.text
 }
 
@@ -93,7 +92,9 @@ fn about_wal(page: &mut Page, server: Option<&ServerStatus>) {
     }
 }
 
-fn about_cluster(page: &mut Page, snapshot: &Snapshot, local: &LocalState, server: Option<&ServerStatus>, facts: &Facts) {
+fn about_cluster(page: &mut Page, node: &Status) {
+    let Status { snapshot, local, facts, .. } = node;
+    let server = node.server();
     page.gauge(
         "postgres_server_version",
         "Version of Postgres (if running), 0 otherwise.",
@@ -101,11 +102,7 @@ fn about_cluster(page: &mut Page, snapshot: &Snapshot, local: &LocalState, serve
     );
     page.gauge("cluster_unlocked", "Value is 1 if the cluster is unlocked, 0 if locked.", u8::from(facts.unlocked));
     page.gauge("failsafe_mode_is_active", "Value is 1 if failsafe mode is active, 0 if inactive.", u8::from(facts.failsafe));
-    let timeline = server.and_then(|server| match &server.monitor {
-        Monitor::Primary(primary) => Some(primary.timeline),
-        Monitor::Standby(standby) => snapshot.timeline.or(standby.received_timeline),
-        Monitor::NotAsked | Monitor::Failed => None,
-    });
+    let timeline = server.and(node.timeline);
     page.gauge("postgres_timeline", "Postgres timeline of this node (if running), 0 otherwise.", timeline.map_or(0, |timeline| timeline.0));
     page.gauge("dcs_last_seen", "Epoch timestamp when DCS was last contacted successfully by Patroni.", snapshot.dcs_last_seen);
     page.gauge("pending_restart", "Value is 1 if the node needs a restart, 0 otherwise.", u8::from(!local.pending_restart.is_empty()));

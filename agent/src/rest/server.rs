@@ -66,7 +66,7 @@ pub async fn serve(settings: &RestApiSettings, handle: EngineHandle, peers: Arc<
     let acceptor = Acceptor::new(tls::config(settings).await?);
     let app = Arc::new(App::new(handle, peers, Live::new(settings).await));
     let listening = Listening::start(settings, &acceptor, &app).await?;
-    let certificates = tls::watch(settings, acceptor.clone());
+    let certificates = tls::watch(settings, acceptor.clone(), tls::PERIOD);
     Ok(RestServer { app, acceptor, running: Mutex::new(Running { settings: settings.clone(), listening, certificates }) })
 }
 
@@ -106,7 +106,7 @@ impl RestServer {
         self.acceptor.set_tls(tls);
         self.app.set_live(Live::new(settings).await);
         running.stop_watching();
-        running.certificates = tls::watch(settings, self.acceptor.clone());
+        running.certificates = tls::watch(settings, self.acceptor.clone(), tls::PERIOD);
         running.settings = settings.clone();
         Ok(())
     }

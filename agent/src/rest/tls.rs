@@ -11,7 +11,7 @@ use super::connection::Acceptor;
 use crate::config::{RestApiSettings, VerifyClient};
 
 /// How often the files are looked at.
-const PERIOD: Duration = Duration::from_secs(10);
+pub(super) const PERIOD: Duration = Duration::from_secs(10);
 
 /// What the settings say about TLS; nothing for plain HTTP.
 fn server_tls(settings: &RestApiSettings) -> Option<ServerTls> {
@@ -48,14 +48,15 @@ async fn read(tls: ServerTls) -> Result<Arc<rustls::ServerConfig>, TlsError> {
     Ok(Arc::new(config))
 }
 
-/// Serves renewed certificates as soon as they are there. What cannot be used leaves the former ones in place.
-pub(super) fn watch(settings: &RestApiSettings, acceptor: Acceptor) -> Option<JoinHandle<()>> {
+/// Looks at the files every `period`, and serves renewed certificates as soon as they are there. What cannot be used
+/// leaves the former ones in place.
+pub(super) fn watch(settings: &RestApiSettings, acceptor: Acceptor, period: Duration) -> Option<JoinHandle<()>> {
     let tls = server_tls(settings)?;
     let files: Vec<PathBuf> = tls.files().into_iter().map(PathBuf::from).collect();
     Some(tokio::spawn(async move {
         let mut known = marks(&files).await;
         loop {
-            tokio::time::sleep(PERIOD).await;
+            tokio::time::sleep(period).await;
             let marks = marks(&files).await;
             if marks == known {
                 continue;

@@ -1,7 +1,7 @@
 //! TLS as all parts of the product use it, so that a certificate that works in one place works in every other.
 //!
 //! ```text
-//!   ClientTls ──► rustls::ClientConfig    etcd, Consul, Raft peers, other agents' REST API
+//!   ClientTls ──► rustls::ClientConfig    etcd, Consul, Raft peers, other agents' REST API, PostgreSQL
 //!   ServerTls ──► rustls::ServerConfig    our REST API, Raft
 //! ```
 //!
@@ -42,6 +42,8 @@ pub enum Verify {
 pub struct ClientTls {
     /// The certificates to trust; those of the operating system if absent.
     pub ca: Option<PathBuf>,
+    /// Revocation lists of those authorities. A server whose issuer has no list in it passes.
+    pub crl: Option<PathBuf>,
     /// The own certificate, followed by intermediate ones.
     pub cert: Option<PathBuf>,
     /// The key of the own certificate; in the file of the certificate if absent.
@@ -158,8 +160,13 @@ impl ClientTls {
             // Without any, every server is refused by name: TLS may not be needed at all.
             (_, None) => system_anchors(),
         };
-        let algorithms = provider.signature_verification_algorithms;
-        let verifier = ServerVerifier { anchors, algorithms, mode: self.verify };
+        let verifier = match &self.crl {
+            Some(path) if self.verify != Verify::Nothing => {
+                ServerVerifier::new(anchors, pem::revocation_lists(path)?, self.verify, &provider)
+                    .map_err(|problem| TlsError::Damaged { path: path.clone(), problem: problem.to_string() })?
+            }
+            _ => ServerVerifier::new(anchors, Vec::new(), self.verify, &provider).map_err(setup)?,
+        };
         let builder = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .map_err(setup)?
@@ -225,8 +232,14 @@ impl TlsError {
 
 impl std::fmt::Debug for ClientTls {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { ca, cert, key, key_password: _, verify } = self;
-        f.debug_struct("ClientTls").field("ca", ca).field("cert", cert).field("key", key).field("verify", verify).finish_non_exhaustive()
+        let Self { ca, crl, cert, key, key_password: _, verify } = self;
+        f.debug_struct("ClientTls")
+            .field("ca", ca)
+            .field("crl", crl)
+            .field("cert", cert)
+            .field("key", key)
+            .field("verify", verify)
+            .finish_non_exhaustive()
     }
 }
 

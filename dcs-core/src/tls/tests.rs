@@ -4,7 +4,10 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType, IsCa, Issuer, KeyIdMethod, KeyPair, RevokedCertParams,
+    SerialNumber,
+};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConnection, ServerConnection};
 use tempfile::TempDir;
@@ -43,14 +46,42 @@ impl Workshop {
 
     /// A CA, and a certificate signed by it.
     fn signed(&self, name: &str, names: &[&str]) -> (PathBuf, Files) {
+        let (ca, files, _) = self.issued(name, names);
+        (ca, files)
+    }
+
+    /// A CA, a certificate with the number 7 signed by it, and the means to sign more.
+    fn issued(&self, name: &str, names: &[&str]) -> (PathBuf, Files, Issuer<'static, KeyPair>) {
         let ca_key = KeyPair::generate().unwrap();
         let mut ca = params(&[]);
         ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         ca.distinguished_name.push(DnType::CommonName, format!("the CA of {name}"));
         let ca_cert = ca.self_signed(&ca_key).unwrap();
         let key = KeyPair::generate().unwrap();
-        let cert = params(names).signed_by(&key, &Issuer::new(ca, ca_key)).unwrap();
-        (self.write(&format!("{name}-ca.crt"), &ca_cert.pem()), self.files(name, &cert.pem(), &key))
+        let mut params = params(names);
+        params.serial_number = Some(SerialNumber::from(7));
+        let issuer = Issuer::new(ca, ca_key);
+        let cert = params.signed_by(&key, &issuer).unwrap();
+        (self.write(&format!("{name}-ca.crt"), &ca_cert.pem()), self.files(name, &cert.pem(), &key), issuer)
+    }
+
+    /// A revocation list of `issuer` with these numbers on it.
+    fn revoking(&self, name: &str, issuer: &Issuer<'_, KeyPair>, numbers: &[u64]) -> PathBuf {
+        let revoked = |&number: &u64| RevokedCertParams {
+            serial_number: SerialNumber::from(number),
+            revocation_time: rcgen::date_time_ymd(2020, 1, 1),
+            reason_code: None,
+            invalidity_date: None,
+        };
+        let list = CertificateRevocationListParams {
+            this_update: rcgen::date_time_ymd(2020, 1, 1),
+            next_update: rcgen::date_time_ymd(2200, 1, 1),
+            crl_number: SerialNumber::from(1),
+            issuing_distribution_point: None,
+            revoked_certs: numbers.iter().map(revoked).collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        self.write(name, &list.signed_by(issuer).unwrap().pem().unwrap())
     }
 
     fn files(&self, name: &str, cert: &str, key: &KeyPair) -> Files {
@@ -204,6 +235,38 @@ fn less_can_be_checked_if_that_is_wanted() {
 }
 
 #[test]
+fn a_revoked_certificate_is_refused_even_if_it_is_an_anchor() {
+    let workshop = Workshop::new();
+    let (ca, files, issuer) = workshop.issued("db1", &["db1"]);
+    let (_, _, stranger) = workshop.issued("db2", &["db2"]);
+    let listed = workshop.revoking("listed.crl", &issuer, &[6, 7]);
+    let unlisted = workshop.revoking("unlisted.crl", &issuer, &[6]);
+    let unrelated = workshop.revoking("unrelated.crl", &stranger, &[7]);
+    let both = std::fs::read_to_string(&ca).unwrap() + &std::fs::read_to_string(&files.cert).unwrap();
+    let both = workshop.write("both.crt", &both);
+    for verify in [Verify::Full, Verify::Chain] {
+        let client = |ca: &Path, crl: &Path| ClientTls { crl: Some(crl.to_owned()), verify, ..trusting(ca) };
+        for ca in [&ca, &both] {
+            refused(handshake(&client(ca, &listed), &server(&files), "db1"), "Revoked");
+            assert_eq!(handshake(&client(ca, &unlisted), &server(&files), "db1"), Ok(false), "{verify:?}");
+            assert_eq!(handshake(&client(ca, &unrelated), &server(&files), "db1"), Ok(false), "{verify:?}");
+        }
+    }
+    let nothing = ClientTls { crl: Some(listed), verify: Verify::Nothing, ..ClientTls::default() };
+    assert_eq!(handshake(&nothing, &server(&files), "db1"), Ok(false));
+}
+
+#[test]
+fn a_certificate_that_is_its_own_authority_is_accepted_beside_a_revocation_list() {
+    let workshop = Workshop::new();
+    let (_, _, stranger) = workshop.issued("db2", &["db2"]);
+    let lone = workshop.lone("lone", &["db1"], |_| ());
+    let client = ClientTls { crl: Some(workshop.revoking("other.crl", &stranger, &[1])), ..trusting(&lone.cert) };
+    assert_eq!(handshake(&client, &server(&lone), "db1"), Ok(false));
+    refused(handshake(&client, &server(&lone), "db2"), "not valid for name");
+}
+
+#[test]
 fn what_is_wanted_from_clients_is_what_they_have_to_show() {
     let workshop = Workshop::new();
     let (ca, files) = workshop.signed("db1", &["db1"]);
@@ -246,6 +309,9 @@ fn errors_name_the_file_and_what_is_wrong_with_it() {
     assert!(trusting(&empty).config().unwrap_err().chain().contains("no certificate in"));
     let not_der = workshop.write("odd.crt", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n");
     assert!(trusting(&not_der).config().unwrap_err().chain().contains("trust anchor"));
+    let bad_list = workshop.write("bad.crl", "-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n");
+    let error = ClientTls { crl: Some(bad_list), ..trusting(&lone.cert) }.config().unwrap_err().chain();
+    assert!(error.contains("bad.crl` is damaged"), "{error}");
 }
 
 #[test]

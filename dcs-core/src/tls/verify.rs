@@ -10,9 +10,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{verify_server_cert_signed_by_trust_anchor, verify_server_name};
+use rustls::client::{VerifierBuilderError, WebPkiServerVerifier, verify_server_name};
 use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, RootCertStore, SignatureScheme};
@@ -75,27 +75,43 @@ fn check_time(facts: &Facts<'_>, now: UnixTime) -> Result<(), Error> {
 /// Checks servers.
 #[derive(Debug)]
 pub(super) struct ServerVerifier {
-    pub(super) anchors: Anchors,
-    pub(super) algorithms: WebPkiSupportedAlgorithms,
-    pub(super) mode: Verify,
+    anchors: Anchors,
+    /// Nothing if there is no anchor that a chain could end at.
+    chains: Option<Arc<WebPkiServerVerifier>>,
+    algorithms: WebPkiSupportedAlgorithms,
+    mode: Verify,
 }
 
 impl ServerVerifier {
+    /// A verifier that also refuses what `revoked` lists. A certificate whose issuer has no list there passes.
+    ///
+    /// # Errors
+    ///
+    /// A list cannot be parsed.
+    pub(super) fn new(
+        anchors: Anchors,
+        revoked: Vec<CertificateRevocationListDer<'static>>,
+        mode: Verify,
+        provider: &Arc<CryptoProvider>,
+    ) -> Result<Self, VerifierBuilderError> {
+        let chains = if anchors.is_empty() {
+            None
+        } else {
+            let builder = WebPkiServerVerifier::builder_with_provider(Arc::clone(&anchors.store), Arc::clone(provider));
+            Some(builder.with_crls(revoked).allow_unknown_revocation_status().build()?)
+        };
+        Ok(Self { anchors, chains, algorithms: provider.signature_verification_algorithms, mode })
+    }
+
     /// A certificate that is an anchor: time and name, where an old one without alternative names is known by its
     /// common name.
-    fn check_anchor(
-        &self,
-        parsed: &ParsedCertificate<'_>,
-        certificate: &CertificateDer<'_>,
-        name: &ServerName<'_>,
-        now: UnixTime,
-    ) -> Result<(), Error> {
+    fn check_anchor(&self, certificate: &CertificateDer<'_>, name: &ServerName<'_>, now: UnixTime) -> Result<(), Error> {
         let facts = Facts::read(certificate).ok_or(CertificateError::BadEncoding)?;
         check_time(&facts, now)?;
         if self.mode != Verify::Full {
             return Ok(());
         }
-        match verify_server_name(parsed, name) {
+        match verify_server_name(&ParsedCertificate::try_from(certificate)?, name) {
             Err(_) if !facts.has_alternative_names && facts.common_name.is_some_and(|cn| is_called(cn, name)) => Ok(()),
             result => result,
         }
@@ -119,23 +135,28 @@ impl ServerCertVerifier for ServerVerifier {
         end_entity: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
         server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
+        ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         if self.mode == Verify::Nothing {
             return Ok(ServerCertVerified::assertion());
         }
-        let parsed = ParsedCertificate::try_from(end_entity)?;
-        if self.anchors.contains(end_entity) {
-            self.check_anchor(&parsed, end_entity, server_name, now)?;
-            return Ok(ServerCertVerified::assertion());
+        let Some(chains) = &self.chains else { return Err(CertificateError::UnknownIssuer.into()) };
+        match chains.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
+            // Being an anchor does not help against a list of its issuer.
+            revoked @ Err(Error::InvalidCertificate(CertificateError::Revoked)) => revoked,
+            _ if self.anchors.contains(end_entity) => {
+                self.check_anchor(end_entity, server_name, now)?;
+                Ok(ServerCertVerified::assertion())
+            }
+            // The name is looked at last: everything else was in order.
+            Err(Error::InvalidCertificate(CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. }))
+                if self.mode == Verify::Chain =>
+            {
+                Ok(ServerCertVerified::assertion())
+            }
+            verdict => verdict,
         }
-        let algorithms = self.algorithms.all;
-        verify_server_cert_signed_by_trust_anchor(&parsed, &self.anchors.store, intermediates, now, algorithms)?;
-        if self.mode == Verify::Full {
-            verify_server_name(&parsed, server_name)?;
-        }
-        Ok(ServerCertVerified::assertion())
     }
 
     fn verify_tls12_signature(
@@ -170,11 +191,7 @@ pub(super) struct ClientVerifier {
 
 impl ClientVerifier {
     /// A verifier that insists on a certificate, or only looks at one that is there.
-    pub(super) fn new(
-        anchors: Anchors,
-        required: bool,
-        provider: Arc<CryptoProvider>,
-    ) -> Result<Self, rustls::server::VerifierBuilderError> {
+    pub(super) fn new(anchors: Anchors, required: bool, provider: Arc<CryptoProvider>) -> Result<Self, VerifierBuilderError> {
         let builder = rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::clone(&anchors.store), provider);
         let builder = if required { builder } else { builder.allow_unauthenticated() };
         Ok(Self { anchors, chains: builder.build()? })

@@ -157,7 +157,10 @@ async fn tls_with_client_certificates() {
     loads(&b).await.unwrap_or_else(|error| panic!("{}", error.chain()));
 
     let none = refusal(&cluster, trusting(&ca.cert)).await;
-    assert!(none.contains("alert") && none.to_lowercase().contains("certificate"), "{none}");
+    assert!(none.contains("perhaps the server asks for a client certificate"), "{none}");
+    let unknown = workshop.self_signed("stranger", "DNS:stranger");
+    let stranger = refusal(&cluster, presenting(&ca.cert, &unknown)).await;
+    assert!(stranger.contains("perhaps the server does not accept our client certificate"), "{stranger}");
 
     let missing = store_with(&cluster.section(json!({"cacert": "/nonexistent/ca.crt"})), TIMING);
     let error = loads(&missing).await.expect_err("there is no such file");
@@ -194,7 +197,8 @@ async fn certificates_that_prove_nothing_are_refused_with_the_reason() {
     loads(&store_with(&cluster.section(json!({})), TIMING)).await.unwrap_or_else(|error| panic!("{}", error.chain()));
     // TLS is not tried where it was not asked for.
     let plain = store_with(&cluster.section(json!({"protocol": "http"})), TIMING);
-    loads_by(&plain, Deadline::after(PATIENCE)).await.expect_err("the server speaks TLS");
+    let error = loads_by(&plain, Deadline::after(PATIENCE)).await.expect_err("the server speaks TLS");
+    assert!(error.chain().contains("perhaps it speaks TLS"), "{}", error.chain());
     drop(cluster);
 
     let expired = workshop.signed_by(&ca, "expired", "DNS:localhost,IP:127.0.0.1", "0");

@@ -180,8 +180,11 @@ pub(super) fn in_progress(c: &mut Cycle<'_>) -> Outcome {
 }
 
 fn give_up(c: &mut Cycle<'_>) -> String {
-    c.info("removing initialize key after failed attempt to bootstrap the cluster");
-    c.push(Effect::CancelInitialize);
+    // A valid identifier is that of somebody who was faster.
+    if c.view.system_id().is_none() {
+        c.info("removing initialize key after failed attempt to bootstrap the cluster");
+        c.push(Effect::CancelInitialize);
+    }
     c.push(Effect::StopImmediately);
     c.push(Effect::MoveDataDirectoryAside);
     let message = "Failed to bootstrap cluster".to_owned();

@@ -26,17 +26,24 @@ pub(super) fn decide(c: &mut Cycle<'_>, task: &RunningTask) -> Outcome {
     }
     if !c.memory.bootstrapping && !c.paused() {
         // A3
-        if (task.kind == TaskKind::Promote { pre_promote_pending: true }) {
+        let primary = matches!(c.obs.server.role, Role::Primary | Role::Promoted);
+        if !primary && (task.kind == TaskKind::Promote { pre_promote_pending: true }) {
             c.push(Effect::CancelTask);
             return Ok("lost leader before promote".to_owned());
         }
         // A4, with hardening rule X10: a promotion that was requested counts as done.
-        let primary = matches!(c.obs.server.role, Role::Primary | Role::Promoted);
-        if primary && task.kind != TaskKind::Demote {
+        if primary && task.kind == TaskKind::Demote {
+            // The stop that is under way may be waiting for a checkpoint or a hook; the lock is lost now.
             c.info(format!("Demoting primary during {name}"));
-            c.push(Effect::CancelTask);
+            c.push(Effect::StopImmediately);
+            return Ok(format!("lost leader lock during {name}"));
+        }
+        if primary {
+            c.info(format!("Demoting primary during {name}"));
             c.arm_rewind_check();
+            // Clients are cut off first: a task may take its time to end, and cannot bring the server up after this stop.
             c.push(Effect::Demote(DemoteKind::ImmediateNoLock));
+            c.push(Effect::CancelTask);
             return Ok(format!("lost leader lock during {name}"));
         }
     }

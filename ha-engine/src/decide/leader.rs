@@ -35,7 +35,8 @@ pub(super) fn keep(c: &mut Cycle<'_>) -> Outcome {
         return Ok(line);
     }
     c.error("failed to update leader lock");
-    if !primary {
+    // Hardening rule X10: a promotion that was requested counts as done.
+    if !c.obs.server.is_or_becomes_primary() {
         // H8
         return Ok("not promoting because failed to update leader lock in DCS".to_owned());
     }

@@ -174,6 +174,10 @@ fn remember_view(c: &mut Cycle<'_>) {
     }
     if !c.lock_is_mine() {
         c.memory.lease = None;
+        // The verdict of a script that ran for a lock that is gone says nothing about the next one.
+        if c.memory.critical == memory::Critical::Done(false) && !c.memory.bootstrapping {
+            c.memory.critical = memory::Critical::Idle;
+        }
     }
     c.memory.leader_timeline = c.view.leader_member().and_then(|leader| leader.record.timeline);
 }

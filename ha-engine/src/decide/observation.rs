@@ -22,6 +22,8 @@ pub struct Observation {
     pub view: Result<Arc<ClusterView>, StoreFailed>,
     /// The local server.
     pub server: ServerObservation,
+    /// The version of the running server, e.g. 150018; read only while a restart is scheduled.
+    pub server_version: Option<u32>,
     /// The long task that is running.
     pub task: Option<RunningTask>,
     /// Whether a start, stop or role callback has been due since the agent started.

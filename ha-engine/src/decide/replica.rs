@@ -69,8 +69,8 @@ pub(super) fn follow(c: &mut Cycle<'_>, demoted: &str, following: &str, reload: 
                 return Ok(format!("no action. I am ({})", c.me()));
             }
         }
-    } else if primary {
-        // F4
+    } else if c.obs.server.is_or_becomes_primary() {
+        // F4, with hardening rule X10: a promotion that was requested counts as done.
         c.arm_rewind_check();
         c.memory.lease = None;
         c.push(Effect::Demote(DemoteKind::ImmediateNoLock));

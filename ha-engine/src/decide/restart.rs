@@ -99,7 +99,7 @@ pub(super) fn scheduled(c: &mut Cycle<'_>) -> Outcome<Option<String>> {
             c.info(format!("Manual scheduled restart at {}", scheduled.at));
             c.memory.scheduled_restart = None;
             let request = scheduled.request();
-            if let Some(reason) = refusal(&request, &c.obs.server, c.obs.server.major_version) {
+            if let Some(reason) = refusal(&request, &c.obs.server, c.obs.server_version.or(c.obs.server.major_version)) {
                 c.info(format!("not proceeding with the restart: {reason}"));
                 return Ok(None);
             }

@@ -11,13 +11,13 @@ pub(super) fn decide(obs: &Observation, cfg: &GlobalConfig, memory: &mut Memory)
     use super::action::Severity;
 
     // D1, D2. With hardening rule X10 a promotion under way counts as a primary.
-    if cfg.pause || !obs.server.postmaster.is_running() || !obs.server.is_or_becomes_primary() {
+    // A new cluster has no lock yet that could be lost.
+    if cfg.pause || memory.bootstrapping || !obs.server.postmaster.is_running() || !obs.server.is_or_becomes_primary() {
         return (Vec::new(), "DCS is not accessible".to_owned());
     }
     let mut effects = Vec::new();
     // D4
     effects.push(Effect::Log(Severity::Info, "demoting self because DCS is not accessible and I was a leader".to_owned()));
-    memory.lease = None;
     if obs.rewind_policy.can_act() && memory.rewind != super::memory::RewindState::Need {
         memory.rewind = super::memory::RewindState::Check;
     }

@@ -24,8 +24,15 @@ impl Engine {
         // The long task starts before the member key is published, so that the key tells of it; effects before it stay
         // before it.
         let (first, last): (Vec<Effect>, Vec<Effect>) = effects.into_iter().partition(|effect| !matches!(effect, Effect::TouchMember));
+        let demotes = first.iter().any(|effect| matches!(effect, Effect::Demote(_)));
+        let cancels_promotion = self.is_promoting() && first.contains(&Effect::CancelTask);
         for effect in first {
             self.carry_out(effect, obs).await;
+        }
+        let became_primary = matches!(self.postgres.local().role, Role::Primary | Role::Promoted);
+        if cancels_promotion && !demotes && became_primary && !self.is_paused() {
+            // The request had been sent before the promotion could be cancelled.
+            self.demote(DemoteKind::ImmediateNoLock, obs).await;
         }
         if let Some(task) = task {
             self.start_task(task, None);
@@ -49,14 +56,18 @@ impl Engine {
                 self.stop_immediately().await;
             }
             Effect::Demote(kind) => self.demote(kind, obs).await,
-            Effect::CancelTask => self.cancel_task().await,
+            Effect::CancelTask => {
+                self.cancel_task().await;
+            }
             Effect::ReleaseLock(last_lsn) => self.release_lock(last_lsn).await,
             Effect::WriteInitialize(how, system_id) => {
                 let outcome = self.dcs.initialize(how, system_id.as_str(), self.short_write()).await;
                 report("write the system identifier to the store", outcome);
             }
             Effect::CancelInitialize => {
-                report("remove the initialize key", self.dcs.cancel_initialization(self.short_write()).await);
+                // Left behind, it would keep every node from ever bootstrapping this cluster.
+                let deadline = self.store_deadline();
+                report("remove the initialize key", self.dcs.cancel_initialization(deadline).await);
             }
             Effect::WriteConfig => {
                 let outcome = self.dcs.set_config(&self.dynamic, None, self.short_write()).await;
@@ -155,6 +166,9 @@ impl Engine {
             return;
         }
         self.postgres.set_role(Role::Demoted);
+        let mut memory = self.memory.clone();
+        memory.lease = None;
+        self.remember(memory);
         self.fence.disarm();
         if kind == DemoteKind::Immediate {
             self.release_lock(None).await;
@@ -169,10 +183,12 @@ impl Engine {
             (DemoteKind::Offline, _) | (_, Err(_)) => plan_nobody(),
             (_, Ok(view)) => plan_in(view, obs),
         };
-        let mut memory = self.memory.clone();
-        memory.recovering = true;
-        self.remember(memory);
-        self.start_task(Task::Follow { name: "starting after demotion", plan }, None);
+        // If a cancelled task still lingers, the rows for a stopped server start it later.
+        if self.start_task(Task::Follow { name: "starting after demotion", plan }, None) {
+            let mut memory = self.memory.clone();
+            memory.recovering = true;
+            self.remember(memory);
+        }
     }
 
     /// A CHECKPOINT beside the loop; others may rewind from here once it has ended.

@@ -1,6 +1,7 @@
 //! What others want from the engine, and settings that change.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use dcs_core::Deadline;
 use dcs_core::model::{ClusterView, DynamicConfig};
@@ -9,7 +10,7 @@ use super::{Engine, Next};
 use crate::decide::action::Task;
 use crate::decide::observation::Postmaster;
 use crate::decide::restart::{ScheduledRestart, refusal};
-use crate::decide::{plan_for, reinitialize_source};
+use crate::decide::{self, plan_for, reinitialize_source};
 use crate::handle::{Command, RestartAnswer};
 use crate::settings::{EffectiveSettings, SettingsError};
 
@@ -26,7 +27,7 @@ impl Engine {
                 Next::Run
             }
             Command::Restart(request, reply) => {
-                let answer = self.refuse_restart(&request);
+                let answer = self.refuse_restart(&request).await;
                 if let Some(answer) = answer {
                     // Who asked may have gone.
                     let _ = reply.send(answer);
@@ -74,14 +75,24 @@ impl Engine {
         }
     }
 
-    fn refuse_restart(&self, request: &crate::handle::RestartRequest) -> Option<RestartAnswer> {
+    async fn refuse_restart(&self, request: &crate::handle::RestartRequest) -> Option<RestartAnswer> {
         if let Some(job) = &self.job {
             return Some(RestartAnswer::Busy(job.name().to_owned()));
         }
         let server = self.server.as_deref()?;
-        let reason = refusal(request, server, server.major_version)?;
+        let version = match request.postgres_version {
+            Some(_) => self.server_version().await,
+            None => None,
+        };
+        let reason = refusal(request, server, version.or(server.major_version))?;
         tracing::info!("not proceeding with the restart: {reason}");
         Some(RestartAnswer::ConditionsNotMet)
+    }
+
+    /// The version of the running server, e.g. 150018; nothing if it does not answer.
+    pub(super) async fn server_version(&self) -> Option<u32> {
+        let report = self.postgres.report(Duration::from_secs(1), self.short_write()).await;
+        report.server.as_ref().map(|server| server.server_version)
     }
 
     /// Starts building this node anew; the refusal, if it is refused.
@@ -141,6 +152,17 @@ impl Engine {
     }
 
     fn take_settings(&mut self, settings: Arc<EffectiveSettings>) {
+        let before = decide::unsupported(&self.settings.global);
+        if let Some(reason) = decide::unsupported(&settings.global).filter(|reason| before != Some(*reason)) {
+            tracing::error!("{reason}: this node will not become the leader as long as that is so");
+        }
+        // The next renewal may bind the lock to a handle that lives shorter, without its answer arriving.
+        if let Some(lease) = self.memory.lease {
+            let mut memory = self.memory.clone();
+            memory.lease = Some(lease.shortened_to(settings.global.ttl));
+            self.remember(memory);
+            self.guard_lease();
+        }
         self.dcs.set_timing(settings.global.timing());
         self.settings = settings;
         self.unapplied_settings = true;

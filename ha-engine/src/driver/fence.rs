@@ -15,6 +15,8 @@ use crate::ports::{Postgres, StopHook, StopMode, StopOutcome, StopRequest};
 
 /// Time reserved to cut clients off.
 pub(super) const GUARD: Duration = Duration::from_secs(1);
+/// How often the fence looks whether there is a primary, once its deadline has passed.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// The longest the fence sleeps without looking at the clock that counts suspend.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -78,13 +80,15 @@ async fn guard(clock: Arc<dyn Clock>, postgres: Arc<dyn Postgres>, mut deadline:
             };
             if postgres.stop(request, None).await == StopOutcome::Failed {
                 // Try again: nothing matters more.
-                tokio::time::sleep(Duration::from_millis(100)).await;
+                tokio::time::sleep(LOOK_AGAIN).await;
                 continue;
             }
             postgres.set_role(Role::Demoted);
         }
-        if deadline.changed().await.is_err() {
-            return;
+        // Go on looking: a promotion or a start that was under way may make it a primary yet.
+        tokio::select! {
+            changed = deadline.changed() => if changed.is_err() { return },
+            () = tokio::time::sleep(LOOK_AGAIN) => {}
         }
     }
 }

@@ -14,6 +14,7 @@ use dcs_core::model::{Lsn, Role};
 use dcs_core::{Clock, Dcs, Deadline, LeaderLease, Moment};
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::fence::Fence;
 use super::{Engine, Next};
 use crate::cancel::{Cancel, CancelSource};
 use crate::decide::action::Task;
@@ -33,6 +34,7 @@ const LOOK_FOR_SLOT: Duration = Duration::from_millis(100);
 /// The task that is running.
 #[derive(Debug)]
 pub(super) struct RunningJob {
+    number: u64,
     name: String,
     kind: TaskKind,
     since: Moment,
@@ -94,7 +96,8 @@ pub(super) struct Tools {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) settings: Arc<EffectiveSettings>,
     pub(super) lease: watch::Receiver<Option<LeaderLease>>,
-    pub(super) events: mpsc::Sender<TaskEvent>,
+    events: mpsc::Sender<(u64, TaskEvent)>,
+    number: u64,
     pub(super) cancel: Cancel,
     /// What this node follows as a standby, by the view that the task was started with.
     pub(super) observation: TaskView,
@@ -108,12 +111,14 @@ pub(super) struct TaskView {
 }
 
 impl Engine {
-    /// Starts a task. The caller has made sure that none is running.
-    pub(super) fn start_task(&mut self, task: Task, reply: Option<oneshot::Sender<RestartAnswer>>) {
+    /// Starts a task; `false` if another one is still running.
+    pub(super) fn start_task(&mut self, task: Task, reply: Option<oneshot::Sender<RestartAnswer>>) -> bool {
         if let Some(job) = &self.job {
             tracing::info!("Failed to run {}, {} is already in progress", task.name(), job.name);
-            return;
+            return false;
         }
+        let number = self.next_job;
+        self.next_job += 1;
         if matches!(task, Task::Promote) {
             let mut memory = self.memory.clone();
             memory.critical = Critical::Pending;
@@ -130,24 +135,27 @@ impl Engine {
             settings: Arc::clone(&self.settings),
             lease: self.lease.subscribe(),
             events: self.job_sender.clone(),
+            number,
             cancel: cancel.token(),
             observation: TaskView { tags: self.settings.tags.clone(), use_slots: self.settings.postgresql.use_slots },
         };
-        self.job = Some(RunningJob { name: task.name(), kind: kind_of(&task), since: self.clock.now(), cancel, ended, reply });
+        self.job = Some(RunningJob { number, name: task.name(), kind: kind_of(&task), since: self.clock.now(), cancel, ended, reply });
         // The handle is not kept: the task tells its end through `done` and an event, also when it panics (by the sender
         // being dropped).
         drop(tokio::spawn(async move {
-            let events = tools.events.clone();
             let result = tools.run(task).await;
+            // The result is in the queue before the end is known, so that nobody starts something else in between.
+            tools.tell(TaskEvent::Ended(result)).await;
             done.send_replace(true);
-            // A closed channel means that the engine has gone already.
-            let _ = events.send(TaskEvent::Ended(result)).await;
         }));
+        true
     }
 
-    /// Cancels the running task and waits for its end, for a leader at most until its server must be stopped.
-    pub(super) async fn cancel_task(&mut self) {
-        let Some(job) = &self.job else { return };
+    /// Cancels the running task and waits for its end, for a leader at most until its server must be stopped. `false` if it
+    /// has not ended by then: it then still counts as running, because two tasks on one data directory would ruin it.
+    pub(super) async fn cancel_task(&mut self) -> bool {
+        let Some(job) = &self.job else { return true };
+        let number = job.number;
         tracing::warn!("Cancelling long running task {}", job.name);
         job.cancel.cancel();
         let limit = match self.stop_at() {
@@ -156,23 +164,26 @@ impl Engine {
         };
         let mut ended = job.ended.clone();
         let deadline = tokio::time::Instant::now() + limit;
-        loop {
+        let has_ended = loop {
             tokio::select! {
-                // A closed channel is an end too.
-                _ = ended.wait_for(|ended| *ended) => break,
-                // The task may be waiting for us to take its events.
-                Some(event) = self.job_events.recv() => {
-                    if let TaskEvent::Release(_, reply) = event {
-                        drop(reply);
+                biased;
+                // The task may be waiting for us to take its events; what it asks for is not given any more.
+                Some((teller, event)) = self.job_events.recv() => {
+                    if teller == number && matches!(event, TaskEvent::Ended(_)) {
+                        break true;
                     }
                 }
-                () = tokio::time::sleep_until(deadline) => break,
+                // A closed channel is an end too: the task has panicked.
+                _ = ended.wait_for(|ended| *ended) => break true,
+                () = tokio::time::sleep_until(deadline) => break false,
             }
+        };
+        if has_ended {
+            self.finish_job(RestartAnswer::Failed);
+        } else if let Some(job) = &self.job {
+            tracing::warn!("{} was told to end and has not ended yet", job.name);
         }
-        while let Ok(event) = self.job_events.try_recv() {
-            tracing::debug!(?event, "event of a cancelled task");
-        }
-        self.finish_job(RestartAnswer::Failed);
+        has_ended
     }
 
     fn finish_job(&mut self, answer: RestartAnswer) {
@@ -182,7 +193,16 @@ impl Engine {
         }
     }
 
-    pub(super) async fn on_task_event(&mut self, event: TaskEvent) -> Next {
+    /// Whether the running task is a promotion.
+    pub(super) fn is_promoting(&self) -> bool {
+        self.job.as_ref().is_some_and(|job| matches!(job.kind, TaskKind::Promote { .. }))
+    }
+
+    pub(super) async fn on_task_event(&mut self, teller: u64, event: TaskEvent) -> Next {
+        if self.job.as_ref().is_none_or(|job| job.number != teller) {
+            tracing::debug!(?event, "a task that counts as ended has said something");
+            return Next::SleepOn;
+        }
         match event {
             TaskEvent::PrePromote(ok) => {
                 let mut memory = self.memory.clone();
@@ -224,10 +244,11 @@ impl Engine {
             result,
             TaskResult::Start(StartOutcome::Failed)
                 | TaskResult::Clone(false)
-                | TaskResult::Demote(false)
-                | TaskResult::Rewind(RewindOutcome::NotYet(_))
+                | TaskResult::Rewind(RewindOutcome::NotYet(_) | RewindOutcome::Failed)
         );
-        !failed || self.lock_is_mine()
+        // Trying these again at once would only fail again, lock or not.
+        let hopeless = matches!(result, TaskResult::Promote(PromoteOutcome::Failed) | TaskResult::Demote(false));
+        !hopeless && (!failed || self.lock_is_mine())
     }
 
     /// What the end of a task means for the next decisions.
@@ -308,6 +329,10 @@ impl Tools {
                     .map_or_else(|| "bootstrap (without leader)".to_owned(), |node| format!("bootstrap from '{}'", node.name));
                 TaskResult::Clone(self.clone_node(&from, source, &follow).await)
             }
+            Task::StartPrimaryAfterFailure { .. } if !self.may_be_primary() => {
+                tracing::warn!("not starting as primary: the leader lock was not confirmed in time");
+                TaskResult::Start(StartOutcome::Failed)
+            }
             Task::StartPrimaryAfterFailure { timeout } => TaskResult::Start(self.postgres.start_as_primary(timeout, &self.cancel).await),
             Task::CrashRecovery => {
                 let outcome = self.postgres.single_user_recovery(&self.cancel).await;
@@ -328,6 +353,17 @@ impl Tools {
             Task::Restart { timeout } => TaskResult::Start(self.postgres.restart(timeout, &self.cancel).await),
             Task::Demote { request, .. } => TaskResult::Demote(self.demote_gracefully(&request).await),
         }
+    }
+
+    /// Tells the loop something; `false` if the loop has gone.
+    pub(super) async fn tell(&self, event: TaskEvent) -> bool {
+        self.events.send((self.number, event)).await.is_ok()
+    }
+
+    /// Whether there is proof, for long enough to act on it, that the lock is still ours; in pause none is needed.
+    fn may_be_primary(&self) -> bool {
+        let lease = *self.lease.borrow();
+        self.settings.global.pause || lease.is_some_and(|lease| self.clock.now() < Fence::stop_at(lease))
     }
 
     fn how_to_bootstrap(&self) -> BootstrapSettings {
@@ -389,12 +425,10 @@ impl Tools {
 
     async fn promote(&self) -> PromoteOutcome {
         let ready = self.postgres.run_pre_promote(&self.cancel).await && !self.cancel.is_cancelled();
-        if self.events.send(TaskEvent::PrePromote(ready)).await.is_err() || !ready {
+        if !self.tell(TaskEvent::PrePromote(ready)).await || !ready {
             return PromoteOutcome::Cancelled;
         }
-        // Only with proof that the lock is still ours.
-        let lease = *self.lease.borrow();
-        if !self.settings.global.pause && !lease.is_some_and(|lease| lease.is_valid(self.clock.now())) {
+        if !self.may_be_primary() {
             tracing::warn!("not promoting: the leader lock was not confirmed in time");
             return PromoteOutcome::Cancelled;
         }

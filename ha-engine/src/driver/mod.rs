@@ -38,7 +38,7 @@ use crate::decide::action::ExitReason;
 use crate::decide::memory::Memory;
 use crate::decide::observation::ServerObservation;
 use crate::handle::{Command, EngineHandle, Snapshot};
-use crate::ports::{Peers, Postgres};
+use crate::ports::{LocalState, Peers, Postgres};
 use crate::settings::{EffectiveSettings, SettingsSource};
 
 /// Commands that may wait for the engine. More than a human and a few tools ever send at once.
@@ -101,8 +101,12 @@ pub struct Engine {
     dcs_last_seen: i64,
     server: Option<Arc<ServerObservation>>,
     job: Option<RunningJob>,
-    job_events: mpsc::Receiver<TaskEvent>,
-    job_sender: mpsc::Sender<TaskEvent>,
+    /// The number of the next job: events of former ones are told apart by it.
+    next_job: u64,
+    job_events: mpsc::Receiver<(u64, TaskEvent)>,
+    job_sender: mpsc::Sender<(u64, TaskEvent)>,
+    /// Changes of the server's state that have not been published yet.
+    changes: watch::Receiver<LocalState>,
     /// The CHECKPOINT after a promotion, beside the loop.
     checkpoint: Option<tokio::task::JoinHandle<bool>>,
     fence: Fence,
@@ -151,7 +155,6 @@ impl Engine {
             me: settings.name.clone(),
             fence: Fence::start(Arc::clone(&clock), Arc::clone(&postgres)),
             dcs,
-            postgres,
             peers,
             clock,
             source,
@@ -167,6 +170,9 @@ impl Engine {
             dcs_last_seen: 0,
             server: None,
             job: None,
+            next_job: 0,
+            changes: postgres.subscribe(),
+            postgres,
             job_events,
             job_sender,
             checkpoint: None,
@@ -244,23 +250,38 @@ impl Engine {
         if self.next_run <= now {
             tracing::warn!("Loop time exceeded, rescheduling immediately.");
             self.next_run = now;
+            // Nobody who waits for the loop may starve because its cycles take long.
+            self.hear_what_waits().await;
             return;
         }
-        let mut changes = self.postgres.subscribe();
-        changes.mark_unchanged();
+        self.guard_lease();
+        let mut changes = self.changes.clone();
         loop {
             match self.wait_once(&mut changes).await {
                 Next::Run => {
                     self.next_run = self.clock.now();
-                    return;
+                    break;
                 }
-                Next::PeriodOver => return,
+                Next::PeriodOver => break,
                 Next::SleepOn => {}
             }
         }
+        self.changes = changes;
     }
 
-    async fn wait_once(&mut self, changes: &mut watch::Receiver<crate::ports::LocalState>) -> Next {
+    /// Takes what is in the queues already, without waiting for more.
+    async fn hear_what_waits(&mut self) {
+        while let Ok((job, event)) = self.job_events.try_recv() {
+            self.on_task_event(job, event).await;
+        }
+        while !self.shutting_down
+            && let Ok(command) = self.mailbox.try_recv()
+        {
+            self.obey(command).await;
+        }
+    }
+
+    async fn wait_once(&mut self, changes: &mut watch::Receiver<LocalState>) -> Next {
         let now = self.clock.now();
         let leads = self.lock_is_mine();
         let mut remaining = self.next_run.saturating_since(now);
@@ -288,11 +309,12 @@ impl Engine {
         let postgres = Arc::clone(&self.postgres);
         tokio::select! {
             biased;
+            // What a task has achieved comes first: a decision on what was before it would be about another world.
+            Some((job, event)) = self.job_events.recv() => self.on_task_event(job, event).await,
             command = self.mailbox.recv() => match command {
                 Some(command) => self.obey(command).await,
                 None => { self.shutting_down = true; Next::Run }
             },
-            Some(event) = self.job_events.recv() => self.on_task_event(event).await,
             finished = finished(&mut self.checkpoint) => {
                 self.checkpoint = None;
                 self.on_checkpoint(finished);

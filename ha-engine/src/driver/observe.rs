@@ -22,13 +22,17 @@ impl Engine {
     /// One HA decision, carried out.
     pub(super) async fn cycle(&mut self) {
         let started = self.clock.now();
-        let view = self.load_view(started).await;
+        let mut view = self.load_view(started).await;
         let mut answers = Answers::default();
         // Nothing slow stands between a loaded view and the renewal.
-        if let Ok(view) = &view
-            && view.leader_name() == Some(&self.me)
+        if let Ok(loaded) = view.clone()
+            && loaded.leader_name() == Some(&self.me)
         {
-            let renewal = self.renew(view).await;
+            let renewal = self.renew(&loaded).await;
+            // A store that cannot renew is a store that is lost, whatever it could tell a moment ago.
+            if renewal.is_err() {
+                view = Err(StoreFailed);
+            }
             answers.add(Ask::RenewLock, Answer::Renewal(renewal));
         }
         let obs = self.observe(view).await;
@@ -42,6 +46,7 @@ impl Engine {
                         rounds += 1;
                         if rounds > MOST_ROUNDS {
                             tracing::error!(?asks, "Unexpected exception raised, please report it as a BUG");
+                            self.wake_at = None;
                             return;
                         }
                         for (ask, answer) in self.answer(asks).await {
@@ -56,7 +61,9 @@ impl Engine {
 
     /// The moment by which a primary that holds the lock must be stopped; nothing without a lease.
     pub(super) fn stop_at(&self) -> Option<Moment> {
-        self.memory.lease.map(Fence::stop_at)
+        let now = self.clock.now();
+        // A lease that has ended bounds nothing any more: the fence has done its work, and the store must be asked anew.
+        self.memory.lease.filter(|lease| now < Fence::stop_at(*lease)).map(Fence::stop_at)
     }
 
     /// What is left of `retry_timeout`, and, for a leader, of the time before its lease ends.
@@ -145,7 +152,8 @@ impl Engine {
 
         let primary = matches!(self.postgres.local().role, Role::Primary | Role::Promoted);
         match self.memory.lease {
-            Some(lease) if primary && !self.is_paused() => self.fence.arm(lease),
+            // Whatever the role is now: a promotion or a start may make it a primary while the loop is busy.
+            Some(lease) if !self.is_paused() => self.fence.arm(lease),
             _ if self.is_paused() || !primary => self.fence.disarm(),
             // A primary whose belief was given up keeps the deadline it had.
             _ => {}
@@ -169,6 +177,10 @@ impl Engine {
             rewind_policy: self.rewind_policy(&settings).await,
             server,
             task: self.job.as_ref().map(|job| job.describe()),
+            server_version: match self.memory.scheduled_restart {
+                Some(_) => self.server_version().await,
+                None => None,
+            },
             callback_called: self.postgres.callback_called(),
             may_bootstrap: settings.bootstrap.is_some(),
             use_slots: settings.postgresql.use_slots,

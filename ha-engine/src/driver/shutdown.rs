@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use dcs_core::model::{ClusterView, Role};
+use dcs_core::model::Role;
 use dcs_core::{Deadline, Renewal};
 use tokio::sync::mpsc;
 
@@ -18,10 +18,10 @@ const ASK_CANDIDATES: Duration = Duration::from_millis(50);
 impl Engine {
     /// Ends without touching PostgreSQL, or after stopping it, as the reason says.
     pub(super) async fn leave(&mut self, exit: &ExitReason) {
-        self.fence.disarm();
         if !exit.leave_postgres {
             self.stop_immediately().await;
         }
+        self.fence.disarm();
     }
 
     /// Ends in order: long work, PostgreSQL, the lock, the member key.
@@ -33,8 +33,13 @@ impl Engine {
             self.fence.disarm();
             return;
         }
+        if self.memory.bootstrapping {
+            self.abandon_bootstrap().await;
+            return;
+        }
         let view = self.view.clone();
-        let leads = self.lock_is_mine();
+        // After a failed load there is no view, and the lock may be ours all the same.
+        let leads = self.lock_is_mine() || self.memory.lease.is_some();
         let request =
             StopRequest { mode: StopMode::Fast, checkpoint_first: false, hook: StopHook::Run, timeout: None, part_of_restart: false };
         let (events, mut heard) = mpsc::channel(4);
@@ -64,8 +69,10 @@ impl Engine {
                 }
                 // Hardening rule X13: a stop that takes longer than the lock lives must not lose it half way.
                 _ = renewals.tick(), if leads && !released => {
-                    if let Some(view) = &view && !self.keep_lock(view).await {
+                    if let Some(view) = &view && self.renew(view).await == Ok(Renewal::Lost) {
+                        // Somebody else may lead now: nothing more may be acknowledged here.
                         released = true;
+                        self.stop_immediately().await;
                     }
                 }
             }
@@ -84,9 +91,17 @@ impl Engine {
         }
     }
 
-    /// Renews the lock during the stop. `false`: it is lost.
-    async fn keep_lock(&mut self, view: &ClusterView) -> bool {
-        matches!(self.renew(view).await, Ok(Renewal::Renewed(_)) | Err(_))
+    /// Undoes a bootstrap that is not finished, so that another node can make the cluster.
+    async fn abandon_bootstrap(&mut self) {
+        tracing::info!("removing initialize key after failed attempt to bootstrap the cluster");
+        self.stop_immediately().await;
+        let deadline = Deadline::after(self.settings.global.retry_timeout);
+        if let Err(error) = self.dcs.cancel_initialization(deadline).await {
+            tracing::error!("could not remove the initialize key: {}", error.chain());
+        }
+        if let Err(error) = self.postgres.move_data_directory_aside().await {
+            tracing::error!("could not move the data directory aside: {error}");
+        }
     }
 
     async fn touch_stopped_member(&mut self) {

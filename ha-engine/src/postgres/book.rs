@@ -81,6 +81,8 @@ pub(super) struct Book {
     /// A start of ours is under way, and judges by itself how it ends: before the postmaster is launched nothing answers,
     /// and that is no failure.
     pub(super) start_under_way: bool,
+    /// How many stops were asked for. A start that was begun before the last of them must not bring the server up after it.
+    pub(super) stops: u64,
     /// e.g. 150000; nothing while unknown.
     pub(super) major: Option<u32>,
     /// The number of the running server, e.g. 150013.

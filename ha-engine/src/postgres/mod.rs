@@ -386,8 +386,9 @@ impl Postgres for LocalPostgres {
     }
 
     async fn restart(&self, timeout: Duration, cancel: &Cancel) -> StartOutcome {
-        let role = self.role();
-        self.restart_server(start::Start { role: Some(role), timeout: Some(timeout), callback: start::Callback::OnRestart }, cancel).await
+        // A server that does not run is what its data directory says, not what it was when it stopped.
+        let role = Some(self.role()).filter(|role| !matches!(role, Role::Demoted | Role::Uninitialized));
+        self.restart_server(start::Start { role, timeout: Some(timeout), callback: start::Callback::OnRestart }, cancel).await
     }
 
     async fn follow(&self, plan: &FollowPlan, reload_only: bool, timeout: Option<Duration>, cancel: &Cancel) -> StartOutcome {

@@ -30,6 +30,9 @@ impl LocalPostgres {
             }
             _ => (Monitor::NotAsked, None),
         };
+        if matches!(monitor, Monitor::Primary(_) | Monitor::Standby(_)) {
+            self.believe_the_answer();
+        }
         let data_dir = self.look_at_data_dir(deadline).await;
         let major_version = self.major().await;
         let system_id = if matches!(data_dir, DataDir::Present { .. }) { self.system_id(deadline).await } else { None };
@@ -50,6 +53,20 @@ impl LocalPostgres {
             major_version,
             pending_restart: local.pending_restart,
         }
+    }
+
+    /// A server that answers runs, whatever an earlier start or stop was thought to have come to. States of work that is under way stay.
+    fn believe_the_answer(&self) {
+        let now = self.clock.now();
+        self.state.send_if_modified(|local| {
+            let wrong =
+                matches!(local.state, ServerState::StartFailed | ServerState::RestartFailed | ServerState::Stopped | ServerState::Crashed);
+            if wrong {
+                tracing::info!("PostgreSQL answers although its state was `{}`: taking it as running", local.state);
+                (local.state, local.since) = (ServerState::Running, now);
+            }
+            wrong
+        });
     }
 
     /// The data directory; what was seen last if the disk does not answer in time.

@@ -20,6 +20,9 @@ const POLL: Duration = Duration::from_millis(25);
 /// How often it is knocked at although its pid file does not say that it is ready: every knock is a line in its log.
 const KNOCK: Duration = Duration::from_secs(1);
 
+/// How long a postmaster may take to end that was launched although a stop had been asked for.
+const UNWANTED: Duration = Duration::from_secs(5);
+
 /// What is called when the server is ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Callback {
@@ -40,6 +43,12 @@ pub(super) struct Start {
     pub(super) timeout: Option<Duration>,
     /// What is called.
     pub(super) callback: Callback,
+}
+
+/// A start that somebody else's stop, or a cancellation, has overtaken.
+#[derive(Clone, Copy, Debug)]
+struct Begun {
+    stops: u64,
 }
 
 /// What became of waiting for a start.
@@ -70,6 +79,17 @@ impl Drop for UnderWay<'_> {
 
 impl LocalPostgres {
     pub(super) async fn start_server(&self, start: Start, cancel: &Cancel) -> StartOutcome {
+        let begun = Begun { stops: self.book().stops };
+        self.start_begun(start, begun, cancel).await
+    }
+
+    /// Whether nobody has asked for a stop since `begun`, and nobody has cancelled the start.
+    fn is_still_wanted(&self, begun: Begun, cancel: &Cancel) -> bool {
+        !cancel.is_cancelled() && self.book().stops == begun.stops
+    }
+
+    /// A start as of `begun`: a stop that was asked for since then wins.
+    async fn start_begun(&self, start: Start, begun: Begun, cancel: &Cancel) -> StartOutcome {
         let _under_way = UnderWay::begin(self);
         // After kill -9 a connection may hang that reports what is long gone.
         self.close_connections().await;
@@ -88,6 +108,11 @@ impl LocalPostgres {
             Some(role) => role,
             None => self.role_from_data_directory().await,
         };
+        if !self.is_still_wanted(begun, cancel) {
+            tracing::info!("PostgreSQL start cancelled.");
+            self.enter(ServerState::Stopped);
+            return StartOutcome::Failed;
+        }
         let now = self.clock.now();
         self.state.send_modify(|local| {
             (local.state, local.since, local.role) = (state, now, role);
@@ -101,8 +126,9 @@ impl LocalPostgres {
                 return StartOutcome::Failed;
             }
         };
-        if cancel.is_cancelled() {
+        if !self.is_still_wanted(begun, cancel) {
             tracing::info!("PostgreSQL start cancelled.");
+            self.enter(ServerState::Stopped);
             return StartOutcome::Failed;
         }
         let process = match blocking(move || launch.spawn()).await {
@@ -114,8 +140,25 @@ impl LocalPostgres {
             }
         };
         self.book().postmaster = Some(process.clone());
+        if !self.is_still_wanted(begun, cancel) {
+            // The stop came while the postmaster was being launched and could not see it.
+            tracing::info!("PostgreSQL start cancelled.");
+            self.end_unwanted(&process).await;
+            return StartOutcome::Failed;
+        }
         let timeout = start.timeout.unwrap_or_else(|| self.settings().postgresql.pg_ctl_timeout);
         self.wait_for_start(&process, timeout, cancel).await
+    }
+
+    /// Ends a postmaster that was launched although a stop had been asked for.
+    async fn end_unwanted(&self, process: &Process) {
+        process.signal_stop(StopMode::Immediate);
+        if tokio::time::timeout(UNWANTED, process.ended()).await.is_err() {
+            tracing::error!("the postmaster that was launched in spite of a stop is still there");
+            return;
+        }
+        self.book().postmaster = None;
+        self.enter(ServerState::Stopped);
     }
 
     /// Everything before the launch: values, directories, files.
@@ -251,10 +294,12 @@ impl LocalPostgres {
             Callback::OnRestart => self.book().pending = Pending::Event(CallbackEvent::Restart),
             Callback::AsDecided => {}
         }
+        // The stop below is our own.
+        let begun = Begun { stops: self.book().stops + 1 };
         let stop = StopRequest { mode: StopMode::Fast, checkpoint_first: true, hook: StopHook::Run, timeout: None, part_of_restart: true };
         let outcome = match self.stop_server(stop, None).await {
             StopOutcome::Stopped(_) if cancel.is_cancelled() => StartOutcome::Failed,
-            StopOutcome::Stopped(_) => self.start_server(Start { callback: Callback::AsDecided, ..start }, cancel).await,
+            StopOutcome::Stopped(_) => self.start_begun(Start { callback: Callback::AsDecided, ..start }, begun, cancel).await,
             StopOutcome::Failed => StartOutcome::Failed,
         };
         let state = self.server_state();

@@ -58,6 +58,7 @@ impl Progress<'_> {
 
 impl LocalPostgres {
     pub(super) async fn stop_server(&self, request: StopRequest, events: Option<mpsc::Sender<StopEvent>>) -> StopOutcome {
+        self.book().stops += 1;
         let mut progress = Progress { events: events.as_ref(), backends_gone: false, judged: false, position: None };
         let Some(process) = self.postmaster().await else {
             progress.tell_backends_gone().await;

@@ -1,15 +1,15 @@
-//! TLS towards PostgreSQL: libpq's `sslmode` and its companions as rustls configurations.
+//! TLS towards PostgreSQL: libpq's `sslmode` and its companions in the words of [`dcs_core::tls`].
+//!
+//! What is libpq's own stays here: which mode checks what, and the files in `~/.postgresql` that nobody configured.
+//! Who is believed is decided where it is for every other connection.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustls::client::WebPkiServerVerifier;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, aws_lc_rs};
-use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::ClientConfig;
+
+use dcs_core::tls::{ClientTls, Verify};
 
 /// libpq's `sslmode`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -88,132 +88,36 @@ fn file(options: &BTreeMap<String, String>, key: &str, default: &str) -> (Option
 }
 
 fn client_config(mode: Mode, options: &BTreeMap<String, String>) -> Result<ClientConfig, TlsError> {
-    let failed = |path: &Path, error: &dyn std::fmt::Display| TlsError(format!("`{}`: {error}", path.display()));
-    let provider = CryptoProvider::get_default().cloned().unwrap_or_else(|| Arc::new(aws_lc_rs::default_provider()));
-
-    let (root_file, _) = file(options, "sslrootcert", "root.crt");
     let verifying = matches!(mode, Mode::VerifyCa | Mode::VerifyFull);
-    let trust = match root_file {
+    let (root_file, _) = file(options, "sslrootcert", "root.crt");
+    let mut tls = match root_file {
         // libpq does the same: a root certificate file turns `require` into `verify-ca`.
-        Some(path) if verifying || mode == Mode::Require => {
-            let certificates: Vec<CertificateDer<'static>> =
-                CertificateDer::pem_file_iter(&path).and_then(Iterator::collect).map_err(|error| failed(&path, &error))?;
-            let mut roots = RootCertStore::empty();
-            roots.add_parsable_certificates(certificates.iter().cloned());
-            let mut builder = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider));
-            if let (Some(path), _) = file(options, "sslcrl", "root.crl") {
-                let lists: Vec<CertificateRevocationListDer<'static>> = CertificateRevocationListDer::pem_file_iter(&path)
-                    .and_then(Iterator::collect)
-                    .map_err(|error| failed(&path, &error))?;
-                builder = builder.with_crls(lists).allow_unknown_revocation_status();
-            }
-            let chain = builder.build().map_err(|error| failed(&path, &error))?;
-            Some(Trust { chain, anchors: certificates, names: mode == Mode::VerifyFull })
+        Some(ca) if verifying || mode == Mode::Require => {
+            let verify = if mode == Mode::VerifyFull { Verify::Full } else { Verify::Chain };
+            ClientTls { ca: Some(ca), crl: file(options, "sslcrl", "root.crl").0, verify, ..ClientTls::default() }
         }
+        // The shared helper would go on with the operating system's certificates; libpq wants to be told.
         None if verifying => {
             return Err(TlsError("`sslmode` asks for verification, and there is no `sslrootcert`".to_owned()));
         }
-        _ => None,
+        _ => ClientTls { verify: Verify::Nothing, ..ClientTls::default() },
     };
-
-    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
-        .with_safe_default_protocol_versions()
-        .map_err(|error| TlsError(error.to_string()))?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Verifier { trust, provider }));
 
     let (certificate, configured) = file(options, "sslcert", "postgresql.crt");
     let (key, _) = file(options, "sslkey", "postgresql.key");
-    let mut config = match (certificate, key) {
+    match (certificate, key) {
         (Some(certificate), Some(key)) => {
-            let chain = CertificateDer::pem_file_iter(&certificate)
-                .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-                .map_err(|error| failed(&certificate, &error))?;
-            let key = PrivateKeyDer::from_pem_file(&key).map_err(|error| failed(&key, &error))?;
-            builder.with_client_auth_cert(chain, key).map_err(|error| failed(&certificate, &error))?
+            tls.cert = Some(certificate);
+            tls.key = Some(key);
         }
-        (Some(path), None) if configured => return Err(failed(&path, &"there is no `sslkey` for it")),
-        _ => builder.with_no_client_auth(),
-    };
+        (Some(path), None) if configured => {
+            return Err(TlsError(format!("`{}`: there is no `sslkey` for it", path.display())));
+        }
+        _ => {}
+    }
+    let mut config = tls.config().map_err(|error| TlsError(error.chain()))?;
     config.alpn_protocols = vec![b"postgresql".to_vec()];
     Ok(config)
-}
-
-/// Judges a server's certificate as libpq does for a mode.
-#[derive(Debug)]
-struct Verifier {
-    /// Whom to trust; nobody: whoever answers is right.
-    trust: Option<Trust>,
-    provider: Arc<CryptoProvider>,
-}
-
-#[derive(Debug)]
-struct Trust {
-    chain: Arc<WebPkiServerVerifier>,
-    anchors: Vec<CertificateDer<'static>>,
-    /// Whether the certificate must be for this host.
-    names: bool,
-}
-
-impl ServerCertVerifier for Verifier {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        server_name: &ServerName<'_>,
-        ocsp_response: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        let Some(trust) = &self.trust else { return Ok(ServerCertVerified::assertion()) };
-        let verdict = trust.chain.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now);
-        match verdict {
-            Err(rustls::Error::InvalidCertificate(CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. }))
-                if !trust.names =>
-            {
-                Ok(ServerCertVerified::assertion())
-            }
-            // `openssl req -x509` makes certificates with CA:TRUE, which people use as authority and server certificate at
-            // once. webpki looks at the validity period before it refuses such a certificate, so this refusal means that
-            // the time is right; the certificate itself is the trust anchor, and only the name is left to be checked.
-            Err(rustls::Error::InvalidCertificate(CertificateError::Other(ref other)))
-                if is_ca_used_as_end_entity(other) && trust.anchors.iter().any(|anchor| anchor == end_entity) =>
-            {
-                if trust.names {
-                    webpki::EndEntityCert::try_from(end_entity)
-                        .and_then(|certificate| certificate.verify_is_valid_for_subject_name(server_name))
-                        .map_err(|_| rustls::Error::InvalidCertificate(CertificateError::NotValidForName))?;
-                }
-                Ok(ServerCertVerified::assertion())
-            }
-            verdict => verdict,
-        }
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls12_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls13_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
-    }
-}
-
-fn is_ca_used_as_end_entity(other: &rustls::OtherError) -> bool {
-    matches!(other.0.downcast_ref::<webpki::Error>(), Some(webpki::Error::CaUsedAsEndEntity))
 }
 
 #[cfg(test)]
@@ -242,5 +146,19 @@ mod tests {
             attempts(&options(&[("sslmode", "verify-full"), ("sslrootcert", "/nonexistent/root.crt")])).expect_err("there is no such file");
         assert!(error.to_string().contains("/nonexistent/root.crt"), "{error}");
         assert!(attempts(&options(&[("sslmode", "maybe")])).is_err());
+    }
+
+    #[test]
+    fn a_root_certificate_file_is_used_by_require_and_not_by_prefer() {
+        let with_root = |mode| attempts(&options(&[("sslmode", mode), ("sslrootcert", "/nonexistent/root.crt")]));
+        let error = with_root("require").expect_err("there is no such file");
+        assert!(error.to_string().contains("/nonexistent/root.crt"), "{error}");
+        assert!(with_root("prefer").is_ok());
+    }
+
+    #[test]
+    fn a_certificate_without_a_key_is_refused() {
+        let error = attempts(&options(&[("sslmode", "require"), ("sslcert", "/nonexistent/own.crt")])).expect_err("there is no key");
+        assert!(error.to_string().contains("there is no `sslkey`"), "{error}");
     }
 }

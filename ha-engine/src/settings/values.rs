@@ -1,4 +1,4 @@
-//! How configured values are read: the readers of [`value`](crate::postgres::value), for JSON values.
+//! How configured values are read: the readers of `postgres::value`, for JSON values.
 //!
 //! Configuration comes from YAML, JSON and the environment, and the same setting may be `30`, `"30"` or `"30s"`. What
 //! counts is the text form.

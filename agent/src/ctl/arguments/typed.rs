@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::TypedValueParser as _;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::{Command, Global, Invocation, Role, Target, usage};
@@ -21,7 +22,14 @@ use crate::ctl::output::Format;
 )]
 pub(super) struct Typed {
     /// Configuration file, or directory of them
-    #[arg(short, long, value_name = "TEXT", env = "PATRONICTL_CONFIG_FILE")]
+    // An empty variable counts as unset, so the parser must let it pass.
+    #[arg(
+        short,
+        long,
+        value_name = "TEXT",
+        env = "PATRONICTL_CONFIG_FILE",
+        value_parser = clap::builder::OsStringValueParser::new().map(PathBuf::from)
+    )]
     config_file: Option<PathBuf>,
     /// The store to use, e.g. etcd3://host:2379/namespace
     #[arg(short, long, visible_alias = "dcs", value_name = "TEXT", env = "DCS_URL")]

@@ -155,5 +155,9 @@ async fn edit(context: &Context, before: &str, cluster: &str) -> Result<(String,
 }
 
 async fn show(context: &mut Context, diff: &str) -> Result<(), Failure> {
-    if context.console.is_terminal() { context.programs.page(&diff::coloured(diff)).await } else { context.console.write(diff) }
+    if !context.console.is_terminal() {
+        return context.console.write(diff);
+    }
+    let text = if context.programs.no_colour { diff.to_owned() } else { diff::coloured(diff) };
+    context.programs.page(&text).await
 }

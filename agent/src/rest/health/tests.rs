@@ -4,25 +4,7 @@ use dcs_core::model::ServerState;
 use serde_json::json;
 
 use super::*;
-
-/// A running replica of a normal cluster with a leader elsewhere.
-fn replica() -> Facts {
-    Facts {
-        state: Some(ServerState::Running),
-        role: Role::Replica,
-        paused: false,
-        standby_cluster: false,
-        has_view: true,
-        unlocked: false,
-        duty: None,
-        leader_position: Lsn(1000),
-        latest_end: Lsn::ZERO,
-        replayed: Lsn(1000),
-        received: Lsn(1000),
-        streaming: true,
-        failsafe: false,
-    }
-}
+use crate::rest::testing::good_facts as replica;
 
 fn primary() -> Facts {
     Facts { role: Role::Primary, streaming: false, received: Lsn::ZERO, replayed: Lsn::ZERO, ..replica() }

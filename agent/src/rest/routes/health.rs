@@ -83,6 +83,5 @@ pub(super) async fn readiness(app: &App, uri: &Uri) -> Reply {
 
 pub(super) async fn metrics(app: &App) -> Reply {
     let status = app.cache.status(Report::Persistent).await;
-    let Status { snapshot, local, report, facts, .. } = status.as_ref();
-    Reply::metrics(metrics_text(snapshot, &app.handle.me, local, report.as_deref(), facts))
+    Reply::metrics(metrics_text(&status, &app.handle.me))
 }

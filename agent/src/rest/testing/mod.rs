@@ -12,7 +12,7 @@ use dcs_core::adapter::KeyValueDcs;
 use dcs_core::fault::{FaultyStore, Plan};
 use dcs_core::keys::ClusterPath;
 use dcs_core::memory::Server;
-use dcs_core::model::{ClusterView, MemberName, MemberRecord, Tags};
+use dcs_core::model::{ClusterView, Lsn, MemberName, MemberRecord, Role, ServerState, Tags};
 use dcs_core::{Clock, Dcs, Deadline, LeaderLease, Moment, Timing};
 use ha_engine::decide::observation::{PeerAnswer, PeerStatus, PeerTarget};
 use ha_engine::ports::Peers;
@@ -24,6 +24,7 @@ use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
 
 use self::postgres::FakePostgres;
+use super::status::Facts;
 use super::{RestServer, serve};
 use crate::config::{AgentSettings, Environment, LocalConfig, RestApiSettings};
 
@@ -95,10 +96,29 @@ impl FakePeers {
     }
 }
 
+/// A running replica of a normal cluster with a leader elsewhere.
+pub(crate) fn good_facts() -> Facts {
+    Facts {
+        state: Some(ServerState::Running),
+        role: Role::Replica,
+        paused: false,
+        standby_cluster: false,
+        has_view: true,
+        unlocked: false,
+        duty: None,
+        leader_position: Lsn(1000),
+        latest_end: Lsn::ZERO,
+        replayed: Lsn(1000),
+        received: Lsn(1000),
+        streaming: true,
+        failsafe: false,
+    }
+}
+
 pub(crate) fn good_peer() -> PeerStatus {
     PeerStatus {
         in_recovery: true,
-        position: dcs_core::model::Lsn(1000),
+        position: Lsn(1000),
         timeline: None,
         tags: Tags::default(),
         watchdog_failed: false,

@@ -25,6 +25,7 @@ pub(crate) struct FakePostgres {
     server: Mutex<Option<ServerStatus>>,
     hangs: AtomicBool,
     queries: AtomicU64,
+    timeline_queries: AtomicU64,
     clock: Arc<dyn Clock>,
 }
 
@@ -43,6 +44,7 @@ impl FakePostgres {
             server: Mutex::new(Some(standby(1000))),
             hangs: AtomicBool::new(false),
             queries: AtomicU64::new(0),
+            timeline_queries: AtomicU64::new(0),
             clock,
         })
     }
@@ -60,9 +62,19 @@ impl FakePostgres {
         self.hangs.store(true, Ordering::SeqCst);
     }
 
+    pub(crate) fn timeline_queries(&self) -> u64 {
+        self.timeline_queries.load(Ordering::SeqCst)
+    }
+
     pub(crate) fn queries(&self) -> u64 {
         self.queries.load(Ordering::SeqCst)
     }
+}
+
+/// A standby that has replayed everything up to `position`, and receives nothing.
+pub(crate) fn orphan(position: u64) -> ServerStatus {
+    let monitor = StandbyMonitor { replayed: Lsn(position), ..StandbyMonitor::default() };
+    ServerStatus { monitor: Monitor::Standby(monitor), ..standby(position) }
 }
 
 /// A standby that has received and replayed everything up to `position`.
@@ -138,7 +150,8 @@ impl Postgres for FakePostgres {
         nobody_asks()
     }
     async fn own_timeline(&self, _: Deadline) -> Option<Timeline> {
-        nobody_asks()
+        self.timeline_queries.fetch_add(1, Ordering::SeqCst);
+        Some(Timeline(3))
     }
     async fn can_rewind(&self) -> bool {
         nobody_asks()

@@ -1,6 +1,7 @@
 //! The routes, through the real server.
 
 mod config;
+mod fuzz;
 mod http;
 mod status;
 mod switchover;

@@ -6,14 +6,16 @@ use std::time::Duration;
 
 use dcs_core::codec::parse_schedule;
 use dcs_core::fault::Connection;
-use dcs_core::model::{Leader, Lsn, PendingRestart, Revision, Role, ServerState, Status, SyncRecord, SyncState, SystemId};
+use dcs_core::model::{
+    Leader, Lsn, Member, MemberRecord, PendingRestart, Revision, Role, ServerState, Status, SyncRecord, SyncState, SystemId, Timeline,
+};
 use dcs_core::{Dcs as _, Moment};
 use futures::future::join_all;
 use ha_engine::decide::observation::{DataDir, Monitor, Postmaster, ServerObservation};
 use ha_engine::decide::restart::ScheduledRestart;
 use serde_json::{Value, json};
 
-use crate::rest::testing::postgres::{primary, standby};
+use crate::rest::testing::postgres::{orphan, primary, standby};
 use crate::rest::testing::{Node, deadline};
 
 impl Node {
@@ -144,6 +146,28 @@ async fn peers_that_ask_together_share_a_query() {
     let answers = join_all((0..50).map(|_| node.get("/patroni"))).await;
     assert!(answers.iter().all(|answer| answer.json()["xlog"]["received_location"] == 1000));
     assert!(node.postgres.queries() < 25, "{}", node.postgres.queries());
+}
+
+#[tokio::test]
+async fn a_standby_without_a_leader_looks_up_its_timeline_for_peers() {
+    let node = Node::start().await;
+    node.see_a_leader();
+    assert_eq!(node.get("/patroni").await.json()["timeline"], 2);
+    assert_eq!(node.postgres.timeline_queries(), 0);
+    node.postgres.say(Some(orphan(1000)));
+    for asked in 1..3 {
+        let status = node.get("/patroni").await.json();
+        assert_eq!((&status["timeline"], &status["xlog"]["received_location"]), (&json!(3), &json!(1000)));
+        assert_eq!(node.postgres.timeline_queries(), asked);
+    }
+    // While it is the leader's, it cannot have changed.
+    node.change(|snapshot| {
+        let record = MemberRecord { timeline: Some(Timeline(3)), ..MemberRecord::default() };
+        let leader = Member { name: "b".into(), revision: Revision::from(1_u64), handle: None, record };
+        Arc::make_mut(snapshot.view.as_mut().unwrap()).members = vec![leader];
+    });
+    assert_eq!(node.get("/patroni").await.json()["timeline"], 3);
+    assert_eq!(node.postgres.timeline_queries(), 2);
 }
 
 #[tokio::test]

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
 use tempfile::TempDir;
@@ -10,7 +12,9 @@ use tokio::net::TcpStream;
 
 use crate::config::{RestApiSettings, RestTls, VerifyClient};
 use crate::http_client::HttpClientSettings;
+use crate::rest::connection::Acceptor;
 use crate::rest::testing::{Node, settings};
+use crate::rest::tls;
 
 /// One certificate for everything, and its key.
 struct Files {
@@ -126,6 +130,28 @@ async fn a_renewed_certificate_is_served_after_a_reload_without_losing_requests(
 }
 
 #[tokio::test]
+async fn a_renewed_certificate_is_noticed_and_a_half_written_one_is_not_served() {
+    let directory = TempDir::new().unwrap();
+    let files = lone(&directory, "node");
+    let settings = https(&files, &files.cert, VerifyClient::None);
+    let acceptor = Acceptor::new(tls::config(&settings).await.unwrap());
+    let first = acceptor.tls().unwrap();
+    let watch = tls::watch(&settings, acceptor.clone(), Duration::from_millis(20)).unwrap();
+    let whole = std::fs::read(&files.cert).unwrap();
+    std::fs::write(&files.cert, &whole[..whole.len() / 2]).unwrap();
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert!(Arc::ptr_eq(&first, &acceptor.tls().unwrap()));
+    lone(&directory, "node");
+    let renewed = async {
+        while Arc::ptr_eq(&first, &acceptor.tls().unwrap()) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(5), renewed).await.expect("the new certificate is served");
+    watch.abort();
+}
+
+#[tokio::test]
 async fn a_damaged_certificate_leaves_the_former_one_in_place() {
     let directory = TempDir::new().unwrap();
     let files = lone(&directory, "node");
@@ -163,7 +189,7 @@ async fn silent_clients_hold_up_nobodys_handshake() {
     assert_eq!(node.https(&client(&files.cert, None), "GET", "/liveness").await.unwrap().0, 200);
     // They are hung up on when their time is over.
     let mut answer = Vec::new();
-    let patience = std::time::Duration::from_secs(8);
+    let patience = Duration::from_secs(8);
     let closed = tokio::time::timeout(patience, silent[0].read_to_end(&mut answer)).await;
     assert!(closed.is_ok() && answer.is_empty());
 }

@@ -60,3 +60,11 @@ fn in_pause_a_lost_lock_interrupts_nothing() {
     let mut situation = Situation::primary().led_by("b").busy(TaskKind::Restart).paused();
     assert_eq!(situation.line(), "a task in progress");
 }
+
+#[test]
+fn losing_the_lock_during_a_demotion_stops_the_server_at_once() {
+    let mut situation = Situation::primary().led_by("b").busy(TaskKind::Demote);
+    let decision = situation.decide();
+    assert_eq!(decision.message, "lost leader lock during a task");
+    assert_eq!(deeds(&decision), [&Effect::StopImmediately]);
+}

@@ -180,3 +180,18 @@ fn m2_a_scheduled_switchover_waits_by_a_timer_and_not_by_sleeping() {
     let stale = scheduled(-60).decide();
     assert!(says(&stale, Severity::Warning, "Found a stale switchover value, cleaning up:"));
 }
+
+#[test]
+fn x10_a_promotion_under_way_stops_when_the_renewal_is_refused() {
+    let mut situation = Situation::replica().led_by("a");
+    situation.obs.server.role = Role::Promoted;
+    situation.renewal = Ok(Renewal::Lost);
+    assert!(deeds(&situation.decide()).contains(&&Effect::Demote(DemoteKind::ImmediateNoLock)));
+}
+
+#[test]
+fn the_verdict_of_a_script_for_a_lost_lock_does_not_count_for_the_next_one() {
+    let mut situation = Situation::replica().led_by("b");
+    situation.memory.critical = Critical::Done(false);
+    assert_eq!(situation.decide().memory.critical, Critical::Idle);
+}

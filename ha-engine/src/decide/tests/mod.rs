@@ -119,6 +119,7 @@ impl Situation {
                 api_url: "http://a.example:8008/patroni".to_owned(),
                 view: Err(StoreFailed),
                 server,
+                server_version: None,
                 task: None,
                 callback_called: false,
                 may_bootstrap: true,

@@ -84,3 +84,47 @@ fn an_empty_data_directory_is_left_empty() {
     situation.obs.server.data_dir = super::super::observation::DataDir::Empty;
     assert_eq!(situation.line(), "running with empty data directory");
 }
+
+#[test]
+fn k3_in_pause_only_the_named_candidate_moves() {
+    let mut situation = Situation::replica().paused().requested(None, Some("b")).peer("b", standby_answer(10));
+    assert_eq!(situation.line(), "no action. I am (a)");
+}
+
+#[test]
+fn k2_in_pause_a_request_for_a_candidate_that_is_gone_is_cleared_by_a_primary() {
+    let mut situation = Situation::primary().paused().requested(None, Some("gone"));
+    assert_eq!(situation.line(), "acquired session lock as a leader", "and then Q4 decides");
+    assert!(situation.asked.iter().any(|ask| matches!(ask, Ask::WriteFailover(request, Some(_)) if request.is_empty())));
+}
+
+#[test]
+fn k7_in_pause_a_switchover_without_candidate_moves_nobody() {
+    let mut situation = Situation::replica().paused().requested(Some("b"), None);
+    assert_eq!(situation.line(), "no action. I am (a)");
+}
+
+#[test]
+fn m5_in_pause_a_leader_refuses_a_switchover_without_candidate() {
+    let decision = Situation::primary().led_by("a").paused().requested(Some("a"), None).decide();
+    assert!(super::says(
+        &decision,
+        super::super::action::Severity::Warning,
+        "Switchover is possible only to a specific candidate in a paused state"
+    ));
+    assert_eq!(decision.task, None);
+}
+
+#[test]
+fn m1_in_pause_a_holder_that_is_not_primary_looks_at_no_request() {
+    let mut situation = Situation::replica().led_by("a").paused().requested(None, Some("a"));
+    assert_eq!(situation.line(), "waiting to become primary after promote...", "H1");
+}
+
+#[test]
+fn s0_in_pause_a_starting_server_is_what_its_process_says() {
+    let mut situation = Situation::primary().led_by("a").paused();
+    situation.obs.server.state = ServerState::Starting;
+    let decision = situation.decide();
+    assert!(deeds(&decision).contains(&&Effect::SetState(ServerState::Running)));
+}

@@ -236,3 +236,41 @@ fn taking_the_lock_over_a_stale_synchronous_state_deletes_it_first() {
     assert_eq!(decision.task, None);
     assert!(deeds(&decision).iter().all(|effect| !matches!(effect, Effect::SetRole(Role::Promoted))));
 }
+
+#[test]
+fn q3_a_server_that_is_starting_takes_no_lock() {
+    let mut situation = Situation::replica();
+    situation.obs.server.state = dcs_core::model::ServerState::Starting;
+    assert_eq!(situation.line(), NOT_HEALTHIEST);
+    assert!(!situation.asked.contains(&Ask::AcquireLock));
+}
+
+#[test]
+fn g2_and_g3_with_check_timeline_an_old_or_unknown_timeline_stays_out() {
+    let mut situation = Situation::replica().history(&[(1, 5000)]);
+    situation.cfg = super::global(json!({"check_timeline": true}));
+    let decision = situation.decide();
+    assert_eq!(decision.message, NOT_HEALTHIEST);
+    assert!(says(&decision, Severity::Info, "My timeline 1 is behind last known cluster timeline 2"));
+    let mut situation = Situation::replica();
+    situation.cfg = super::global(json!({"check_timeline": true}));
+    situation.own_timeline = None;
+    assert!(says(&situation.decide(), Severity::Info, "Can not figure out my timeline"));
+}
+
+#[test]
+fn an_unknown_own_timeline_compares_bare_positions() {
+    let mut situation = Situation::replica().peer("b", on_timeline(standby_answer(1000), 7));
+    situation.own_timeline = None;
+    assert_eq!(situation.line(), PROMOTED);
+    let mut situation = Situation::replica().peer("b", on_timeline(standby_answer(1001), 7));
+    situation.own_timeline = None;
+    assert_eq!(situation.line(), NOT_HEALTHIEST);
+}
+
+#[test]
+fn a_node_that_was_not_the_one_looks_again_soon() {
+    let mut situation = Situation::replica().peer("b", standby_answer(1001));
+    let decision = situation.decide();
+    assert_eq!(decision.wake_at, Some(situation.now + std::time::Duration::from_secs(1)));
+}

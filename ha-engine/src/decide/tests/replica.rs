@@ -157,3 +157,12 @@ fn the_first_cycle_on_an_adopted_standby_compares_histories_and_calls_on_start()
     assert!(deeds(&decision).contains(&&Effect::Call(crate::ports::CallbackEvent::Start)));
     assert_eq!(situation.obs.server.role, Role::Replica);
 }
+
+#[test]
+fn x10_a_promotion_under_way_stops_when_somebody_else_leads() {
+    let mut situation = Situation::replica().led_by("b");
+    situation.obs.server.role = Role::Promoted;
+    let decision = situation.decide();
+    assert!(deeds(&decision).contains(&&Effect::Demote(DemoteKind::ImmediateNoLock)));
+    assert!(!deeds(&decision).contains(&&Effect::SetRole(Role::Replica)), "the mark of the promotion stays until it is stopped");
+}

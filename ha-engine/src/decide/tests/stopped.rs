@@ -191,10 +191,12 @@ fn b1_a_failed_bootstrap_is_undone_and_ends_the_agent() {
     let mut situation = Situation::stopped(Role::Uninitialized);
     situation.memory.bootstrapping = true;
     situation.memory.critical = Critical::Done(false);
+    situation.view.initialize = Some(String::new());
     let decision = situation.decide();
     assert_eq!(decision.message, "Failed to bootstrap cluster");
-    let deeds = deeds(&decision);
-    assert!(deeds.contains(&&Effect::CancelInitialize) && deeds.contains(&&Effect::MoveDataDirectoryAside));
+    assert!(deeds(&decision).contains(&&Effect::CancelInitialize) && deeds(&decision).contains(&&Effect::MoveDataDirectoryAside));
+    situation.view.initialize = Some("7000000000000000002".to_owned());
+    assert!(!deeds(&situation.decide()).contains(&&Effect::CancelInitialize), "the identifier of somebody who was faster stays");
 }
 
 #[test]
@@ -222,4 +224,66 @@ fn s2_a_leader_that_starts_for_too_long_makes_room() {
     assert_eq!(situation.line(), "stopped PostgreSQL because of startup timeout");
     situation.peers.clear();
     assert_eq!(situation.line(), "primary start has timed out, but continuing to wait because failover is not possible", "S3");
+}
+
+#[test]
+fn c15_data_without_identity_is_reported_and_left_alone() {
+    let mut situation = Situation::stopped(Role::Replica).led_by("b");
+    situation.obs.server.system_id = None;
+    let decision = situation.decide();
+    assert_eq!(decision.message, "data dir for the cluster is not empty, but system ID is invalid; consider doing reinitialize");
+    assert!(deeds(&decision).is_empty() && decision.task.is_none());
+}
+
+#[test]
+fn n5_a_method_that_needs_no_leader_is_used_without_one() {
+    let mut situation = empty();
+    situation.view.initialize = Some("7000000000000000001".to_owned());
+    situation.obs.has_leaderless_method = true;
+    assert_eq!(situation.line(), "trying to bootstrap (without leader)");
+    situation.view.initialize = Some(String::new());
+    assert_eq!(situation.line(), "waiting for leader to bootstrap", "not while somebody bootstraps");
+}
+
+#[test]
+fn b2_a_bootstrap_waits_for_the_end_of_recovery() {
+    let mut situation = Situation::replica();
+    situation.memory.bootstrapping = true;
+    situation.memory.critical = Critical::Pending;
+    assert_eq!(situation.line(), "waiting for end of recovery after bootstrap");
+}
+
+#[test]
+fn p3_a_good_start_forgets_the_recovery_and_the_rewind_before_it() {
+    let mut situation = Situation::replica().led_by("b");
+    situation.memory.recovering = true;
+    situation.memory.crash_recovery_started = Some(situation.now);
+    situation.memory.rewind = RewindState::Success;
+    let decision = situation.decide();
+    assert!(!decision.memory.recovering && decision.memory.crash_recovery_started.is_none());
+    assert_eq!(decision.memory.rewind, RewindState::Initial);
+}
+
+#[test]
+fn s1_a_lock_lost_while_starting_stops_the_server() {
+    let mut situation = Situation::primary().led_by("a");
+    situation.obs.server.state = ServerState::Starting;
+    situation.renewal = Ok(dcs_core::Renewal::Lost);
+    let decision = situation.decide();
+    assert_eq!(decision.message, "stopped PostgreSQL while starting up because leader key was lost");
+    assert!(deeds(&decision).contains(&&Effect::Demote(DemoteKind::ImmediateNoLock)));
+}
+
+#[test]
+fn s5_a_standby_that_is_starting_goes_on_as_usual() {
+    let mut situation = Situation::replica().led_by("b");
+    situation.obs.server.state = ServerState::Starting;
+    assert_eq!(situation.line(), "no action. I am (a), a secondary, and following a leader (b)");
+}
+
+#[test]
+fn w1_a_standby_stopped_in_the_middle_of_recovery_recovers_before_it_is_rewound() {
+    let mut situation = Situation::stopped(Role::Replica).led_by("b").control_state("in archive recovery");
+    situation.memory.rewind = RewindState::Need;
+    assert_eq!(situation.decide().task, Some(Task::CrashRecovery));
 }

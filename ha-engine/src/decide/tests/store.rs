@@ -46,3 +46,10 @@ fn x9_a_running_task_is_cancelled_first() {
     let decision = lost(Situation::primary().busy(TaskKind::Demote)).decide();
     assert!(deeds(&decision).is_empty(), "one stop is enough");
 }
+
+#[test]
+fn a_bootstrap_goes_on_without_the_store() {
+    let mut situation = lost(Situation::primary());
+    situation.memory.bootstrapping = true;
+    assert!(deeds(&situation.decide()).is_empty(), "there is no lock yet that could be lost");
+}

@@ -76,7 +76,7 @@ impl Tools {
 
     async fn release(&self, final_lsn: Option<Lsn>) {
         let (reply, done) = oneshot::channel();
-        if self.events.send(TaskEvent::Release(final_lsn, reply)).await.is_ok() {
+        if self.tell(TaskEvent::Release(final_lsn, reply)).await {
             // Dropped without an answer: the engine is cancelling this task, and sees to the lock itself.
             let _ = done.await;
         }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dcs_core::adapter::KeyValueDcs;
-use dcs_core::fault::{Connection, FaultyStore, Plan};
+use dcs_core::fault::{Connection, FaultyStore, Odds, Plan};
 use dcs_core::keys::ClusterPath;
 use dcs_core::memory;
 use dcs_core::model::{FailoverRequest, MemberName, Tags};
@@ -287,4 +287,35 @@ async fn a_replica_is_built_anew_and_a_leader_is_not() {
             b.running && b.following.as_deref() == Some("a")
         })
         .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_paused_leader_outlives_a_store_that_is_away_for_longer_than_its_lease() {
+    let cluster = Cluster::new();
+    let node = cluster.node("a").await;
+    cluster.until(Duration::from_secs(30), "it leads", || is_leader(&node)).await;
+    let paused = json!({"ttl": 30, "loop_wait": 10, "retry_timeout": 10, "pause": true});
+    let document = paused.as_object().cloned().expect("an object");
+    node.handle.dcs().set_config(&document, None, Deadline::after(Duration::from_secs(5))).await.expect("written");
+    node.handle.wake();
+    cluster.until(Duration::from_secs(30), "it is paused", || node.handle.snapshot().is_paused()).await;
+    // A real store never answers in the same moment.
+    node.plan.set_odds(Odds { delay: 1.0, longest: Duration::from_millis(5), ..Odds::default() });
+    node.plan.set_connection(Connection::Silent);
+    tokio::time::sleep(Duration::from_secs(90)).await;
+    assert!(!is_leader(&node));
+    node.plan.set_connection(Connection::Up);
+    cluster.until(Duration::from_secs(60), "it leads again", || is_leader(&node)).await;
+    assert_eq!(cluster.world.writable(), ["a"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_without_its_store_still_hears_that_it_should_end() {
+    let cluster = Cluster::new();
+    let [_a, b, _c] = cluster.of_three().await;
+    b.plan.set_connection(Connection::Silent);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    b.handle.send(Command::Shutdown).await.expect("it runs");
+    let ended = tokio::time::timeout(Duration::from_secs(60), b.task).await.expect("within a minute");
+    assert_eq!(ended.expect("it ends"), Ended::Shutdown);
 }

@@ -83,12 +83,15 @@ pub(super) async fn until_done(app: &App, before: Option<MemberName>, candidate:
         }
         next_load = Instant::now() + PERIOD;
         match app.handle.dcs().load(Deadline::at(end.min(next_load + PERIOD))).await {
-            Ok(view) => match look(&view, before.as_ref()) {
-                Glimpse::Led(by) => return Outcome::Led(by),
-                Glimpse::Pending => seen = true,
-                Glimpse::Gone if seen || started.elapsed() >= PERIOD => return Outcome::Failed,
-                Glimpse::Gone => {}
-            },
+            Ok(view) => {
+                app.wake_if_new(&view);
+                match look(&view, before.as_ref()) {
+                    Glimpse::Led(by) => return Outcome::Led(by),
+                    Glimpse::Pending => seen = true,
+                    Glimpse::Gone if seen || started.elapsed() >= PERIOD => return Outcome::Failed,
+                    Glimpse::Gone => {}
+                }
+            }
             Err(error) => tracing::debug!("While waiting for a new leader: {}", error.chain()),
         }
     }
