@@ -38,7 +38,8 @@ check:
 	@scripts/install-deps check
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --all-features --locked -- -D warnings
-	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --all-features --no-deps --locked --quiet
+	@# With private items: the only readers are those who work on them.
+	RUSTDOCFLAGS="-D warnings -A rustdoc::private-intra-doc-links" $(CARGO) doc --workspace --all-features --no-deps --document-private-items --locked --quiet
 	$(CARGO) deny --all-features check --hide-inclusion-graph bans licenses sources
 	@# The advisories are worth knowing, but the machine that keeps them is not ours to depend on.
 	@timeout 60 $(CARGO) deny --all-features check --hide-inclusion-graph advisories || echo "advisories: not clean, or not reachable (this does not fail the check)"
