@@ -257,6 +257,7 @@ fn note_own_timeline(c: &mut Cycle<'_>) -> Outcome<()> {
     let promoting = matches!(c.role(), Role::Promoted) || c.task.is_some();
     if let Some(timeline) = standby.received_timeline {
         c.memory.own_last_timeline = Some(timeline);
+        c.memory.cached_own_timeline = Some((c.memory.leader_timeline, timeline));
         return Ok(());
     }
     if promoting {

@@ -45,8 +45,6 @@ use crate::settings::{EffectiveSettings, SettingsSource};
 const MAILBOX: usize = 64;
 /// Events of the one running task; it waits for the engine when there are more.
 const TASK_EVENTS: usize = 16;
-/// Others run a little after the leader, so that they see what it has just published.
-const AFTER_THE_LEADER: Duration = Duration::from_millis(500);
 /// Bound of one write that is tried again next cycle.
 const SHORT_WRITE: Duration = Duration::from_secs(2);
 
@@ -288,9 +286,6 @@ impl Engine {
         if remaining.is_zero() {
             return Next::PeriodOver;
         }
-        if !leads && self.job.is_none() {
-            remaining += AFTER_THE_LEADER;
-        }
         let mut by_timer = false;
         if let Some(at) = self.wake_at {
             let until = at.saturating_since(now);
@@ -304,7 +299,7 @@ impl Engine {
             interest.members = MemberInterest::Any;
         }
         let server_runs = self.server.as_ref().is_some_and(|server| server.postmaster.is_running());
-        let watch_postmaster = server_runs && self.job.is_none() && !self.is_paused();
+        let watch_postmaster = server_runs && self.job.is_none();
         let dcs = Arc::clone(&self.dcs);
         let postgres = Arc::clone(&self.postgres);
         tokio::select! {

@@ -55,9 +55,9 @@ pub(super) struct Finished {
 #[derive(Debug, thiserror::Error)]
 pub(super) enum RunError {
     /// It could not be started or watched.
-    #[error("cannot run `{program}`")]
+    #[error("cannot run `{program}`{remedy}", remedy = remedy(source))]
     Io {
-        /// The program.
+        /// The program, as it was called.
         program: String,
         /// Why.
         #[source]
@@ -69,6 +69,16 @@ pub(super) enum RunError {
     /// It was ended because its time was over.
     #[error("`{0}` did not end in time")]
     Late(String),
+}
+
+/// What helps if a program is not there.
+fn remedy(error: &std::io::Error) -> &'static str {
+    match error.kind() {
+        std::io::ErrorKind::NotFound => {
+            " (there is no such program: set `postgresql.bin_dir` to the directory of PostgreSQL's programs, or install them)"
+        }
+        _ => "",
+    }
 }
 
 impl Finished {
@@ -135,7 +145,7 @@ impl Program {
     /// Dropping the future kills the program and its descendants.
     pub(super) async fn run(&self, cancel: &Cancel, deadline: Option<Deadline>) -> Result<Finished, RunError> {
         let name = self.name();
-        let io = |source| RunError::Io { program: name.clone(), source };
+        let io = |source| RunError::Io { program: self.program.to_string_lossy().into_owned(), source };
         if cancel.is_cancelled() {
             return Err(RunError::Cancelled(name));
         }
