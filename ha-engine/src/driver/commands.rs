@@ -175,7 +175,7 @@ impl Engine {
             match self.reload_local().await {
                 Ok(()) => {}
                 Err(error) => {
-                    tracing::error!("Exception when reloading local configuration from {error}")
+                    tracing::error!("Exception when reloading local configuration, the former one stays in force: {error}")
                 }
             }
         }

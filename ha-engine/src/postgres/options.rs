@@ -93,11 +93,17 @@ impl Options {
             (Some((name, Value::String(value))), None) if self.allows(tool, name, forbidden) => {
                 self.arguments.push(format!("--{name}={}", unquote(value)));
             }
-            _ => self.errors.push(format!(
-                "Error when parsing {tool} key-value option {}: only one key-value is allowed and value should be a \
-                 string",
-                first.map_or_else(|| "{}".to_owned(), |(_, value)| text_form(value))
-            )),
+            _ => {
+                let hint = match first {
+                    Some((name, Value::Bool(true))) => format!(". An option without a value is written `- {name}`"),
+                    _ => String::new(),
+                };
+                self.errors.push(format!(
+                    "Error when parsing {tool} key-value option {}: only one key-value is allowed and value should be a \
+                     string{hint}",
+                    first.map_or_else(|| "{}".to_owned(), |(_, value)| text_form(value))
+                ));
+            }
         }
     }
 }
