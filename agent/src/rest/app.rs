@@ -75,7 +75,7 @@ impl App {
     pub(super) fn wake_if_new(&self, view: &ClusterView) {
         let snapshot = self.handle.snapshot();
         let known = snapshot.view.as_deref();
-        let same = known.is_some_and(|known| {
+        let same = known.is_none_or(|known| {
             known.leader_name() == view.leader_name() && known.failover == view.failover && known.config == view.config
         });
         if !same {

