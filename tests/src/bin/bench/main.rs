@@ -31,7 +31,7 @@ async fn main() -> ExitCode {
 async fn compare(plan: &Plan) -> Result<()> {
     let theirs = patroni::installed().await?;
     let version = patroni::version(&theirs).await?;
-    println!("Quorate beside {version}: three nodes each, ttl 30, loop_wait 10, retry_timeout 10, one etcd, loopback.");
+    println!("Quorate beside {version}: three nodes each, ttl 30, loop_wait 10, retry_timeout 10, one etcd, loopback, fsync off.");
     println!("Rounds: {} switchovers, {} dead postmasters, {} dead nodes; medians.\n", plan.switchovers, plan.postmasters, plan.nodes);
     let ours = measure::all(Agent::Quorate, None, plan).await?;
     let theirs = measure::all(Agent::Patroni, Some(&theirs), plan).await?;
