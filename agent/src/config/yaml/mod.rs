@@ -1,6 +1,6 @@
 //! YAML in and out. Nothing else knows which library reads it.
 //!
-//! The dialect is the one existing files were written for (YAML 1.1, see [`plain`]). Every key and value keeps its place;
+//! The dialect is the one existing files were written for (YAML 1.1, see the module `plain`). Every key and value keeps its place;
 //! a key that is written twice counts with its last value and is warned about.
 
 mod plain;
