@@ -123,6 +123,10 @@ async fn fail_over(cluster: &Cluster, first: &Node, story: &Story) -> Result<()>
     let count = rows(new).await?;
     ensure!(count == ROWS, "{} has {count} rows of {ROWS}", new.name);
     story.tell(format_args!("of the {ROWS} rows none is missing"));
+    for node in cluster.others(first).filter(|node| node.name != new.name) {
+        cluster.eventually_follows(node, new).await?;
+        story.tell(format_args!("{} follows {}", node.name, new.name));
+    }
     list(cluster).await?;
 
     first.start()?;
