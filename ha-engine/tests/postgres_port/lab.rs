@@ -1,8 +1,10 @@
 //! Real servers in temporary directories, gone when the test ends, however it ends.
 
 use std::collections::BTreeMap;
+use std::fs::Permissions;
 use std::future::Future;
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -45,7 +47,10 @@ pub(crate) fn run<F: Future<Output = ()>>(name: &str, body: impl FnOnce(Lab) -> 
         return;
     };
     if nix::unistd::geteuid().is_root() {
-        let exe = std::env::current_exe().expect("a path to this program");
+        // A checkout or a cache below root's home is closed to other users, so they get a copy that is not.
+        let open = tempfile::Builder::new().prefix("quorate-port-").permissions(Permissions::from_mode(0o755)).tempdir().expect("a directory");
+        let exe = open.path().join("postgres_port");
+        std::fs::copy(std::env::current_exe().expect("a path to this program"), &exe).expect("a copy of this program");
         let mut command = Command::new("runuser");
         let name = name.split_once("::").map_or(name, |(_, name)| name);
         command.args(["-u", "postgres", "--"]).arg(exe).args(["--exact", name, "--nocapture"]).current_dir("/");
