@@ -48,7 +48,8 @@ pub(crate) fn run<F: Future<Output = ()>>(name: &str, body: impl FnOnce(Lab) -> 
     };
     if nix::unistd::geteuid().is_root() {
         // A checkout or a cache below root's home is closed to other users, so they get a copy that is not.
-        let open = tempfile::Builder::new().prefix("quorate-port-").permissions(Permissions::from_mode(0o755)).tempdir().expect("a directory");
+        let open =
+            tempfile::Builder::new().prefix("quorate-port-").permissions(Permissions::from_mode(0o755)).tempdir().expect("a directory");
         let exe = open.path().join("postgres_port");
         std::fs::copy(std::env::current_exe().expect("a path to this program"), &exe).expect("a copy of this program");
         let mut command = Command::new("runuser");
