@@ -1,0 +1,73 @@
+//! What a node must not forget: who it is, its term and vote, the log, and the snapshot in place of its beginning.
+
+use crate::command::Foundation;
+use crate::identity::NodeId;
+use crate::message::{LogEntry, SnapshotData};
+
+/// The term, the vote in it, and how far the log is known to be committed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HardState {
+    /// The term.
+    pub term: u64,
+    /// For whom the node voted in that term; 0 for nobody.
+    pub vote: u64,
+    /// The last entry that is known to be committed.
+    pub commit: u64,
+}
+
+/// Everything that a node remembered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Remembered {
+    /// The node.
+    pub id: NodeId,
+    /// What its cluster began with; nothing as long as it has none.
+    pub foundation: Option<Foundation>,
+    /// The term and vote.
+    pub hard_state: HardState,
+    /// The snapshot.
+    pub snapshot: Option<SnapshotData>,
+    /// The log behind the snapshot, without gaps.
+    pub entries: Vec<LogEntry>,
+}
+
+/// What is written at once: all of it is on stable storage when the write returns, or none of it ever was.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Batch {
+    /// The new term, vote and commit.
+    pub hard_state: Option<HardState>,
+    /// A snapshot that came from the leader, or that the node made of its own state.
+    pub snapshot: Option<SnapshotData>,
+    /// The log up to this entry is no longer needed.
+    pub forget_through: Option<u64>,
+    /// New entries. They replace everything from the first of them on.
+    pub entries: Vec<LogEntry>,
+}
+
+/// A write that did not succeed. Nothing of the batch may have been written, or all of it: the same batch is written
+/// again before anything else.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot write to the Raft storage `{place}`")]
+pub struct WriteError {
+    /// Where it is.
+    pub place: String,
+    /// Why.
+    #[source]
+    pub source: dcs_core::BoxError,
+}
+
+/// Where a node keeps what it must not forget. Calls block until the medium has answered.
+pub trait Storage: Send + std::fmt::Debug {
+    /// Makes the cluster that the node belongs to known for ever. Once only.
+    ///
+    /// # Errors
+    ///
+    /// It was not written, or may have been.
+    fn found(&mut self, foundation: &Foundation) -> Result<(), WriteError>;
+
+    /// Writes a batch to stable storage, all or nothing.
+    ///
+    /// # Errors
+    ///
+    /// See [`WriteError`].
+    fn write(&mut self, batch: &Batch) -> Result<(), WriteError>;
+}
