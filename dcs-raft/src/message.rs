@@ -192,7 +192,9 @@ pub enum Response {
     Changes(ChangedKeys),
     /// How this node is.
     Status(Box<Status>),
-    /// A change of the members was carried out, or is on its way.
+    /// A node was added: this is what its cluster began with.
+    Joined(Foundation),
+    /// It was done.
     Done,
     /// It was not done and will not be, and why, in words, with what to do about it.
     Refused(String),
