@@ -3,5 +3,6 @@
 pub mod command;
 pub mod identity;
 pub mod message;
+pub mod state;
 pub mod status;
 pub mod storage;
