@@ -31,7 +31,8 @@ impl fmt::Display for ClusterId {
 pub struct ProposalId {
     /// The client: chosen at random when it is made.
     pub client: u64,
-    /// Which of its proposals, counted from one. A client has at most [`ProposalId::WINDOW`] under way at once.
+    /// Which of its proposals, counted from one. A client has at most [`ProposalId::WINDOW`] under way at once, and none
+    /// of them is further than that behind the latest: whatever is, it has given up, and it will not be applied.
     pub number: u64,
 }
 

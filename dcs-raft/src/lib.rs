@@ -1,5 +1,6 @@
 //! An embedded, replicated store of leader lock, members and cluster state: Raft without external servers.
 
+pub mod changes;
 pub mod command;
 pub mod identity;
 pub mod message;
