@@ -125,13 +125,6 @@ pub enum Welcome {
 pub enum Request {
     /// Who are you? Answered by every node, also one that has no cluster.
     Discover,
-    /// A founder asks a node that has no cluster to be part of one. Only a node under this id may accept.
-    Found {
-        /// Whom the founder means.
-        id: NodeId,
-        /// What the cluster begins with.
-        foundation: Foundation,
-    },
     /// Apply this.
     Propose {
         /// Whose it is. The same proposal may come several times, by several ways.

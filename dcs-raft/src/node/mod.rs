@@ -207,7 +207,13 @@ impl Node {
         self.set_timeout();
     }
 
-    /// The connection to a node broke.
+    /// A snapshot did not arrive.
+    pub(crate) fn lost_snapshot(&mut self, node: NodeId) {
+        self.receiving.remove(&node.0);
+        self.raw.report_snapshot(node.0, SnapshotStatus::Failure);
+    }
+
+    /// Messages to a node were lost.
     pub(crate) fn is_unreachable(&mut self, node: NodeId) {
         self.raw.report_unreachable(node.0);
     }

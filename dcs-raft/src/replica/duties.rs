@@ -55,6 +55,8 @@ impl<S: Storage> Replica<S> {
     /// A node asks to be added. Whether it is a member already.
     pub(super) fn take_join(&mut self, now: Moment, id: NodeId, address: String) -> Result<bool, Response> {
         if self.state.members().contains_key(&id) {
+            // It is reached somewhere else than it was.
+            self.change_members(now, MembershipChange::Move { id, address })?;
             return Ok(true);
         }
         let taken = self.state.members().values().find(|member| {

@@ -205,10 +205,17 @@ impl<S: Storage> Replica<S> {
         self.serve(now, questions::Asker::Here(token), request, outlet);
     }
 
-    /// The connection to a node broke.
-    pub fn lost_connection(&mut self, node: NodeId) {
+    /// Frames for a node were lost, or may have been.
+    pub fn lost_frames(&mut self, node: NodeId) {
         if self.unwritten.is_none() {
             self.node.is_unreachable(node);
+        }
+    }
+
+    /// A snapshot for a node was lost, or may have been.
+    pub fn lost_snapshot(&mut self, node: NodeId) {
+        if self.unwritten.is_none() {
+            self.node.lost_snapshot(node);
         }
     }
 

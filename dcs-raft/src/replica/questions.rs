@@ -199,8 +199,11 @@ impl<S: Storage> Replica<S> {
         match request {
             Request::Discover => Some(Response::Identity(self.identity())),
             Request::Status => Some(Response::Status(Box::new(self.status(now)))),
-            Request::Found { .. } => Some(Response::Refused(format!("this node belongs to cluster {}", self.foundation.cluster))),
             Request::Wait { .. } => Some(Response::Refused("waiting is served by the connection".to_owned())),
+            // Who was counted in needs no leader to be told so: without it there may be none.
+            Request::Join { id, address } if self.state.members().get(id).is_some_and(|member| member.address == *address) => {
+                Some(Response::Joined(self.foundation.clone()))
+            }
             Request::Propose { .. } | Request::Read { .. } | Request::Join { .. } | Request::Remove { .. } | Request::Transfer { .. } => None,
         }
     }
@@ -229,7 +232,7 @@ impl<S: Storage> Replica<S> {
                 Err(response) => asker.answer(response, outlet),
             },
             Request::Transfer { to } => asker.answer(self.hand_over(to), outlet),
-            Request::Discover | Request::Found { .. } | Request::Status | Request::Read { .. } | Request::Wait { .. } => {}
+            Request::Discover | Request::Status | Request::Read { .. } | Request::Wait { .. } => {}
         }
     }
 

@@ -1,0 +1,115 @@
+//! Asking nodes on other machines: one connection at a time, and the next node when one does not answer.
+
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use dcs_core::Deadline;
+
+use crate::client::{Ask, AskError};
+use crate::message::{Request, Response};
+use crate::transport::{Address, ClientConnection, RequestError, Security, TransportError};
+
+/// How long it may take to reach a node, before the next one is tried.
+const CONNECT: Duration = Duration::from_secs(1);
+
+/// The nodes that are known, one of which is in use.
+#[derive(Debug)]
+pub(crate) struct Remote {
+    nodes: Vec<Address>,
+    security: Arc<Security>,
+    current: std::sync::Mutex<Current>,
+    connecting: tokio::sync::Mutex<()>,
+}
+
+#[derive(Debug, Default)]
+struct Current {
+    /// Which of the nodes is in use, or will be tried next.
+    node: usize,
+    connection: Option<Arc<ClientConnection>>,
+}
+
+impl Remote {
+    /// A client of these nodes. Nothing is sent yet.
+    pub(crate) fn new(nodes: Vec<Address>, security: Arc<Security>) -> Self {
+        let first = if nodes.is_empty() { 0 } else { fastrand::usize(..nodes.len()) };
+        let current = Current { node: first, connection: None };
+        Self { nodes, security, current: std::sync::Mutex::new(current), connecting: tokio::sync::Mutex::default() }
+    }
+
+    fn current(&self) -> std::sync::MutexGuard<'_, Current> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn open_connection(&self) -> Option<Arc<ClientConnection>> {
+        self.current().connection.clone().filter(|connection| !connection.is_closed())
+    }
+
+    /// The connection in use, or a new one to the first node that can be reached.
+    async fn connection(&self, deadline: Deadline) -> Result<Arc<ClientConnection>, AskError> {
+        if let Some(connection) = self.open_connection() {
+            return Ok(connection);
+        }
+        let late = |expired: dcs_core::DeadlineExpired| AskError::NotSent(expired.into());
+        let _only_one_connects = deadline.bound("wait for a connection", self.connecting.lock()).await.map_err(late)?;
+        if let Some(connection) = self.open_connection() {
+            return Ok(connection);
+        }
+        let first = self.current().node;
+        let mut last_problem: Option<TransportError> = None;
+        let mut all_refuse = true;
+        for node in (first..first + self.nodes.len()).map(|node| node % self.nodes.len()) {
+            match ClientConnection::open(&self.nodes[node], &self.security, deadline.at_most(CONNECT)).await {
+                Ok(connection) => {
+                    let connection = Arc::new(connection);
+                    *self.current() = Current { node, connection: Some(Arc::clone(&connection)) };
+                    return Ok(connection);
+                }
+                Err(error) => {
+                    tracing::debug!("cannot use the node at {}: {}", self.nodes[node], error.chain());
+                    all_refuse &= error.needs_a_person();
+                    last_problem = Some(error);
+                }
+            }
+            if deadline.has_passed() {
+                break;
+            }
+        }
+        Err(match last_problem {
+            Some(error) if all_refuse => AskError::Denied(error.into()),
+            Some(error) => AskError::NotSent(error.into()),
+            None => AskError::NotSent("no node is known".into()),
+        })
+    }
+
+    /// The next request goes to the next node.
+    fn leave(&self, connection: &Arc<ClientConnection>) {
+        let mut current = self.current();
+        if current.connection.as_ref().is_some_and(|used| Arc::ptr_eq(used, connection)) {
+            *current = Current { node: (current.node + 1) % self.nodes.len().max(1), connection: None };
+        }
+    }
+}
+
+#[async_trait]
+impl Ask for Remote {
+    async fn ask(&self, request: &Request, deadline: Deadline) -> Result<Response, AskError> {
+        let connection = self.connection(deadline).await?;
+        match connection.request(request, deadline).await {
+            Ok(response) => {
+                if matches!(response, Response::Unknown(_)) {
+                    // A node that is cut off from the others goes on answering like that.
+                    self.leave(&connection);
+                }
+                Ok(response)
+            }
+            Err(error) => {
+                self.leave(&connection);
+                Err(match error {
+                    RequestError::NotSent(error) => AskError::NotSent(error.into()),
+                    RequestError::Unanswered(error) => AskError::Unanswered(error.into()),
+                })
+            }
+        }
+    }
+}
