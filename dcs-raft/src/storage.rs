@@ -1,4 +1,31 @@
 //! What a node must not forget: who it is, its term and vote, the log, and the snapshot in place of its beginning.
+//!
+//! | module | what it is about |
+//! |---|---|
+//! | [`RedbStorage`] (`redb`) | the storage of a real node: one file, one transaction per batch |
+//! | `outline` | what a batch may do to what is there, and what is left of the log after it |
+//! | `record` | how values lie in the database: each with its checksum and its place |
+//! | `container` | the file around the database: format version, and the seal that shows a rollback |
+//! | [`medium`] | where the file lies: a directory, or the disk of a simulation |
+//! | `error` | why a file is not opened, and what to do about it |
+//! | `memory`, `sim` | for tests and the simulation: a storage that forgets nothing, and a disk that does |
+
+mod container;
+mod error;
+pub mod medium;
+#[cfg(any(test, feature = "simulation"))]
+pub mod memory;
+mod outline;
+mod record;
+mod redb;
+#[cfg(any(test, feature = "simulation"))]
+pub mod sim;
+#[cfg(test)]
+mod tests;
+
+pub use self::error::OpenError;
+pub use self::outline::BatchError;
+pub use self::redb::RedbStorage;
 
 use crate::command::Foundation;
 use crate::identity::NodeId;
@@ -26,8 +53,15 @@ pub struct Remembered {
     pub hard_state: HardState,
     /// The snapshot.
     pub snapshot: Option<SnapshotData>,
-    /// The log behind the snapshot, without gaps.
+    /// The log behind the snapshot, without gaps: the first entry is the one after the snapshot's.
     pub entries: Vec<LogEntry>,
+}
+
+impl Remembered {
+    /// What a node remembers that was never before.
+    pub fn of_new(id: NodeId) -> Self {
+        Self { id, foundation: None, hard_state: HardState::default(), snapshot: None, entries: Vec::new() }
+    }
 }
 
 /// What is written at once: all of it is on stable storage when the write returns, or none of it ever was.
@@ -37,7 +71,8 @@ pub struct Batch {
     pub hard_state: Option<HardState>,
     /// A snapshot that came from the leader, or that the node made of its own state.
     pub snapshot: Option<SnapshotData>,
-    /// The log up to this entry is no longer needed.
+    /// The log up to this entry is no longer needed. Beyond the snapshot only together with a new snapshot, and then for
+    /// the whole log: what was there has nothing to do with the new beginning.
     pub forget_through: Option<u64>,
     /// New entries. They replace everything from the first of them on.
     pub entries: Vec<LogEntry>,
