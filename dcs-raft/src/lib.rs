@@ -1,15 +1,29 @@
 //! An embedded, replicated store of leader lock, members and cluster state: Raft without external servers.
 
 pub mod changes;
+mod client;
+pub mod cluster;
 pub mod command;
+pub mod config;
+mod driver;
+pub mod embedded;
+mod error;
 pub mod identity;
+mod lease;
+mod membership;
 pub mod message;
 mod node;
 pub mod record;
+mod remote;
 pub mod replica;
 pub mod state;
 pub mod status;
 pub mod storage;
+pub mod store;
+pub mod transport;
+
+pub use config::{Config, ConfigError};
+pub use embedded::{Node, StartError};
 
 /// The name of this kind of store, as in the configuration.
 const STORE: &str = "raft";
