@@ -14,8 +14,8 @@ use crate::command::{Reply, Transaction};
 use crate::identity::ProposalId;
 use crate::message::{ChangedKeys, Request, Response};
 
-/// How long one attempt may take. An election is over sooner.
-const ATTEMPT: Duration = Duration::from_millis(2_500);
+/// How long one attempt may take, at most. Asking again, elsewhere, does not start anything anew.
+const ATTEMPT: Duration = Duration::from_millis(1_200);
 
 /// The pause before asking again.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -53,6 +53,11 @@ pub(crate) struct Client<A> {
 impl<A: Ask> Client<A> {
     pub(crate) fn new(ask: A) -> Self {
         Self { ask, id: fastrand::u64(1..), last: AtomicU64::new(0), places: Semaphore::new(AT_ONCE) }
+    }
+
+    /// Who is asked.
+    pub(crate) fn asked(&self) -> &A {
+        &self.ask
     }
 
     /// Asks until somebody answers. Fate: whether any attempt may have been taken.

@@ -2,7 +2,7 @@
 //! one thread owns everything, nothing is shared.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -34,7 +34,7 @@ enum Input {
 #[derive(Debug)]
 pub(crate) struct Driver {
     inputs: SyncSender<Input>,
-    thread: Option<JoinHandle<()>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
     ended: watch::Receiver<Option<String>>,
     members: watch::Receiver<BTreeMap<NodeId, Member>>,
     changes: ChangeLog,
@@ -69,7 +69,7 @@ impl Driver {
             };
             ended_sender.send_replace(Some(why));
         })?;
-        Ok(Self { inputs, thread: Some(thread), ended, members, changes })
+        Ok(Self { inputs, thread: Mutex::new(Some(thread)), ended, members, changes })
     }
 
     /// Hands in a frame of another node.
@@ -105,13 +105,14 @@ impl Driver {
     }
 
     /// Ends the thread, and waits until it has.
-    pub(crate) async fn stop(&mut self) {
+    pub(crate) async fn stop(&self) {
         // If the queue is full, the thread is asked by the end of the queue itself, when this is dropped.
         let _ = self.inputs.try_send(Input::Stop);
         let mut ended = self.ended.clone();
         // It errs if the thread is gone already.
         let _ = ended.wait_for(Option::is_some).await;
-        if let Some(thread) = self.thread.take() {
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread {
             let _ = tokio::task::spawn_blocking(move || thread.join()).await;
         }
     }

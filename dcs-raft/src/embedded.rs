@@ -9,7 +9,8 @@ use dcs_core::{Clock, Deadline};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::client::{Ask, AskError};
+use crate::client::{Ask, AskError, Client};
+use crate::cluster::Cluster;
 use crate::command::Foundation;
 use crate::config::Config;
 use crate::driver::Driver;
@@ -18,8 +19,7 @@ use crate::membership::{self, Step};
 use crate::message::{Identity, PeerFrame, Request, Response, Welcome};
 use crate::replica::{Options, Replica, ReplicaError};
 use crate::status::NodeRole;
-use crate::storage::redb::RedbStorage;
-use crate::storage::{OpenError, Remembered, Storage as _, WriteError};
+use crate::storage::{OpenError, RedbStorage, Remembered, Storage as _, WriteError};
 use crate::transport::{
     Accept, Address, ClientConnection, Introduction, Limits, Listener, LocalNode, PeerLinks, Security, SecurityError, TransportError,
 };
@@ -29,6 +29,10 @@ const ASK: Duration = Duration::from_secs(3);
 
 /// The pause between two looks at the others.
 const LOOK_AGAIN: Duration = Duration::from_millis(300);
+
+/// How long a founder that hears from a majority waits for the rest. A node that comes later is one that cannot be lost
+/// until then.
+const WAIT_FOR_ALL: Duration = Duration::from_secs(5);
 
 /// How often the log says that a node still has no cluster.
 const SAY_AGAIN: Duration = Duration::from_secs(10);
@@ -64,7 +68,7 @@ pub enum StartError {
 pub struct Node {
     shared: Arc<Shared>,
     listener: Listener,
-    assembling: JoinHandle<()>,
+    assembling: Assembling,
 }
 
 /// What connections, clients and the assembling task have in common.
@@ -111,7 +115,7 @@ impl Node {
         });
         let door = Arc::new(Door(Arc::clone(&shared)));
         let listener = Listener::start(&bind, security, door, Limits::default()).await?;
-        let assembling = tokio::spawn(Arc::clone(&shared).assemble(storage, remembered));
+        let assembling = Assembling(tokio::spawn(Arc::clone(&shared).assemble(storage, remembered)));
         Ok(Self { shared, listener, assembling })
     }
 
@@ -134,15 +138,16 @@ impl Node {
         self.shared.security.reload(config.security.clone()).await
     }
 
-    /// Somebody who asks this node.
-    pub(crate) fn asker(&self) -> Local {
-        Local(Arc::clone(&self.shared))
+    /// The cluster as this node sees it, for a [`RaftStore`](crate::store::RaftStore). May outlive the node: then nothing is
+    /// answered any more.
+    pub fn cluster(&self) -> Arc<dyn Cluster> {
+        Arc::new(Client::new(Local(Arc::clone(&self.shared))))
     }
 
     /// Hands over if it leads, and ends. Its files are closed when this returns.
     pub async fn stop(self) {
         self.hand_over().await;
-        self.assembling.abort();
+        drop(self.assembling);
         self.listener.stop().await;
         // The others hold no driver of their own: whoever still asks is answered that the node has ended.
         if let Some(member) = self.shared.member.get() {
@@ -170,9 +175,13 @@ impl Node {
     }
 }
 
-impl Drop for Node {
+/// The task that sees to it that a node has a cluster. Ends with the node.
+#[derive(Debug)]
+struct Assembling(JoinHandle<()>);
+
+impl Drop for Assembling {
     fn drop(&mut self) {
-        self.assembling.abort();
+        self.0.abort();
     }
 }
 
@@ -246,9 +255,13 @@ impl Shared {
         let partners: Vec<String> = self.config.partners.iter().map(Address::to_string).collect();
         let address = self.address.to_string();
         let mut said: Option<tokio::time::Instant> = None;
+        let mut majority_since: Option<tokio::time::Instant> = None;
         loop {
             let answers = self.ask_partners().await;
-            let problem = match membership::next_step(self.id, &address, &partners, &answers) {
+            let majority = 1 + answers.len() > (1 + partners.len()) / 2;
+            majority_since = majority_since.filter(|_| majority).or_else(|| majority.then(tokio::time::Instant::now));
+            let patient = majority_since.is_none_or(|since| since.elapsed() < WAIT_FOR_ALL);
+            let problem = match membership::next_step(self.id, &address, &partners, &answers, patient) {
                 Step::Found(nodes) => {
                     tracing::info!("this node founds a Raft cluster of {} nodes", nodes.len());
                     return membership::foundation(ClusterId(fastrand::u128(..)), nodes, || NodeId(fastrand::u64(1..)));
@@ -393,8 +406,8 @@ impl Accept for Door {
 }
 
 /// The node in this process, as its own agent asks it.
-#[derive(Clone, Debug)]
-pub(crate) struct Local(Arc<Shared>);
+#[derive(Debug)]
+struct Local(Arc<Shared>);
 
 #[async_trait]
 impl Ask for Local {

@@ -24,6 +24,8 @@ pub mod transport;
 
 pub use config::{Config, ConfigError};
 pub use embedded::{Node, StartError};
+pub use remote::RemoteCluster;
+pub use store::RaftStore;
 
 /// The name of this kind of store, as in the configuration.
 const STORE: &str = "raft";

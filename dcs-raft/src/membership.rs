@@ -1,9 +1,9 @@
 //! How a node that has no cluster gets one: it founds one with the others, or joins the one they have.
 //!
 //! Who founds must be certain, because two nodes that do it at once would make two clusters. It is the node with the
-//! smallest address of those it knows, and only when it hears from a majority of them and none has a cluster. Nodes that
-//! are not there at that moment are counted in under a placeholder, so that the majority is one of all nodes from the
-//! beginning; each takes its place when it comes.
+//! smallest address of those it knows, and only when it hears from a majority of them and none has a cluster. It gives the
+//! rest some time to come. Nodes that are not there even then are counted in under a placeholder, so that the majority is
+//! one of all nodes from the beginning; each takes its place when it comes.
 
 use std::collections::BTreeSet;
 
@@ -22,8 +22,9 @@ pub(crate) enum Step {
     Wait(String),
 }
 
-/// What the node at `address`, which knows `partners`, does after it has asked all of them and got these `answers`.
-pub(crate) fn next_step(id: NodeId, address: &str, partners: &[String], answers: &[Identity]) -> Step {
+/// What the node at `address`, which knows `partners`, does after it has asked all of them and got these `answers`. With
+/// `patient` it founds nothing as long as somebody is missing.
+pub(crate) fn next_step(id: NodeId, address: &str, partners: &[String], answers: &[Identity], patient: bool) -> Step {
     if let Some(member) = answers.iter().find(|answer| answer.cluster.is_some()) {
         return Step::JoinThrough(member.address.clone());
     }
@@ -35,10 +36,10 @@ pub(crate) fn next_step(id: NodeId, address: &str, partners: &[String], answers:
         let doing = if is_there { "is waiting for a majority of its partners" } else { "does not answer" };
         return Step::Wait(format!("there is no cluster yet; {founder} founds it, because its address is the first, and {doing}"));
     }
-    if there <= everybody.len() / 2 {
+    if there <= everybody.len() / 2 || (patient && there < everybody.len()) {
         let missing: Vec<&str> =
             everybody.iter().copied().filter(|other| *other != address && !answers.iter().any(|answer| answer.address == **other)).collect();
-        let text = format!("there is no cluster yet; this node founds it when a majority is there: {there} of {} are", everybody.len());
+        let text = format!("there is no cluster yet; this node founds it when its partners are there, or a majority for some seconds: {there} of {} are", everybody.len());
         return Step::Wait(format!("{text}, missing are {}", missing.join(", ")));
     }
     let id_of = |other: &str| match answers.iter().find(|answer| answer.address == other) {
@@ -72,21 +73,23 @@ mod tests {
 
     #[test]
     fn a_node_alone_founds_at_once() {
-        assert_eq!(next_step(NodeId(1), "a:1", &[], &[]), Step::Found(vec![("a:1".to_owned(), Some(NodeId(1)))]));
+        assert_eq!(next_step(NodeId(1), "a:1", &[], &[], true), Step::Found(vec![("a:1".to_owned(), Some(NodeId(1)))]));
     }
 
     #[test]
     fn the_first_address_founds_when_a_majority_is_there() {
         let others = partners(&["b:1", "c:1"]);
-        assert!(matches!(next_step(NodeId(1), "a:1", &others, &[]), Step::Wait(why) if why.ends_with("missing are b:1, c:1")));
+        assert!(matches!(next_step(NodeId(1), "a:1", &others, &[], false), Step::Wait(why) if why.ends_with("missing are b:1, c:1")));
         let nodes = vec![("a:1".to_owned(), Some(NodeId(1))), ("b:1".to_owned(), Some(NodeId(2))), ("c:1".to_owned(), None)];
-        assert_eq!(next_step(NodeId(1), "a:1", &others, &[answer(2, "b:1", None)]), Step::Found(nodes));
+        let answers = [answer(2, "b:1", None)];
+        assert!(matches!(next_step(NodeId(1), "a:1", &others, &answers, true), Step::Wait(why) if why.ends_with("missing are c:1")));
+        assert_eq!(next_step(NodeId(1), "a:1", &others, &answers, false), Step::Found(nodes));
     }
 
     #[test]
     fn nobody_else_founds() {
         let others = partners(&["a:1", "c:1"]);
-        let step = next_step(NodeId(2), "b:1", &others, &[answer(3, "c:1", None)]);
+        let step = next_step(NodeId(2), "b:1", &others, &[answer(3, "c:1", None)], false);
         assert!(matches!(step, Step::Wait(why) if why.contains("a:1 founds it") && why.ends_with("does not answer")));
     }
 
@@ -94,7 +97,7 @@ mod tests {
     fn whoever_sees_a_cluster_joins_it() {
         let others = partners(&["b:1", "c:1"]);
         let answers = [answer(2, "b:1", None), answer(3, "c:1", Some(7))];
-        assert_eq!(next_step(NodeId(1), "a:1", &others, &answers), Step::JoinThrough("c:1".to_owned()));
+        assert_eq!(next_step(NodeId(1), "a:1", &others, &answers, true), Step::JoinThrough("c:1".to_owned()));
     }
 
     #[test]

@@ -5,19 +5,63 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use dcs_core::Deadline;
+use tokio::sync::OnceCell;
 
-use crate::client::{Ask, AskError};
+use crate::client::{Ask, AskError, Client};
+use crate::cluster::{Cluster, ClusterError};
+use crate::config::Config;
 use crate::message::{Request, Response};
-use crate::transport::{Address, ClientConnection, RequestError, Security, TransportError};
+use crate::transport::{Address, ClientConnection, RequestError, Security, SecuritySettings, TransportError};
 
 /// How long it may take to reach a node, before the next one is tried.
 const CONNECT: Duration = Duration::from_secs(1);
 
+/// The nodes of a cluster, asked from outside: by a control tool, or by an agent that has no node of its own.
+#[derive(Clone, Debug)]
+pub struct RemoteCluster(Arc<Client<Remote>>);
+
+impl RemoteCluster {
+    /// The nodes that a configuration names, its own among them. Nothing is sent yet.
+    pub fn new(config: &Config) -> Self {
+        let nodes = config.self_addr.iter().chain(&config.partners).cloned().collect();
+        Self(Arc::new(Client::new(Remote::new(nodes, config.security.clone()))))
+    }
+
+    /// The cluster, for a [`RaftStore`](crate::store::RaftStore).
+    pub fn cluster(&self) -> Arc<dyn Cluster> {
+        Arc::clone(&self.0) as _
+    }
+
+    /// Asks one node after the other until one of them answers.
+    ///
+    /// # Errors
+    ///
+    /// None did, or what is asked for is refused.
+    pub async fn request(&self, request: &Request, deadline: Deadline) -> Result<Response, ClusterError> {
+        self.0.ask_until_answered(request, deadline).await
+    }
+
+    /// Asks the node at `address` itself, once.
+    ///
+    /// # Errors
+    ///
+    /// It does not answer.
+    pub async fn request_of(&self, address: &Address, request: &Request, deadline: Deadline) -> Result<Response, ClusterError> {
+        self.0.asked().ask_node(address, request, deadline).await.map_err(|error| match error {
+            AskError::NotSent(problem) => ClusterError::NotTaken(problem),
+            AskError::Denied(problem) => ClusterError::Denied(problem),
+            AskError::Unanswered(problem) => ClusterError::NoAnswer(problem),
+        })
+    }
+}
+
 /// The nodes that are known, one of which is in use.
 #[derive(Debug)]
-pub(crate) struct Remote {
+struct Remote {
     nodes: Vec<Address>,
-    security: Arc<Security>,
+    settings: SecuritySettings,
+    /// Made of the settings when it is first needed, which takes a while if there is a password.
+    security: OnceCell<Security>,
     current: std::sync::Mutex<Current>,
     connecting: tokio::sync::Mutex<()>,
 }
@@ -31,10 +75,22 @@ struct Current {
 
 impl Remote {
     /// A client of these nodes. Nothing is sent yet.
-    pub(crate) fn new(nodes: Vec<Address>, security: Arc<Security>) -> Self {
+    fn new(nodes: Vec<Address>, settings: SecuritySettings) -> Self {
         let first = if nodes.is_empty() { 0 } else { fastrand::usize(..nodes.len()) };
         let current = Current { node: first, connection: None };
-        Self { nodes, security, current: std::sync::Mutex::new(current), connecting: tokio::sync::Mutex::default() }
+        Self { nodes, settings, security: OnceCell::new(), current: std::sync::Mutex::new(current), connecting: tokio::sync::Mutex::default() }
+    }
+
+    async fn security(&self) -> Result<&Security, AskError> {
+        let made = self.security.get_or_try_init(|| Security::new(self.settings.clone())).await;
+        made.map_err(|error| AskError::Denied(error.into()))
+    }
+
+    async fn ask_node(&self, node: &Address, request: &Request, deadline: Deadline) -> Result<Response, AskError> {
+        let connection = ClientConnection::open(node, self.security().await?, deadline).await.map_err(|error| {
+            if error.needs_a_person() { AskError::Denied(error.into()) } else { AskError::NotSent(error.into()) }
+        })?;
+        connection.request(request, deadline).await.map_err(ask_error)
     }
 
     fn current(&self) -> std::sync::MutexGuard<'_, Current> {
@@ -55,11 +111,12 @@ impl Remote {
         if let Some(connection) = self.open_connection() {
             return Ok(connection);
         }
+        let security = self.security().await?;
         let first = self.current().node;
         let mut last_problem: Option<TransportError> = None;
         let mut all_refuse = true;
         for node in (first..first + self.nodes.len()).map(|node| node % self.nodes.len()) {
-            match ClientConnection::open(&self.nodes[node], &self.security, deadline.at_most(CONNECT)).await {
+            match ClientConnection::open(&self.nodes[node], security, deadline.at_most(CONNECT)).await {
                 Ok(connection) => {
                     let connection = Arc::new(connection);
                     *self.current() = Current { node, connection: Some(Arc::clone(&connection)) };
@@ -105,11 +162,15 @@ impl Ask for Remote {
             }
             Err(error) => {
                 self.leave(&connection);
-                Err(match error {
-                    RequestError::NotSent(error) => AskError::NotSent(error.into()),
-                    RequestError::Unanswered(error) => AskError::Unanswered(error.into()),
-                })
+                Err(ask_error(error))
             }
         }
+    }
+}
+
+fn ask_error(error: RequestError) -> AskError {
+    match error {
+        RequestError::NotSent(error) => AskError::NotSent(error.into()),
+        RequestError::Unanswered(error) => AskError::Unanswered(error.into()),
     }
 }

@@ -79,22 +79,22 @@ impl Questions {
     pub(super) fn expire(&mut self, tick: u64, patience: u64, outlet: &mut impl Outlet) {
         let over = |since: u64| tick.saturating_sub(since) > patience;
         let late = |text: &str| Response::Unknown(text.to_owned());
-        for parked in self.parked.extract_if(.., |parked| over(parked.since)) {
+        let (expired, parked): (Vec<_>, Vec<_>) = std::mem::take(&mut self.parked).into_iter().partition(|parked| over(parked.since));
+        self.parked = parked;
+        for parked in expired {
             parked.asker.answer(late("no leader is known"), outlet);
         }
-        for (_, (asker, _)) in self.forwarded.extract_if(.., |_, (_, since)| over(*since)) {
+        for (asker, _) in take_if(&mut self.forwarded, |(_, since)| over(*since)) {
             asker.answer(late("the leader has not answered"), outlet);
         }
-        for (_, read) in self.reads.extract_if(.., |_, read| over(read.since)) {
+        for read in take_if(&mut self.reads, |read| over(read.since)) {
             read.asker.answer(late("no majority has confirmed the leader"), outlet);
         }
-        for (_, (askers, _)) in self.proposals.extract_if(.., |_, (_, since)| over(*since)) {
+        let mut untaken = take_if(&mut self.proposals, |(_, since)| over(*since));
+        untaken.extend(take_if(&mut self.joins, |(_, since)| over(*since)));
+        untaken.extend(take_if(&mut self.removals, |(_, since)| over(*since)));
+        for (askers, _) in untaken {
             answer_all(askers, &late("no majority has taken it"), outlet);
-        }
-        for waiting in [&mut self.joins, &mut self.removals] {
-            for (_, (askers, _)) in waiting.extract_if(.., |_, (_, since)| over(*since)) {
-                answer_all(askers, &late("no majority has taken it"), outlet);
-            }
         }
     }
 
@@ -140,7 +140,7 @@ impl Questions {
 
     /// Serves the reads that can be.
     pub(super) fn read(&mut self, state: &State, outlet: &mut impl Outlet) {
-        for (_, read) in self.reads.extract_if(.., |_, read| read.index.is_some_and(|index| index <= state.applied())) {
+        for read in take_if(&mut self.reads, |read| read.index.is_some_and(|index| index <= state.applied())) {
             let response = Response::Keys { keys: state.keys_with_prefix(&read.prefix), index: state.applied() };
             read.asker.answer(response, outlet);
         }
@@ -163,6 +163,12 @@ impl Questions {
     }
 }
 
+/// Takes out what fits.
+fn take_if<K: Ord + Copy, V>(map: &mut BTreeMap<K, V>, fits: impl Fn(&V) -> bool) -> Vec<V> {
+    let keys: Vec<K> = map.iter().filter(|(_, value)| fits(value)).map(|(key, _)| *key).collect();
+    keys.iter().filter_map(|key| map.remove(key)).collect()
+}
+
 fn answer_all(askers: Vec<Asker>, response: &Response, outlet: &mut impl Outlet) {
     for asker in askers {
         asker.answer(response.clone(), outlet);
@@ -182,6 +188,10 @@ impl<S: Storage> Replica<S> {
             return self.begin_read(asker, prefix);
         }
         match (self.node.role(), self.node.leader(), asker) {
+            // It was elected a moment ago, and its clock does not go yet.
+            (Role::Leader, ..) if !self.clock.runs_in(self.node.term()) => {
+                self.questions.parked.push(Parked { asker, request, since: self.ticks });
+            }
             (Role::Leader, ..) => self.lead(now, asker, request, outlet),
             // It was sent on once, by a node that was wrong about who leads. It asks again.
             (_, _, Asker::Node { .. }) => asker.answer(Response::Unknown("this node does not lead".to_owned()), outlet),
