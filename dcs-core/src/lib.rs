@@ -16,6 +16,7 @@ mod lease;
 #[cfg(feature = "memory")]
 pub mod memory;
 pub mod model;
+pub mod own_writes;
 #[cfg(feature = "tls")]
 pub mod tls;
 mod watch;

@@ -9,7 +9,6 @@ mod error;
 mod history;
 mod lease;
 mod members;
-mod own_writes;
 mod store;
 mod tries;
 mod watch;

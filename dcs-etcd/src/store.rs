@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use dcs_core::model::Revision;
+use dcs_core::own_writes::OwnWrites;
 use dcs_core::{
     Capabilities, Changes, Clock, Consistency, Cursor, Deadline, Deletion, Entry, Error, ErrorKind, Expect, Fate, Grip, Handle,
     KeyValueStore, LeaderLease, LockAttempt, LockRenewal, Snapshot, Timing, WatchScope, Write,
@@ -17,7 +18,6 @@ use crate::config::{Config, Credentials};
 use crate::error::{STORE, malformed};
 use crate::history::Standing;
 use crate::lease::{Held, Keeper, handle_id};
-use crate::own_writes::OwnWrites;
 use crate::watch::Watcher;
 
 /// A new lease and another try are not begun with less than this.

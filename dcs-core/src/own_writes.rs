@@ -2,36 +2,45 @@
 //!
 //! A watch can be faster than the answer to the write that it reports. Whoever waits would then be told of a change that
 //! nobody knows yet to be our own, and wake for nothing. So a report about such a key is held back until the answer is
-//! there.
+//! there. Stores whose watch is served apart from their writes use this in
+//! [`wait_for_changes`](crate::KeyValueStore::wait_for_changes).
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use dcs_core::{Changes, Deadline};
 use tokio::sync::Notify;
+
+use crate::{Changes, Deadline};
 
 /// The keys being written, each as often as it is.
 #[derive(Debug, Default)]
-pub(crate) struct OwnWrites {
+pub struct OwnWrites {
     keys: Mutex<HashMap<String, usize>>,
     ended: Notify,
 }
 
-/// One write, from before it is sent until its answer is there or nobody waits for it any more.
+/// One write, from before it is sent until its answer is there or nobody waits for it any more, which is when this is dropped.
 #[derive(Debug)]
-pub(crate) struct OwnWrite<'a> {
+pub struct OwnWrite<'a> {
     writes: &'a OwnWrites,
     key: String,
 }
 
 impl OwnWrites {
-    pub(crate) fn begin(&self, key: &str) -> OwnWrite<'_> {
+    /// A write of `key` is about to be sent.
+    #[must_use = "the write ends when this is dropped"]
+    pub fn begin(&self, key: &str) -> OwnWrite<'_> {
         *self.keys().entry(key.to_owned()).or_default() += 1;
         OwnWrite { writes: self, key: key.to_owned() }
     }
 
-    /// Waits until none of `changes` is about a key that is being written; `false` if there was nothing to wait for.
-    pub(crate) async fn settle(&self, changes: &Changes, deadline: Deadline) -> bool {
+    /// Waits until none of `changes` is about a key that is being written, or the deadline passes; `false` if there was
+    /// nothing to wait for.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future has no effect.
+    pub async fn settle(&self, changes: &Changes, deadline: Deadline) -> bool {
         let mut waited = false;
         loop {
             let ended = self.ended.notified();
@@ -72,9 +81,8 @@ impl Drop for OwnWrite<'_> {
 mod tests {
     use std::time::Duration;
 
-    use dcs_core::{Change, ChangeKind};
-
     use super::*;
+    use crate::{Change, ChangeKind};
 
     #[tokio::test]
     async fn a_report_waits_for_the_answer_to_its_write() {
