@@ -9,7 +9,6 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use dcs_core::Deadline;
 use tokio::sync::watch;
@@ -20,14 +19,10 @@ use crate::message::{ChangedKey, ChangedKeys};
 const KEPT: usize = 4096;
 
 /// The latest changes, shared by the one who applies entries and those who wait for them.
+///
+/// They are in the channel itself, so that nothing can change between a look and the sleep that follows it.
 #[derive(Clone)]
-pub struct ChangeLog(Arc<Shared>);
-
-struct Shared {
-    log: Mutex<Log>,
-    /// The last entry that changed a key. Only wakes: what changed is in `log`, which is written first.
-    changed: watch::Sender<u64>,
-}
+pub struct ChangeLog(watch::Sender<Log>);
 
 struct Log {
     /// In the order of their entries.
@@ -38,33 +33,40 @@ struct Log {
     applied: u64,
 }
 
+impl Log {
+    fn starting_at(applied: u64) -> Self {
+        Self { changes: VecDeque::new(), forgotten: applied, applied }
+    }
+
+    fn since<'a>(&'a self, prefix: &'a str, after: u64) -> impl Iterator<Item = &'a ChangedKey> {
+        let known = self.changes.partition_point(|change| change.index <= after);
+        self.changes.range(known..).filter(move |change| change.key.starts_with(prefix))
+    }
+}
+
 impl ChangeLog {
     /// The log of a state that is as of entry `applied`. What changed up to there is not known.
     pub fn new(applied: u64) -> Self {
-        let log = Log { changes: VecDeque::new(), forgotten: applied, applied };
-        Self(Arc::new(Shared { log: Mutex::new(log), changed: watch::Sender::new(applied) }))
+        Self(watch::Sender::new(Log::starting_at(applied)))
     }
 
     /// The entry at `index` was applied, and changed these keys.
     pub fn append(&self, index: u64, keys: Vec<ChangedKey>) {
-        let changed = !keys.is_empty();
-        {
-            let mut log = self.log();
+        self.0.send_if_modified(|log| {
             log.applied = log.applied.max(index);
+            let changed = !keys.is_empty();
             log.changes.extend(keys);
             while log.changes.len() > KEPT {
                 log.forgotten = log.changes.pop_front().map_or(log.forgotten, |oldest| oldest.index);
             }
-        }
-        if changed {
-            self.0.changed.send_replace(index);
-        }
+            // Who waits for a change is not woken by an entry without one.
+            changed
+        });
     }
 
     /// A snapshot as of entry `applied` took the place of the state: any key may have changed.
     pub fn reset(&self, applied: u64) {
-        *self.log() = Log { changes: VecDeque::new(), forgotten: applied, applied };
-        self.0.changed.send_replace(applied);
+        self.0.send_replace(Log::starting_at(applied));
     }
 
     /// Which keys under `prefix` changed after entry `after`.
@@ -72,9 +74,8 @@ impl ChangeLog {
     /// A position that is ahead of this node, because it comes from another one, is answered with itself: it never goes
     /// back.
     pub fn since(&self, prefix: &str, after: u64) -> ChangedKeys {
-        let log = self.log();
-        let known = log.changes.partition_point(|change| change.index <= after);
-        let keys = log.changes.range(known..).filter(|change| change.key.starts_with(prefix)).cloned().collect();
+        let log = self.0.borrow();
+        let keys = log.since(prefix, after).cloned().collect();
         ChangedKeys { keys, incomplete: after < log.forgotten, index: log.applied.max(after) }
     }
 
@@ -85,28 +86,20 @@ impl ChangeLog {
     ///
     /// Dropping the future loses nothing: the position is the caller's.
     pub async fn wait(&self, prefix: &str, after: u64, deadline: Deadline) -> ChangedKeys {
-        let mut changed = self.0.changed.subscribe();
-        loop {
-            // Before the look: what happens after it ends the wait below.
-            changed.mark_unchanged();
-            let answer = self.since(prefix, after);
-            if answer.incomplete || !answer.keys.is_empty() || deadline.has_passed() {
-                return answer;
-            }
-            // When the time is over, the last look finds what came just now. The sender lives as long as `self`.
-            drop(deadline.bound("wait for a change", changed.changed()).await);
-        }
-    }
-
-    fn log(&self) -> MutexGuard<'_, Log> {
-        // Nothing panics while it is held.
-        self.0.log.lock().unwrap_or_else(PoisonError::into_inner)
+        let mut log = self.0.subscribe();
+        let news = async {
+            let news = log.wait_for(|log| after < log.forgotten || log.since(prefix, after).next().is_some());
+            drop(news.await);
+        };
+        // Whatever ended it, the answer is what there is now.
+        let _ = deadline.bound("wait for a change", news).await;
+        self.since(prefix, after)
     }
 }
 
 impl fmt::Debug for ChangeLog {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let log = self.log();
+        let log = self.0.borrow();
         f.debug_struct("ChangeLog").field("applied", &log.applied).field("forgotten", &log.forgotten).finish_non_exhaustive()
     }
 }
@@ -252,7 +245,7 @@ mod tests {
         assert!(answers.iter().all(|found| *found == answer(vec![change("/a", 1)], 1)));
     }
 
-    /// With real threads: a change between the look and the sleep must end the sleep.
+    /// With real threads, for what a single one cannot show.
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn no_wake_up_is_lost_between_looking_and_sleeping() {
         const CHANGES: u64 = 2_000;

@@ -110,7 +110,8 @@ pub enum Operation {
         /// The prefix.
         prefix: String,
     },
-    /// Makes a handle, which lives `ttl_ms` from this entry's time.
+    /// Makes a handle, which lives `ttl_ms` from this entry's time. A handle has the name of its entry, so a second grant in
+    /// one transaction is answered [`Done::HandleGone`] and does nothing.
     Grant {
         /// How long it lives without being refreshed, in milliseconds; at least one.
         ttl_ms: u64,

@@ -91,8 +91,8 @@ async fn leases_are_counted_from_before_the_request_was_sent() {
     let local = found();
     let client = local.client();
     let store = RaftStore::new(client.clone(), TIMING, Arc::clone(local.clock()));
-    let delay = Duration::from_secs(3);
-    client.delay_requests(delay);
+    let delay = Duration::from_secs(2);
+    client.set_delay(delay);
     let before = local.clock().now();
     let handle = store.ensure_handle(soon()).await.expect("it is made");
     assert_eq!((handle.lease.sent_at(), handle.lease.valid_until()), (before, before + TIMING.ttl));
@@ -293,6 +293,35 @@ async fn one_key_is_read_without_those_that_begin_like_it() {
     store.put("/a/bc", b"v", Expect::Any, soon()).await.expect("it is written");
     assert_eq!(store.get("/a/b", soon()).await.expect("it is read"), None);
     assert_eq!(store.get("/a/bc", soon()).await.expect("it is read").map(|entry| entry.value), Some(b"v".to_vec()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_report_about_a_key_waits_for_the_answer_to_its_own_write() {
+    let local = found();
+    let client = local.client();
+    let store = RaftStore::new(client.clone(), TIMING, Arc::clone(local.clock()));
+    client.set_delay(Duration::from_millis(400));
+    let begun = Instant::now();
+    let (changes, written) =
+        tokio::join!(async { (store.wait_for_changes("/", Cursor(0), soon()).await.expect("it is answered"), begun.elapsed()) }, async {
+            (store.put("/a", b"v", Expect::Any, soon()).await.expect("it is written"), begun.elapsed())
+        },);
+    assert_eq!(written.1, Duration::from_millis(800));
+    assert_eq!(changes.1, written.1, "it was reported before its writer knew the revision");
+    let Write::Applied(revision) = written.0 else { panic!("nothing was expected") };
+    assert_eq!(changes.0.keys.iter().map(|change| change.revision.clone()).collect::<Vec<_>>(), [Some(revision)]);
+
+    // What others write is reported at once, whatever else is being written.
+    let (begun, other) = (Instant::now(), local.store(TIMING));
+    let (reported, ..) = tokio::join!(
+        async {
+            store.wait_for_changes("/", changes.0.cursor, soon()).await.expect("it is answered");
+            begun.elapsed()
+        },
+        store.put("/a", b"w", Expect::Any, soon()),
+        other.put("/b", b"v", Expect::Any, soon()),
+    );
+    assert_eq!(reported, Duration::ZERO);
 }
 
 /// A cluster that says the same to everything; nothing at all without an answer.

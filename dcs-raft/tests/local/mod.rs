@@ -131,12 +131,12 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    /// How long requests are under way from now on.
-    pub(crate) fn delay_requests(&self, delay: Duration) {
+    /// How long each way takes from now on, there and back.
+    pub(crate) fn set_delay(&self, delay: Duration) {
         *self.delay.lock().expect("nothing panics while it is held") = delay;
     }
 
-    /// A request may be dropped on its way there and on its way back.
+    /// Where a request or an answer may be dropped.
     async fn travel(&self) {
         let delay = *self.delay.lock().expect("nothing panics while it is held");
         if delay.is_zero() {
@@ -156,7 +156,7 @@ impl Cluster for Client {
         let apply = || self.node.apply(Some(ProposalId { client: self.id, number }), Command::Transaction(transaction.clone()));
         self.travel().await;
         let first = apply();
-        tokio::task::yield_now().await;
+        self.travel().await;
         assert_eq!(apply(), first, "a repeated proposal is answered with the first answer");
         first.ok_or_else(|| ClusterError::NoAnswer("the proposal was not new".into()))
     }
@@ -168,7 +168,7 @@ impl Cluster for Client {
             let state = self.node.state();
             Keys { keys: state.keys_with_prefix(prefix), index: state.applied() }
         };
-        tokio::task::yield_now().await;
+        self.travel().await;
         Ok(keys)
     }
 
