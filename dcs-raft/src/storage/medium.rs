@@ -40,7 +40,10 @@ pub trait Medium: Debug + Send {
     /// It was not done, or it may not last.
     fn install(&self, fresh: &Fresh, replace: bool) -> io::Result<bool>;
 
-    /// Removes new files that were never put in their place. Only called by who has the file locked.
+    /// Removes a new file that will not be put in its place.
+    fn discard(&self, fresh: &Fresh);
+
+    /// Removes what earlier processes did not put in its place. Only called by who has the file locked.
     fn sweep(&self);
 }
 
@@ -66,6 +69,13 @@ impl Directory {
 
     fn file(&self) -> PathBuf {
         self.path.join(FILE_NAME)
+    }
+
+    /// Removes a file that nobody needs: if it stays, it only takes room.
+    fn remove(&self, name: &str) {
+        if let Err(error) = fs::remove_file(self.path.join(name)) {
+            tracing::debug!("`{name}`, left over from a file that was not finished, was not removed: {error}");
+        }
     }
 
     /// Makes the directory, and makes it last: a directory is as durable as its entry in the one above.
@@ -120,20 +130,22 @@ impl Medium for Directory {
 
     fn install(&self, fresh: &Fresh, replace: bool) -> io::Result<bool> {
         let (new, file) = (self.path.join(&fresh.name), self.file());
-        let installed = if replace {
-            fs::rename(&new, &file).map(|()| true)
+        if replace {
+            fs::rename(&new, &file)?;
         } else {
             // Unlike a rename, a link never takes the place of a file that another process made meanwhile.
-            let linked = fs::hard_link(&new, &file);
-            let removed = fs::remove_file(&new);
-            match linked {
-                Ok(()) => removed.map(|()| true),
-                Err(_) if file.exists() => Ok(false),
-                Err(error) => Err(error),
+            match fs::hard_link(&new, &file) {
+                Err(_) if file.exists() => return Ok(false),
+                linked => linked?,
             }
-        }?;
+            self.discard(fresh);
+        }
         sync_directory(&self.path)?;
-        Ok(installed)
+        Ok(true)
+    }
+
+    fn discard(&self, fresh: &Fresh) {
+        self.remove(&fresh.name);
     }
 
     fn sweep(&self) {
@@ -141,11 +153,8 @@ impl Medium for Directory {
         for entry in entries.flatten() {
             let name = entry.file_name();
             let Some(name) = name.to_str() else { continue };
-            if name.starts_with(FILE_NAME)
-                && name.ends_with(".new")
-                && let Err(error) = fs::remove_file(entry.path())
-            {
-                tracing::debug!("`{name}`, left over from a start that was cut short, was not removed: {error}");
+            if name.starts_with(FILE_NAME) && name.ends_with(".new") {
+                self.remove(name);
             }
         }
     }

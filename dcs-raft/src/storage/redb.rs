@@ -212,18 +212,20 @@ fn builder() -> Builder {
 /// Makes a new file with everything in it, and puts it in its place.
 fn make(medium: &dyn Medium, remembered: &Remembered, replace: bool) -> Result<(), Failure> {
     let fresh = medium.create()?;
-    let container = Container::new(Arc::clone(&fresh.file));
+    let installed = fill(Arc::clone(&fresh.file), remembered).and_then(|()| Ok(medium.install(&fresh, replace)?));
+    if !matches!(installed, Ok(true)) {
+        medium.discard(&fresh);
+    }
+    installed.map(|_| ())
+}
+
+fn fill(file: Arc<dyn StorageBackend>, remembered: &Remembered) -> Result<(), Failure> {
+    let container = Container::new(file);
     container.format()?;
     let database = builder().create_with_backend(container.database())?;
-    let batch = Batch {
-        hard_state: Some(remembered.hard_state),
-        snapshot: remembered.snapshot.clone(),
-        forget_through: None,
-        entries: remembered.entries.clone(),
-    };
     let mut opened = Opened { database, container, head: Head::default() };
     opened.commit(|transaction, head| {
-        let outline = apply(transaction, &head.outline(), &batch)?;
+        let outline = apply(transaction, &head.outline(), &remembered.as_batch())?;
         let mut singles = transaction.open_table(SINGLES)?;
         put(&mut singles, NODE, &remembered.id)?;
         if let Some(foundation) = &remembered.foundation {
@@ -233,7 +235,6 @@ fn make(medium: &dyn Medium, remembered: &Remembered, replace: bool) -> Result<(
     })?;
     // Closed in order, so that what is put in its place is a whole file.
     opened.database.close()?;
-    medium.install(&fresh, replace)?;
     Ok(())
 }
 
@@ -280,13 +281,7 @@ fn read(database: &Database) -> Result<(Head, Remembered), Failure> {
     }
     let remembered = Remembered { id, foundation, hard_state: outline.hard_state, snapshot, entries };
     // What is there must be what one batch could have written to an empty storage, and must be all that was written.
-    let whole = Batch {
-        hard_state: Some(remembered.hard_state),
-        snapshot: remembered.snapshot.clone(),
-        forget_through: None,
-        entries: remembered.entries.clone(),
-    };
-    let Change { outline: rebuilt, .. } = Outline::default().after(&whole, |_| Ok::<_, BatchError>(None))?;
+    let Change { outline: rebuilt, .. } = Outline::default().after(&remembered.as_batch(), |_| Ok::<_, BatchError>(None))?;
     if rebuilt != outline {
         return Err(Failure::Damaged(format!("its log ends with entry {}, not {}", rebuilt.last_index, outline.last_index)));
     }
