@@ -86,10 +86,7 @@ impl Directory {
         let missing: Vec<&Path> = self.path.ancestors().take_while(|path| !path.as_os_str().is_empty() && !path.exists()).collect();
         DirBuilder::new().recursive(true).mode(0o700).create(&self.path)?;
         for made in missing {
-            sync_directory(match made.parent() {
-                Some(parent) if !parent.as_os_str().is_empty() => parent,
-                _ => Path::new("."),
-            })?;
+            sync_above(made)?;
         }
         Ok(())
     }
@@ -97,6 +94,14 @@ impl Directory {
 
 fn sync_directory(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
+}
+
+/// Makes the entry of a directory in the one above durable, as far as this user may open that one.
+fn sync_above(path: &Path) -> io::Result<()> {
+    match sync_directory(&path.join("..")) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+        result => result,
+    }
 }
 
 fn backend(file: File) -> io::Result<Arc<dyn StorageBackend>> {
@@ -113,7 +118,7 @@ impl Medium for Directory {
             Ok(file) => {
                 // Whoever put it there may have been killed before that was durable.
                 sync_directory(&self.path)?;
-                sync_directory(&self.path.join(".."))?;
+                sync_above(&self.path)?;
                 backend(file).map(Some)
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),

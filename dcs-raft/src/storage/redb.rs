@@ -4,9 +4,9 @@
 //! second one is worth its time is told in [`container`](super::container).
 
 use std::fmt::Debug;
-use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::{io, mem};
 
 use ::redb::{
     Builder, CommitError, Database, DatabaseError, Durability, ReadableDatabase, ReadableTable, ReadableTableMetadata, StorageBackend,
@@ -40,16 +40,19 @@ pub struct RedbStorage {
     medium: Box<dyn Medium>,
     id: NodeId,
     state: State,
+    /// A file whose place was taken by a new one. It stays locked, for another process that opened it just before that.
+    replaced: Option<Opened>,
 }
 
 /// After a failure the library refuses everything: it has to be opened again.
 #[derive(Debug)]
 enum State {
     Open(Opened),
-    Failed {
-        /// What was written may be readable, and yet not on the medium: all of it is written again, to a new file.
-        sync_failed: bool,
-    },
+    /// The file is as it should be, whether the batch is in it or not.
+    Closed,
+    /// What was written may be readable, and yet not on the medium: all of it is written again, to a new file. Until then
+    /// the old one is not written, and stays locked.
+    Unsynced(Opened),
 }
 
 #[derive(Debug)]
@@ -92,33 +95,38 @@ impl RedbStorage {
         };
         let (opened, remembered) = load(file).map_err(failed)?;
         medium.sweep();
-        Ok((Self { medium, id: remembered.id, state: State::Open(opened) }, remembered))
+        Ok((Self { medium, id: remembered.id, state: State::Open(opened), replaced: None }, remembered))
     }
 
     /// Does something with the open database, which is opened again first if it has to be.
     fn attempt(&mut self, action: impl FnOnce(&mut Opened) -> Result<(), Failure>) -> Result<(), WriteError> {
         let result = self.opened().and_then(action);
-        if let Err(failure) = &result {
-            // What the storage itself would not do leaves it as it was.
-            let harmless = matches!(failure, Failure::Batch(_));
-            if let (false, State::Open(opened)) = (harmless, &self.state) {
-                self.state = State::Failed { sync_failed: opened.container.sync_failed() };
-            }
+        // What the storage itself would not do leaves it as it was.
+        if matches!(&result, Err(failure) if !matches!(failure, Failure::Batch(_))) {
+            self.state = match mem::replace(&mut self.state, State::Closed) {
+                State::Open(opened) if opened.container.sync_failed() => State::Unsynced(opened),
+                State::Open(_) => State::Closed,
+                failed => failed,
+            };
         }
         result.map_err(|failure| WriteError { place: self.medium.place(), source: failure.into() })
     }
 
     fn opened(&mut self) -> Result<&mut Opened, Failure> {
-        if let State::Failed { sync_failed } = self.state {
-            let gone = || Failure::Io(io::Error::from(io::ErrorKind::NotFound));
-            let (mut opened, remembered) = load(self.medium.open()?.ok_or_else(gone)?)?;
+        if !matches!(self.state, State::Open(_)) {
+            if let State::Unsynced(old) = &self.state {
+                let (_, remembered) = load(old.container.copy()?)?;
+                make(&*self.medium, &remembered, true)?;
+            }
+            let file = self.medium.open()?.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
+            // From here on the new file is in its place; whatever happens to it, the old one is history.
+            let before = mem::replace(&mut self.state, State::Closed);
+            if let State::Unsynced(old) = before {
+                self.replaced = Some(old);
+            }
+            let (opened, remembered) = load(file)?;
             if remembered.id != self.id {
                 return Err(Failure::Damaged("it is now the storage of another node".to_owned()));
-            }
-            if sync_failed {
-                // The old file stays open, and thereby locked, until the new one is in its place.
-                make(&*self.medium, &remembered, true)?;
-                (opened, _) = load(self.medium.open()?.ok_or_else(gone)?)?;
             }
             self.medium.sweep();
             tracing::info!("the Raft storage `{}` was opened again after a failed write", self.medium.place());
@@ -126,7 +134,7 @@ impl RedbStorage {
         }
         match &mut self.state {
             State::Open(opened) => Ok(opened),
-            State::Failed { .. } => Err(Failure::Io(io::Error::from(io::ErrorKind::NotConnected))),
+            State::Closed | State::Unsynced(_) => Err(Failure::Io(io::Error::from(io::ErrorKind::NotConnected))),
         }
     }
 }

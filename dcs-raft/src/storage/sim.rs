@@ -123,8 +123,8 @@ impl SimDisk {
         self.lock().names.len()
     }
 
-    /// The next syncs fail. What they should have written can still be read, but is lost when the power fails, even if a
-    /// later sync succeeds: this is what Linux does.
+    /// The next syncs fail. What they should have written can still be read, but any of it is lost when the power fails,
+    /// even if a later sync succeeds: this is what Linux does.
     pub fn fail_syncs(&self, count: u64) {
         self.lock().failing_syncs = count;
     }
@@ -294,16 +294,15 @@ impl StorageBackend for Handle {
     fn sync_data(&self) -> io::Result<()> {
         self.with(|disk| {
             disk.operation()?;
+            let fails = disk.failing_syncs > 0;
+            disk.failing_syncs = disk.failing_syncs.saturating_sub(1);
             let file = &mut disk.files[self.file];
-            if disk.failing_syncs > 0 {
-                disk.failing_syncs -= 1;
-                file.pending.clear();
-                return Err(io::Error::other("the disk did not take it"));
-            }
             for pending in file.pending.drain(..) {
-                pending.apply(&mut file.durable);
+                if !fails || disk.chance.bool() {
+                    pending.apply(&mut file.durable);
+                }
             }
-            Ok(())
+            if fails { Err(io::Error::other("the disk did not take it")) } else { Ok(()) }
         })
     }
 

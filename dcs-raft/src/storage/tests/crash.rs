@@ -87,3 +87,33 @@ fn a_founded_node_stays_founded() {
         assert!(found.foundation == Some(foundation()) || (!founded && found.foundation.is_none()), "seed {seed}: {found:?}");
     }
 }
+
+#[test]
+fn a_power_failure_after_a_failed_sync_leaves_what_was_acknowledged() {
+    let mut crashed_between_tries = 0;
+    for seed in 0..300 {
+        let disk = SimDisk::new(seed);
+        let mut history = History::new(seed);
+        let mut chance = fastrand::Rng::with_seed(seed);
+        let (mut storage, _) = open(&disk).unwrap();
+        disk.cut_power_after(chance.u64(1..120));
+        let under_way = 'life: loop {
+            let batch = history.next();
+            if chance.u8(0..3) == 0 {
+                disk.fail_syncs(chance.u64(1..3));
+            }
+            let mut tries = 0;
+            while storage.write(&batch).is_err() {
+                if disk.is_dark() {
+                    crashed_between_tries += usize::from(tries > 0);
+                    break 'life batch;
+                }
+                tries += 1;
+            }
+            history.acknowledge(&batch);
+        };
+        disk.fail_syncs(0);
+        assert_recovers(&disk, &mut history, Some(&under_way), &format!("seed {seed}"));
+    }
+    assert!(crashed_between_tries > 20, "{crashed_between_tries}");
+}
