@@ -179,6 +179,16 @@ impl Container {
         self.sync_failed.load(Ordering::Acquire)
     }
 
+    /// Locks the file, until it is closed, without opening the database. The answer is false if another process has it.
+    pub(crate) fn lock(&self) -> io::Result<bool> {
+        match self.file.try_lock_range(Bound::Unbounded, Bound::Unbounded) {
+            Ok(locked) => Ok(locked),
+            // So does the database library: then there is nobody to lock it against.
+            Err(BackendError::Unsupported) => Ok(true),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// A copy in memory of what can be read.
     pub(crate) fn copy(&self) -> io::Result<Arc<dyn StorageBackend>> {
         let length = self.file.len()?;

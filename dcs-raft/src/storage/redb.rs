@@ -41,7 +41,7 @@ pub struct RedbStorage {
     id: NodeId,
     state: State,
     /// A file whose place was taken by a new one. It stays locked, for another process that opened it just before that.
-    replaced: Option<Opened>,
+    replaced: Option<Unsynced>,
 }
 
 /// After a failure the library refuses everything: it has to be opened again.
@@ -52,7 +52,14 @@ enum State {
     Closed,
     /// What was written may be readable, and yet not on the medium: all of it is written again, to a new file. Until then
     /// the old one is not written, and stays locked.
-    Unsynced(Opened),
+    Unsynced(Unsynced),
+}
+
+#[derive(Debug)]
+struct Unsynced {
+    container: Container,
+    /// What has it locked, unless the container itself has.
+    _opened: Option<Opened>,
 }
 
 #[derive(Debug)]
@@ -93,7 +100,7 @@ impl RedbStorage {
                 }
             }
         };
-        let (opened, remembered) = load(file).map_err(failed)?;
+        let (opened, remembered) = load(Container::new(file)).map_err(failed)?;
         medium.sweep();
         Ok((Self { medium, id: remembered.id, state: State::Open(opened), replaced: None }, remembered))
     }
@@ -104,7 +111,9 @@ impl RedbStorage {
         // What the storage itself would not do leaves it as it was.
         if matches!(&result, Err(failure) if !matches!(failure, Failure::Batch(_))) {
             self.state = match mem::replace(&mut self.state, State::Closed) {
-                State::Open(opened) if opened.container.sync_failed() => State::Unsynced(opened),
+                State::Open(opened) if opened.container.sync_failed() => {
+                    State::Unsynced(Unsynced { container: opened.container.clone(), _opened: Some(opened) })
+                }
                 State::Open(_) => State::Closed,
                 failed => failed,
             };
@@ -115,7 +124,7 @@ impl RedbStorage {
     fn opened(&mut self) -> Result<&mut Opened, Failure> {
         if !matches!(self.state, State::Open(_)) {
             if let State::Unsynced(old) = &self.state {
-                let (_, remembered) = load(old.container.copy()?)?;
+                let (_, remembered) = load(Container::new(old.container.copy()?))?;
                 make(&*self.medium, &remembered, true)?;
             }
             let file = self.medium.open()?.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
@@ -124,7 +133,13 @@ impl RedbStorage {
             if let State::Unsynced(old) = before {
                 self.replaced = Some(old);
             }
-            let (opened, remembered) = load(file)?;
+            let container = Container::new(file);
+            let loaded = load(container.clone());
+            // Opening failed half way, and let go of the lock; if somebody else has it now, the file is theirs.
+            if loaded.is_err() && container.sync_failed() && container.lock()? {
+                self.state = State::Unsynced(Unsynced { container, _opened: None });
+            }
+            let (opened, remembered) = loaded?;
             if remembered.id != self.id {
                 return Err(Failure::Damaged("it is now the storage of another node".to_owned()));
             }
@@ -247,8 +262,7 @@ fn fill(file: Arc<dyn StorageBackend>, remembered: &Remembered) -> Result<(), Fa
 }
 
 /// Opens a file, checks everything in it, and makes sure that what is returned lasts.
-fn load(file: Arc<dyn StorageBackend>) -> Result<(Opened, Remembered), Failure> {
-    let container = Container::new(file);
+fn load(container: Container) -> Result<(Opened, Remembered), Failure> {
     match container.read_format()? {
         Format::Known => (),
         Format::Newer(found) => return Err(Failure::NewerFormat(found)),

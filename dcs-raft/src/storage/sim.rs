@@ -34,6 +34,7 @@ struct Disk {
     dark: bool,
     capacity: Option<usize>,
     failing_syncs: u64,
+    breaks_at: Option<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -82,6 +83,7 @@ impl SimDisk {
             dark: false,
             capacity: None,
             failing_syncs: 0,
+            breaks_at: None,
         };
         Self { disk: Arc::new(Mutex::new(disk)) }
     }
@@ -102,7 +104,7 @@ impl SimDisk {
         self.lock().dark
     }
 
-    /// The power comes back. What was open before stays useless.
+    /// The power comes back, and the disk works again. What was open before stays useless.
     pub fn restore_power(&self) {
         let mut disk = self.lock();
         if !disk.dark {
@@ -110,6 +112,8 @@ impl SimDisk {
         }
         disk.dark = false;
         disk.power_fails_at = None;
+        disk.failing_syncs = 0;
+        disk.breaks_at = None;
         disk.boots += 1;
     }
 
@@ -127,6 +131,13 @@ impl SimDisk {
     /// even if a later sync succeeds: this is what Linux does.
     pub fn fail_syncs(&self, count: u64) {
         self.lock().failing_syncs = count;
+    }
+
+    /// One operation fails, after this many more were done: a write that may have been done all the same, a change of a
+    /// length that was not, or a sync as with [`SimDisk::fail_syncs`].
+    pub fn fail_after(&self, operations: u64) {
+        let mut disk = self.lock();
+        disk.breaks_at = Some(disk.operations + operations + 1);
     }
 
     /// How many operations were done.
@@ -176,6 +187,12 @@ impl Disk {
             return Err(io::Error::other("the power fails"));
         }
         Ok(())
+    }
+
+    /// Counts one operation, which may fail by itself.
+    fn fallible_operation(&mut self) -> io::Result<()> {
+        self.operation()?;
+        if self.breaks_at == Some(self.operations) { Err(io::Error::other("the disk did not take it")) } else { Ok(()) }
     }
 
     fn cut_power(&mut self) {
@@ -281,7 +298,7 @@ impl StorageBackend for Handle {
     fn set_len(&self, len: u64) -> io::Result<()> {
         self.with(|disk| {
             let length = usize::try_from(len).map_err(io::Error::other)?;
-            disk.operation()?;
+            disk.fallible_operation()?;
             let file = &mut disk.files[self.file];
             file.blocks.split_off(&length.div_ceil(BLOCK));
             let pending = Pending::Length(length);
@@ -294,7 +311,7 @@ impl StorageBackend for Handle {
     fn sync_data(&self) -> io::Result<()> {
         self.with(|disk| {
             disk.operation()?;
-            let fails = disk.failing_syncs > 0;
+            let fails = disk.failing_syncs > 0 || disk.breaks_at == Some(disk.operations);
             disk.failing_syncs = disk.failing_syncs.saturating_sub(1);
             let file = &mut disk.files[self.file];
             for pending in file.pending.drain(..) {
@@ -324,7 +341,7 @@ impl StorageBackend for Handle {
                 file.pending.push(sector);
             }
             // After it, so that a write during which the power fails may be on the disk in part.
-            disk.operation()
+            disk.fallible_operation()
         })
     }
 }
