@@ -62,6 +62,11 @@ impl Remembered {
     pub fn of_new(id: NodeId) -> Self {
         Self { id, foundation: None, hard_state: HardState::default(), snapshot: None, entries: Vec::new() }
     }
+
+    /// The batch that an empty storage is to be written to remember this.
+    fn as_batch(&self) -> Batch {
+        Batch { hard_state: Some(self.hard_state), snapshot: self.snapshot.clone(), forget_through: None, entries: self.entries.clone() }
+    }
 }
 
 /// What is written at once: all of it is on stable storage when the write returns, or none of it ever was.

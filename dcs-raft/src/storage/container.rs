@@ -21,6 +21,7 @@ use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use ::redb::backends::InMemoryBackend;
 use ::redb::{BackendError, StorageBackend};
 
 /// The version of the format that this program writes.
@@ -106,8 +107,8 @@ impl Container {
         text[..MAGIC.len()].copy_from_slice(&MAGIC);
         text[MAGIC.len()..].copy_from_slice(&FORMAT_VERSION.to_be_bytes());
         sum.copy_from_slice(&crc32fast::hash(text).to_be_bytes());
-        self.file.set_len(DATABASE)?;
-        self.file.write(0, &block)?;
+        self.set_len(DATABASE)?;
+        self.write(0, &block)?;
         self.seal(0)?;
         self.seal(1)
     }
@@ -157,7 +158,7 @@ impl Container {
 
     /// Says that this commit is on stable storage; the seal itself is, once this returns.
     pub(crate) fn seal(&self, sequence: u64) -> io::Result<()> {
-        self.file.write(BLOCK * (sequence % 2 + 1), &seal_bytes(sequence))?;
+        self.write(BLOCK * (sequence % 2 + 1), &seal_bytes(sequence))?;
         self.sync()
     }
 
@@ -173,13 +174,49 @@ impl Container {
     }
 
     /// Whether a sync failed. What was written before it may never reach the medium, although it can be read: later syncs
-    /// do not try again.
+    /// do not try again. So nothing more is written that could refer to it, and the file stays as the medium has it.
     pub(crate) fn sync_failed(&self) -> bool {
         self.sync_failed.load(Ordering::Acquire)
     }
 
+    /// Locks the file, until it is closed, without opening the database. The answer is false if another process has it.
+    pub(crate) fn lock(&self) -> io::Result<bool> {
+        match self.file.try_lock_range(Bound::Unbounded, Bound::Unbounded) {
+            Ok(locked) => Ok(locked),
+            // So does the database library: then there is nobody to lock it against.
+            Err(BackendError::Unsupported) => Ok(true),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// A copy in memory of what can be read.
+    pub(crate) fn copy(&self) -> io::Result<Arc<dyn StorageBackend>> {
+        let length = self.file.len()?;
+        let mut content = vec![0; usize::try_from(length).map_err(io::Error::other)?];
+        self.file.read(0, &mut content)?;
+        let copy = InMemoryBackend::new();
+        copy.set_len(length)?;
+        copy.write(0, &content)?;
+        Ok(Arc::new(copy))
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.ensure_synced()?;
+        self.file.write(offset, data)
+    }
+
+    fn set_len(&self, length: u64) -> io::Result<()> {
+        self.ensure_synced()?;
+        self.file.set_len(length)
+    }
+
     fn sync(&self) -> io::Result<()> {
+        self.ensure_synced()?;
         self.file.sync_data().inspect_err(|_| self.sync_failed.store(true, Ordering::Release))
+    }
+
+    fn ensure_synced(&self) -> io::Result<()> {
+        if self.sync_failed() { Err(io::Error::other("an earlier sync of this file failed")) } else { Ok(()) }
     }
 }
 
@@ -210,7 +247,7 @@ impl StorageBackend for Database {
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.container.file.set_len(len.saturating_add(DATABASE))
+        self.container.set_len(len.saturating_add(DATABASE))
     }
 
     fn sync_data(&self) -> io::Result<()> {
@@ -218,7 +255,7 @@ impl StorageBackend for Database {
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.container.file.write(offset.saturating_add(DATABASE), data)
+        self.container.write(offset.saturating_add(DATABASE), data)
     }
 
     fn close(&self) -> io::Result<()> {

@@ -40,7 +40,10 @@ pub trait Medium: Debug + Send {
     /// It was not done, or it may not last.
     fn install(&self, fresh: &Fresh, replace: bool) -> io::Result<bool>;
 
-    /// Removes new files that were never put in their place. Only called by who has the file locked.
+    /// Removes a new file that will not be put in its place.
+    fn discard(&self, fresh: &Fresh);
+
+    /// Removes what earlier processes did not put in its place. Only called by who has the file locked.
     fn sweep(&self);
 }
 
@@ -68,6 +71,13 @@ impl Directory {
         self.path.join(FILE_NAME)
     }
 
+    /// Removes a file that nobody needs: if it stays, it only takes room.
+    fn remove(&self, name: &str) {
+        if let Err(error) = fs::remove_file(self.path.join(name)) {
+            tracing::debug!("`{name}`, left over from a file that was not finished, was not removed: {error}");
+        }
+    }
+
     /// Makes the directory, and makes it last: a directory is as durable as its entry in the one above.
     fn ensure(&self) -> io::Result<()> {
         if self.path.is_dir() {
@@ -76,10 +86,7 @@ impl Directory {
         let missing: Vec<&Path> = self.path.ancestors().take_while(|path| !path.as_os_str().is_empty() && !path.exists()).collect();
         DirBuilder::new().recursive(true).mode(0o700).create(&self.path)?;
         for made in missing {
-            sync_directory(match made.parent() {
-                Some(parent) if !parent.as_os_str().is_empty() => parent,
-                _ => Path::new("."),
-            })?;
+            sync_above(made)?;
         }
         Ok(())
     }
@@ -87,6 +94,14 @@ impl Directory {
 
 fn sync_directory(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
+}
+
+/// Makes the entry of a directory in the one above durable, as far as this user may open that one.
+fn sync_above(path: &Path) -> io::Result<()> {
+    match sync_directory(&path.join("..")) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+        result => result,
+    }
 }
 
 fn backend(file: File) -> io::Result<Arc<dyn StorageBackend>> {
@@ -103,7 +118,7 @@ impl Medium for Directory {
             Ok(file) => {
                 // Whoever put it there may have been killed before that was durable.
                 sync_directory(&self.path)?;
-                sync_directory(&self.path.join(".."))?;
+                sync_above(&self.path)?;
                 backend(file).map(Some)
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -120,20 +135,22 @@ impl Medium for Directory {
 
     fn install(&self, fresh: &Fresh, replace: bool) -> io::Result<bool> {
         let (new, file) = (self.path.join(&fresh.name), self.file());
-        let installed = if replace {
-            fs::rename(&new, &file).map(|()| true)
+        if replace {
+            fs::rename(&new, &file)?;
         } else {
             // Unlike a rename, a link never takes the place of a file that another process made meanwhile.
-            let linked = fs::hard_link(&new, &file);
-            let removed = fs::remove_file(&new);
-            match linked {
-                Ok(()) => removed.map(|()| true),
-                Err(_) if file.exists() => Ok(false),
-                Err(error) => Err(error),
+            match fs::hard_link(&new, &file) {
+                Err(_) if file.exists() => return Ok(false),
+                linked => linked?,
             }
-        }?;
+            self.discard(fresh);
+        }
         sync_directory(&self.path)?;
-        Ok(installed)
+        Ok(true)
+    }
+
+    fn discard(&self, fresh: &Fresh) {
+        self.remove(&fresh.name);
     }
 
     fn sweep(&self) {
@@ -141,11 +158,8 @@ impl Medium for Directory {
         for entry in entries.flatten() {
             let name = entry.file_name();
             let Some(name) = name.to_str() else { continue };
-            if name.starts_with(FILE_NAME)
-                && name.ends_with(".new")
-                && let Err(error) = fs::remove_file(entry.path())
-            {
-                tracing::debug!("`{name}`, left over from a start that was cut short, was not removed: {error}");
+            if name.starts_with(FILE_NAME) && name.ends_with(".new") {
+                self.remove(name);
             }
         }
     }

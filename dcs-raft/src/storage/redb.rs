@@ -4,9 +4,9 @@
 //! second one is worth its time is told in [`container`](super::container).
 
 use std::fmt::Debug;
-use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::{io, mem};
 
 use ::redb::{
     Builder, CommitError, Database, DatabaseError, Durability, ReadableDatabase, ReadableTable, ReadableTableMetadata, StorageBackend,
@@ -40,16 +40,26 @@ pub struct RedbStorage {
     medium: Box<dyn Medium>,
     id: NodeId,
     state: State,
+    /// A file whose place was taken by a new one. It stays locked, for another process that opened it just before that.
+    replaced: Option<Unsynced>,
 }
 
 /// After a failure the library refuses everything: it has to be opened again.
 #[derive(Debug)]
 enum State {
     Open(Opened),
-    Failed {
-        /// What was written may be readable, and yet not on the medium: all of it is written again, to a new file.
-        sync_failed: bool,
-    },
+    /// The file is as it should be, whether the batch is in it or not.
+    Closed,
+    /// What was written may be readable, and yet not on the medium: all of it is written again, to a new file. Until then
+    /// the old one is not written, and stays locked.
+    Unsynced(Unsynced),
+}
+
+#[derive(Debug)]
+struct Unsynced {
+    container: Container,
+    /// What has it locked, unless the container itself has.
+    _opened: Option<Opened>,
 }
 
 #[derive(Debug)]
@@ -90,35 +100,48 @@ impl RedbStorage {
                 }
             }
         };
-        let (opened, remembered) = load(file).map_err(failed)?;
+        let (opened, remembered) = load(Container::new(file)).map_err(failed)?;
         medium.sweep();
-        Ok((Self { medium, id: remembered.id, state: State::Open(opened) }, remembered))
+        Ok((Self { medium, id: remembered.id, state: State::Open(opened), replaced: None }, remembered))
     }
 
     /// Does something with the open database, which is opened again first if it has to be.
     fn attempt(&mut self, action: impl FnOnce(&mut Opened) -> Result<(), Failure>) -> Result<(), WriteError> {
         let result = self.opened().and_then(action);
-        if let Err(failure) = &result {
-            // What the storage itself would not do leaves it as it was.
-            let harmless = matches!(failure, Failure::Batch(_));
-            if let (false, State::Open(opened)) = (harmless, &self.state) {
-                self.state = State::Failed { sync_failed: opened.container.sync_failed() };
-            }
+        // What the storage itself would not do leaves it as it was.
+        if matches!(&result, Err(failure) if !matches!(failure, Failure::Batch(_))) {
+            self.state = match mem::replace(&mut self.state, State::Closed) {
+                State::Open(opened) if opened.container.sync_failed() => {
+                    State::Unsynced(Unsynced { container: opened.container.clone(), _opened: Some(opened) })
+                }
+                State::Open(_) => State::Closed,
+                failed => failed,
+            };
         }
         result.map_err(|failure| WriteError { place: self.medium.place(), source: failure.into() })
     }
 
     fn opened(&mut self) -> Result<&mut Opened, Failure> {
-        if let State::Failed { sync_failed } = self.state {
-            let gone = || Failure::Io(io::Error::from(io::ErrorKind::NotFound));
-            let (mut opened, remembered) = load(self.medium.open()?.ok_or_else(gone)?)?;
+        if !matches!(self.state, State::Open(_)) {
+            if let State::Unsynced(old) = &self.state {
+                let (_, remembered) = load(Container::new(old.container.copy()?))?;
+                make(&*self.medium, &remembered, true)?;
+            }
+            let file = self.medium.open()?.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
+            // From here on the new file is in its place; whatever happens to it, the old one is history.
+            let before = mem::replace(&mut self.state, State::Closed);
+            if let State::Unsynced(old) = before {
+                self.replaced = Some(old);
+            }
+            let container = Container::new(file);
+            let loaded = load(container.clone());
+            // Opening failed half way, and let go of the lock; if somebody else has it now, the file is theirs.
+            if loaded.is_err() && container.sync_failed() && container.lock()? {
+                self.state = State::Unsynced(Unsynced { container, _opened: None });
+            }
+            let (opened, remembered) = loaded?;
             if remembered.id != self.id {
                 return Err(Failure::Damaged("it is now the storage of another node".to_owned()));
-            }
-            if sync_failed {
-                // The old file stays open, and thereby locked, until the new one is in its place.
-                make(&*self.medium, &remembered, true)?;
-                (opened, _) = load(self.medium.open()?.ok_or_else(gone)?)?;
             }
             self.medium.sweep();
             tracing::info!("the Raft storage `{}` was opened again after a failed write", self.medium.place());
@@ -126,7 +149,7 @@ impl RedbStorage {
         }
         match &mut self.state {
             State::Open(opened) => Ok(opened),
-            State::Failed { .. } => Err(Failure::Io(io::Error::from(io::ErrorKind::NotConnected))),
+            State::Closed | State::Unsynced(_) => Err(Failure::Io(io::Error::from(io::ErrorKind::NotConnected))),
         }
     }
 }
@@ -212,18 +235,20 @@ fn builder() -> Builder {
 /// Makes a new file with everything in it, and puts it in its place.
 fn make(medium: &dyn Medium, remembered: &Remembered, replace: bool) -> Result<(), Failure> {
     let fresh = medium.create()?;
-    let container = Container::new(Arc::clone(&fresh.file));
+    let installed = fill(Arc::clone(&fresh.file), remembered).and_then(|()| Ok(medium.install(&fresh, replace)?));
+    if !matches!(installed, Ok(true)) {
+        medium.discard(&fresh);
+    }
+    installed.map(|_| ())
+}
+
+fn fill(file: Arc<dyn StorageBackend>, remembered: &Remembered) -> Result<(), Failure> {
+    let container = Container::new(file);
     container.format()?;
     let database = builder().create_with_backend(container.database())?;
-    let batch = Batch {
-        hard_state: Some(remembered.hard_state),
-        snapshot: remembered.snapshot.clone(),
-        forget_through: None,
-        entries: remembered.entries.clone(),
-    };
     let mut opened = Opened { database, container, head: Head::default() };
     opened.commit(|transaction, head| {
-        let outline = apply(transaction, &head.outline(), &batch)?;
+        let outline = apply(transaction, &head.outline(), &remembered.as_batch())?;
         let mut singles = transaction.open_table(SINGLES)?;
         put(&mut singles, NODE, &remembered.id)?;
         if let Some(foundation) = &remembered.foundation {
@@ -233,13 +258,11 @@ fn make(medium: &dyn Medium, remembered: &Remembered, replace: bool) -> Result<(
     })?;
     // Closed in order, so that what is put in its place is a whole file.
     opened.database.close()?;
-    medium.install(&fresh, replace)?;
     Ok(())
 }
 
 /// Opens a file, checks everything in it, and makes sure that what is returned lasts.
-fn load(file: Arc<dyn StorageBackend>) -> Result<(Opened, Remembered), Failure> {
-    let container = Container::new(file);
+fn load(container: Container) -> Result<(Opened, Remembered), Failure> {
     match container.read_format()? {
         Format::Known => (),
         Format::Newer(found) => return Err(Failure::NewerFormat(found)),
@@ -280,13 +303,7 @@ fn read(database: &Database) -> Result<(Head, Remembered), Failure> {
     }
     let remembered = Remembered { id, foundation, hard_state: outline.hard_state, snapshot, entries };
     // What is there must be what one batch could have written to an empty storage, and must be all that was written.
-    let whole = Batch {
-        hard_state: Some(remembered.hard_state),
-        snapshot: remembered.snapshot.clone(),
-        forget_through: None,
-        entries: remembered.entries.clone(),
-    };
-    let Change { outline: rebuilt, .. } = Outline::default().after(&whole, |_| Ok::<_, BatchError>(None))?;
+    let Change { outline: rebuilt, .. } = Outline::default().after(&remembered.as_batch(), |_| Ok::<_, BatchError>(None))?;
     if rebuilt != outline {
         return Err(Failure::Damaged(format!("its log ends with entry {}, not {}", rebuilt.last_index, outline.last_index)));
     }

@@ -3,7 +3,7 @@
 //! What is written is there for whoever reads it, but lasts only once it was synced. When the power goes, each 512-byte
 //! sector that was written since the last sync is on the disk or is not, as chance has it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -12,6 +12,7 @@ use ::redb::StorageBackend;
 use crate::storage::medium::{Fresh, Medium};
 
 const SECTOR: usize = 512;
+const BLOCK: usize = 4096;
 const IN_PLACE: &str = "raft.db";
 
 /// A disk with one storage on it. Clones are the same disk.
@@ -31,8 +32,9 @@ struct Disk {
     operations: u64,
     power_fails_at: Option<u64>,
     dark: bool,
-    capacity: Option<u64>,
+    capacity: Option<usize>,
     failing_syncs: u64,
+    breaks_at: Option<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -43,6 +45,8 @@ struct File {
     durable: Vec<u8>,
     /// What has changed since.
     pending: Vec<Pending>,
+    /// The blocks that take room: a file that was made longer is not filled.
+    blocks: BTreeSet<usize>,
 }
 
 #[derive(Debug)]
@@ -79,6 +83,7 @@ impl SimDisk {
             dark: false,
             capacity: None,
             failing_syncs: 0,
+            breaks_at: None,
         };
         Self { disk: Arc::new(Mutex::new(disk)) }
     }
@@ -99,7 +104,7 @@ impl SimDisk {
         self.lock().dark
     }
 
-    /// The power comes back. What was open before stays useless.
+    /// The power comes back, and the disk works again. What was open before stays useless.
     pub fn restore_power(&self) {
         let mut disk = self.lock();
         if !disk.dark {
@@ -107,18 +112,32 @@ impl SimDisk {
         }
         disk.dark = false;
         disk.power_fails_at = None;
+        disk.failing_syncs = 0;
+        disk.breaks_at = None;
         disk.boots += 1;
     }
 
-    /// Limits what all files together may hold; no limit without.
-    pub fn set_capacity(&self, bytes: Option<u64>) {
-        self.lock().capacity = bytes;
+    /// Limits how many blocks of 4096 bytes all files together may hold; no limit without.
+    pub fn set_capacity(&self, blocks: Option<usize>) {
+        self.lock().capacity = blocks;
     }
 
-    /// The next syncs fail. What they should have written can still be read, but is lost when the power fails, even if a
-    /// later sync succeeds: this is what Linux does.
+    /// How many files there are.
+    pub fn files(&self) -> usize {
+        self.lock().names.len()
+    }
+
+    /// The next syncs fail. What they should have written can still be read, but any of it is lost when the power fails,
+    /// even if a later sync succeeds: this is what Linux does.
     pub fn fail_syncs(&self, count: u64) {
         self.lock().failing_syncs = count;
+    }
+
+    /// One operation fails, after this many more were done: a write that may have been done all the same, a change of a
+    /// length that was not, or a sync as with [`SimDisk::fail_syncs`].
+    pub fn fail_after(&self, operations: u64) {
+        let mut disk = self.lock();
+        disk.breaks_at = Some(disk.operations + operations + 1);
     }
 
     /// How many operations were done.
@@ -170,6 +189,12 @@ impl Disk {
         Ok(())
     }
 
+    /// Counts one operation, which may fail by itself.
+    fn fallible_operation(&mut self) -> io::Result<()> {
+        self.operation()?;
+        if self.breaks_at == Some(self.operations) { Err(io::Error::other("the disk did not take it")) } else { Ok(()) }
+    }
+
     fn cut_power(&mut self) {
         self.dark = true;
         for file in &mut self.files {
@@ -183,13 +208,18 @@ impl Disk {
         }
     }
 
-    fn room_for(&self, file: usize, length: usize) -> io::Result<()> {
-        let others = self.names.values().filter(|other| **other != file).map(|other| self.files[*other].cached.len() as u64);
-        let total = others.sum::<u64>() + (length as u64).max(self.files[file].cached.len() as u64);
-        match self.capacity {
-            Some(capacity) if total > capacity => Err(io::ErrorKind::StorageFull.into()),
-            _ => Ok(()),
+    /// Takes the room that a write needs.
+    fn take_room(&mut self, file: usize, at: usize, length: usize) -> io::Result<()> {
+        let needed = at / BLOCK..(at + length).div_ceil(BLOCK);
+        if let Some(capacity) = self.capacity {
+            let used: usize = self.names.values().map(|file| self.files[*file].blocks.len()).sum();
+            let more = needed.clone().filter(|block| !self.files[file].blocks.contains(block)).count();
+            if more > 0 && used + more > capacity {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
         }
+        self.files[file].blocks.extend(needed);
+        Ok(())
     }
 }
 
@@ -217,12 +247,16 @@ impl Medium for SimDisk {
     fn install(&self, fresh: &Fresh, replace: bool) -> io::Result<bool> {
         let mut disk = self.lock();
         disk.operation()?;
-        let Some(file) = disk.names.remove(&fresh.name) else { return Err(io::ErrorKind::NotFound.into()) };
         if !replace && disk.names.contains_key(IN_PLACE) {
             return Ok(false);
         }
+        let Some(file) = disk.names.remove(&fresh.name) else { return Err(io::ErrorKind::NotFound.into()) };
         disk.names.insert(IN_PLACE.to_owned(), file);
         Ok(true)
+    }
+
+    fn discard(&self, fresh: &Fresh) {
+        self.lock().names.remove(&fresh.name);
     }
 
     fn sweep(&self) {
@@ -264,9 +298,9 @@ impl StorageBackend for Handle {
     fn set_len(&self, len: u64) -> io::Result<()> {
         self.with(|disk| {
             let length = usize::try_from(len).map_err(io::Error::other)?;
-            disk.operation()?;
-            disk.room_for(self.file, length)?;
+            disk.fallible_operation()?;
             let file = &mut disk.files[self.file];
+            file.blocks.split_off(&length.div_ceil(BLOCK));
             let pending = Pending::Length(length);
             pending.apply(&mut file.cached);
             file.pending.push(pending);
@@ -277,23 +311,22 @@ impl StorageBackend for Handle {
     fn sync_data(&self) -> io::Result<()> {
         self.with(|disk| {
             disk.operation()?;
+            let fails = disk.failing_syncs > 0 || disk.breaks_at == Some(disk.operations);
+            disk.failing_syncs = disk.failing_syncs.saturating_sub(1);
             let file = &mut disk.files[self.file];
-            if disk.failing_syncs > 0 {
-                disk.failing_syncs -= 1;
-                file.pending.clear();
-                return Err(io::Error::other("the disk did not take it"));
-            }
             for pending in file.pending.drain(..) {
-                pending.apply(&mut file.durable);
+                if !fails || disk.chance.bool() {
+                    pending.apply(&mut file.durable);
+                }
             }
-            Ok(())
+            if fails { Err(io::Error::other("the disk did not take it")) } else { Ok(()) }
         })
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         self.with(|disk| {
             let mut at = usize::try_from(offset).map_err(io::Error::other)?;
-            disk.room_for(self.file, at.saturating_add(data.len()))?;
+            disk.take_room(self.file, at, data.len())?;
             let mut rest = data;
             let mut sectors = Vec::new();
             while !rest.is_empty() {
@@ -308,7 +341,7 @@ impl StorageBackend for Handle {
                 file.pending.push(sector);
             }
             // After it, so that a write during which the power fails may be on the disk in part.
-            disk.operation()
+            disk.fallible_operation()
         })
     }
 }

@@ -87,3 +87,38 @@ fn a_founded_node_stays_founded() {
         assert!(found.foundation == Some(foundation()) || (!founded && found.foundation.is_none()), "seed {seed}: {found:?}");
     }
 }
+
+#[test]
+fn a_power_failure_after_failed_operations_leaves_what_was_acknowledged() {
+    let mut between_tries = 0;
+    for seed in 0..600 {
+        let disk = SimDisk::new(seed);
+        let mut history = History::new(seed);
+        let mut chance = fastrand::Rng::with_seed(seed);
+        let (mut storage, _) = open(&disk).unwrap();
+        disk.cut_power_after(chance.u64(1..150));
+        let under_way = 'life: loop {
+            let batch = history.next();
+            let mut tries = 0;
+            loop {
+                match chance.u8(0..6) {
+                    0 => disk.fail_syncs(chance.u64(1..3)),
+                    1 | 2 => disk.fail_after(chance.u64(0..20)),
+                    _ => (),
+                }
+                if storage.write(&batch).is_ok() {
+                    break;
+                }
+                if disk.is_dark() {
+                    between_tries += usize::from(tries > 0);
+                    break 'life batch;
+                }
+                tries += 1;
+            }
+            history.acknowledge(&batch);
+        };
+        drop(storage);
+        assert_recovers(&disk, &mut history, Some(&under_way), &format!("seed {seed}"));
+    }
+    assert!(between_tries > 20, "{between_tries}");
+}

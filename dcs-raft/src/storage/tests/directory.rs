@@ -4,7 +4,8 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
 use super::*;
-use crate::storage::medium::FILE_NAME;
+use crate::storage::container::Container;
+use crate::storage::medium::{Directory, FILE_NAME, Medium};
 
 #[test]
 fn the_first_start_makes_a_node_and_later_ones_find_it() {
@@ -66,6 +67,20 @@ fn a_second_process_is_told_which_file_is_in_use() {
     let error = RedbStorage::open(directory.path()).unwrap_err();
     assert!(matches!(error, OpenError::InUse { .. }), "{error:?}");
     assert!(error.to_string().contains(&directory.path().join(FILE_NAME).display().to_string()), "{error}");
+}
+
+#[test]
+fn a_file_that_is_locked_without_being_opened_is_in_use_as_well() {
+    let directory = tempfile::tempdir().unwrap();
+    let (storage, _) = RedbStorage::open(directory.path()).unwrap();
+    let container = Container::new(Directory::new(directory.path()).open().unwrap().unwrap());
+    assert!(!container.lock().unwrap());
+    drop(storage);
+    assert!(container.lock().unwrap());
+    let error = RedbStorage::open(directory.path()).unwrap_err();
+    assert!(matches!(error, OpenError::InUse { .. }), "{error:?}");
+    drop(container);
+    RedbStorage::open(directory.path()).unwrap();
 }
 
 #[test]

@@ -10,7 +10,7 @@ fn large(index: u64) -> Batch {
 fn a_batch_that_found_no_room_is_written_once_there_is_room() {
     let disk = SimDisk::new(0);
     let (mut storage, _) = open(&disk).unwrap();
-    disk.set_capacity(Some(2_500_000));
+    disk.set_capacity(Some(600));
     let mut index = 1;
     while storage.write(&large(index)).is_ok() {
         index += 1;
@@ -32,7 +32,7 @@ fn a_full_disk_loses_nothing_when_the_node_stops_there() {
     for seed in 0..40 {
         let disk = SimDisk::new(seed);
         let (mut storage, _) = open(&disk).unwrap();
-        disk.set_capacity(Some(1_500_000 + seed * 50_000));
+        disk.set_capacity(Some(200 + 5 * seed as usize));
         let mut index = 1;
         while storage.write(&large(index)).is_ok() {
             index += 1;
@@ -49,8 +49,31 @@ fn a_full_disk_loses_nothing_when_the_node_stops_there() {
 }
 
 #[test]
+fn a_storage_that_cannot_be_written_anew_leaves_no_files_behind() {
+    let disk = SimDisk::new(0);
+    disk.set_capacity(Some(5));
+    for _ in 0..3 {
+        let error = open(&disk).unwrap_err();
+        assert!(matches!(error, OpenError::Io { .. }), "{error:?}");
+    }
+    assert_eq!(disk.files(), 0);
+    disk.set_capacity(None);
+    let (mut storage, _) = open(&disk).unwrap();
+    disk.fail_syncs(1);
+    storage.write(&large(1)).unwrap_err();
+    disk.set_capacity(Some(20));
+    for _ in 0..3 {
+        storage.write(&large(1)).unwrap_err();
+    }
+    assert_eq!(disk.files(), 1);
+    disk.set_capacity(None);
+    storage.write(&large(1)).unwrap();
+    assert_eq!(disk.files(), 1);
+}
+
+#[test]
 fn what_is_acknowledged_after_a_failed_sync_survives_a_power_failure() {
-    for seed in 0..200 {
+    for seed in 0..100 {
         let disk = SimDisk::new(seed);
         let mut history = History::new(seed);
         let (mut storage, _) = open(&disk).unwrap();
@@ -79,9 +102,9 @@ fn the_file_of_a_node_that_writes_for_ever_does_not_grow() {
     let disk = SimDisk::new(0);
     let (mut storage, _) = open(&disk).unwrap();
     let mut largest = 0;
-    for first in (1..=ENTRIES).step_by(5) {
-        let mut batch = Batch { entries: (first..first + 5).map(|index| entry(index, 1, 100)).collect(), ..Batch::default() };
-        let last = first + 4;
+    for first in (1..=ENTRIES).step_by(10) {
+        let mut batch = Batch { entries: (first..first + 10).map(|index| entry(index, 1, 100)).collect(), ..Batch::default() };
+        let last = first + 9;
         batch.hard_state = hard_state(1, NODE.0, last);
         storage.write(&batch).unwrap();
         if last % KEPT == 0 {
