@@ -5,3 +5,4 @@ pub mod identity;
 pub mod message;
 pub mod status;
 pub mod storage;
+pub mod transport;
