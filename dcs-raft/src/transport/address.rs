@@ -30,7 +30,9 @@ impl Address {
     pub(super) async fn resolve(&self, deadline: Deadline) -> Result<Vec<SocketAddr>, TransportError> {
         let resolve = |source| TransportError::Resolve { host: self.host.clone(), source };
         let looked_up = tokio::net::lookup_host((self.host.as_str(), self.port));
-        let found: Vec<_> = deadline.bound("resolve the name of a node", looked_up).await?.map_err(resolve)?.collect();
+        let found = deadline.bound("resolve a name", looked_up).await;
+        let found = found.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()));
+        let found: Vec<_> = found.map_err(resolve)?.collect();
         if found.is_empty() { Err(resolve(std::io::Error::other("it has no address"))) } else { Ok(found) }
     }
 }

@@ -1,11 +1,14 @@
 //! Who is let in, and what somebody in between can do.
 
+use dcs_core::tls::ClientTls;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
-use super::super::material::{Material, Tls, no_name};
-use super::super::preamble;
+use super::super::material::{APPLICATION, Material, Tls, no_name};
+use super::super::preamble::{self, Kind};
 use super::certificates::Authority;
 use super::*;
 
@@ -98,6 +101,54 @@ async fn a_certificate_of_another_authority_is_refused_on_either_side() {
     let distrustful = TlsFiles { ca: theirs.ca().to_owned(), ..ours.signs(HOST) };
     let error = house.client_refused(&*security(None, Some(distrustful)).await).await;
     assert!(error.chain().contains("invalid peer certificate"), "{}", error.chain());
+}
+
+#[tokio::test]
+async fn nobody_gets_in_without_a_certificate() {
+    let (logs, _guard) = Logs::capture();
+    let authority = Authority::new("ca");
+    let secured = security(None, Some(authority.signs(HOST))).await;
+    let house = House::open(&secured).await;
+    let mut tcp = TcpStream::connect(house.listener.local_address()).await.unwrap();
+    preamble::connect(&mut tcp, Kind::of(false, true), in_time()).await.unwrap();
+    let mut bare = ClientTls { ca: Some(authority.ca().to_owned()), ..ClientTls::default() }.config().unwrap();
+    bare.alpn_protocols = vec![APPLICATION.to_vec()];
+    let mut tls = TlsConnector::from(Arc::new(bare)).connect(HOST.try_into().unwrap(), tcp).await.unwrap();
+    let error = tls.read_u8().await.unwrap_err().to_string();
+    assert!(error.contains("alert"), "{error}");
+    logs.shows("peer sent no certificates").await;
+    house.serves(&secured).await;
+}
+
+#[tokio::test]
+async fn tls_for_something_else_with_the_same_certificates_is_refused() {
+    let authority = Authority::new("ca");
+    let files = authority.signs(HOST);
+    let secured = security(None, Some(files.clone())).await;
+    let house = House::open(&secured).await;
+    for (application, version) in [(None, &rustls::version::TLS13), (Some(APPLICATION), &rustls::version::TLS12)] {
+        let mut tcp = TcpStream::connect(house.listener.local_address()).await.unwrap();
+        preamble::connect(&mut tcp, Kind::of(false, true), in_time()).await.unwrap();
+        let mut other = client_of(version, &files);
+        other.alpn_protocols = application.map(<[u8]>::to_vec).into_iter().collect();
+        let mut tls = TlsConnector::from(Arc::new(other)).connect(HOST.try_into().unwrap(), tcp).await.unwrap();
+        assert!(tls.read_u8().await.is_err(), "it goes on with {application:?} over {version:?}");
+    }
+    house.serves(&secured).await;
+}
+
+fn client_of(version: &'static rustls::SupportedProtocolVersion, files: &TlsFiles) -> rustls::ClientConfig {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(&files.ca).unwrap()).unwrap();
+    rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+        .with_protocol_versions(&[version])
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_client_auth_cert(
+            vec![CertificateDer::from_pem_file(&files.cert).unwrap()],
+            PrivateKeyDer::from_pem_file(&files.cert).unwrap(),
+        )
+        .unwrap()
 }
 
 #[tokio::test]
