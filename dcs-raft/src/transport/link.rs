@@ -157,26 +157,32 @@ struct Run {
 }
 
 impl Run {
-    async fn forever(self) {
+    async fn forever(mut self) {
         let mut pause = FIRST_PAUSE;
         loop {
             let begun = Instant::now();
             let error = match self.attempt().await {
                 Ok((reader, writer)) => {
+                    let (peer, address) = (self.peer, &self.address);
                     self.set_connected(true);
-                    tracing::info!(peer = %self.peer, address = self.address, "connected to another node of the embedded store");
+                    tracing::info!(%peer, address, "connected to another node of the embedded store");
                     let error = self.keep(reader, writer).await;
                     self.set_connected(false);
+                    tracing::info!(%peer, address, "the connection to another node of the embedded store ended: {}", error.chain());
+                    // What fails from now on is news.
+                    self.quiet = Quiet::new(LOG_EVERY);
                     // A node that takes a connection and drops it again is not asked more often than one that takes none.
                     if begun.elapsed() > LAST_PAUSE {
                         pause = FIRST_PAUSE;
                     }
                     error
                 }
-                Err(error) => error,
+                Err(error) => {
+                    self.log(&error);
+                    error
+                }
             };
             self.queue.failed();
-            self.log(&error);
             if error.needs_a_person() {
                 pause = LAST_PAUSE;
             }

@@ -163,7 +163,9 @@ impl Place {
         let mut places = lock(&self.shared.places);
         let Some(handle) = places.strangers.remove(&self.number) else { return };
         self.peer = Some(node);
-        if let Some((_, older)) = places.peers.insert(node, (self.number, handle)) {
+        let older = places.peers.insert(node, (self.number, handle));
+        drop(places);
+        if let Some((_, older)) = older {
             older.abort();
         }
     }
@@ -197,27 +199,46 @@ impl Shared {
     }
 
     fn take_in(self: &Arc<Self>, tcp: TcpStream, from: SocketAddr, connections: &mut JoinSet<()>) {
+        let Some(number) = self.make_room(connections.len(), from) else { return };
+        let place = Place { number, peer: None, shared: Arc::clone(self) };
+        let shared = Arc::clone(self);
+        let (go, may_go) = oneshot::channel();
+        let handle = connections.spawn(async move {
+            if may_go.await.is_ok() {
+                serve::connection(tcp, from, place, shared).await;
+            }
+        });
+        lock(&self.places).strangers.insert(number, handle);
+        // It waited for its handle to be there, and is gone only if the runtime is.
+        let _gone = go.send(());
+    }
+
+    /// The number of a new connection, for which an older one may have to go; none if there is no place for it.
+    fn make_room(&self, connections: usize, from: SocketAddr) -> Option<u64> {
+        let Limits { strangers, connections: all, .. } = self.limits;
         let mut places = lock(&self.places);
-        let full = connections.len() >= self.limits.connections;
-        if places.strangers.len() >= self.limits.strangers || full {
-            let Some((_, oldest)) = places.strangers.pop_first() else {
-                drop(places);
+        let number = places.next;
+        places.next += 1;
+        if places.strangers.len() < strangers && connections < all {
+            return Some(number);
+        }
+        let oldest = places.strangers.pop_first();
+        drop(places);
+        match oldest {
+            Some((_, oldest)) => {
+                oldest.abort();
+                if let Some(suppressed) = self.quiet.admit("strangers") {
+                    tracing::warn!(suppressed, "there are too many connections to the embedded store that do not say who they are");
+                }
+                Some(number)
+            }
+            None => {
                 if let Some(suppressed) = self.quiet.admit("full") {
                     tracing::warn!(%from, suppressed, "a connection to the embedded store was closed: there are too many");
                 }
-                return;
-            };
-            oldest.abort();
-            if let Some(suppressed) = self.quiet.admit("strangers") {
-                tracing::warn!(suppressed, "there are too many connections to the embedded store that do not say who they are");
+                None
             }
         }
-        let number = places.next;
-        places.next += 1;
-        let place = Place { number, peer: None, shared: Arc::clone(self) };
-        // The task cannot look for its handle before it is there: the lock is held.
-        let handle = connections.spawn(serve::connection(tcp, from, place, Arc::clone(self)));
-        places.strangers.insert(number, handle);
     }
 }
 

@@ -66,7 +66,7 @@ async fn garbage_costs_its_connection_and_one_line_in_the_log() {
 #[tokio::test]
 async fn those_who_connect_and_say_nothing_make_room_for_others() {
     let secured = security(Some("secret"), None).await;
-    let limits = Limits { strangers: 4, ..Limits::default() };
+    let limits = Limits { strangers: 4, handshake: Duration::from_secs(3600), ..Limits::default() };
     let house = House::open_with("127.0.0.1:0", &secured, limits).await;
     let mut silent = Vec::new();
     for _ in 0..20 {
