@@ -94,7 +94,8 @@ impl Config {
         let partners: Vec<Address> =
             section.addresses("partner_addrs")?.into_iter().filter(|partner| Some(partner) != self_addr.as_ref()).collect();
         if self_addr.is_none() && partners.is_empty() {
-            let problem = "no node is named; set `self_addr` to where the others reach this node, and `partner_addrs` to a list of the others";
+            let problem =
+                "no node is named; set `self_addr` to where the others reach this node, and `partner_addrs` to a list of the others";
             return Err(ConfigError::new("", problem));
         }
         let heartbeat = section.milliseconds("heartbeat_ms", 10)?.unwrap_or(HEARTBEAT);

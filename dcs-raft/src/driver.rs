@@ -2,12 +2,12 @@
 //! one thread owns everything, nothing is shared.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use dcs_core::Clock;
+use dcs_core::{Clock, Moment};
 use tokio::sync::{oneshot, watch};
 
 use crate::changes::ChangeLog;
@@ -136,9 +136,9 @@ fn run<S: Storage>(
     clock: &dyn Clock,
     heartbeat: Duration,
 ) -> Result<(), ReplicaError> {
-    let mut next_tick = Instant::now() + heartbeat;
+    let mut next_tick: Moment = clock.now() + heartbeat;
     loop {
-        let mut input = match queue.recv_timeout(next_tick.saturating_duration_since(Instant::now())) {
+        let mut input = match queue.recv_timeout(next_tick.saturating_since(clock.now())) {
             Ok(input) => Some(input),
             Err(RecvTimeoutError::Timeout) => None,
             Err(RecvTimeoutError::Disconnected) => return Ok(()),
@@ -159,10 +159,10 @@ fn run<S: Storage>(
             }
             input = queue.try_recv().ok();
         }
-        if Instant::now() >= next_tick {
+        if now >= next_tick {
             // After a long sleep of the machine or of the process one tick is due, not hundreds: whoever leads is to be
             // heard before anybody else is elected.
-            next_tick = Instant::now() + heartbeat;
+            next_tick = now + heartbeat;
             replica.tick(now, post);
             for (node, report) in post.links.take_reports() {
                 match report {

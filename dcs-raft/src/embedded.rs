@@ -258,7 +258,7 @@ impl Shared {
         let mut majority_since: Option<tokio::time::Instant> = None;
         loop {
             let answers = self.ask_partners().await;
-            let majority = 1 + answers.len() > (1 + partners.len()) / 2;
+            let majority = (1 + answers.len()) * 2 > 1 + partners.len();
             majority_since = majority_since.filter(|_| majority).or_else(|| majority.then(tokio::time::Instant::now));
             let patient = majority_since.is_none_or(|since| since.elapsed() < WAIT_FOR_ALL);
             let problem = match membership::next_step(self.id, &address, &partners, &answers, patient) {
@@ -319,7 +319,9 @@ impl Shared {
         let Some(member) = self.member.get() else { return };
         let Response::Status(status) = member.driver.request(Request::Status).await else { return };
         if status.role == NodeRole::Removed {
-            tracing::warn!("this node was removed from the Raft cluster; to let it join again, stop the agent and move `raft.data_dir` away");
+            tracing::warn!(
+                "this node was removed from the Raft cluster; to let it join again, stop the agent and move `raft.data_dir` away"
+            );
             return;
         }
         let address = self.address.to_string();

@@ -37,9 +37,15 @@ pub(crate) fn next_step(id: NodeId, address: &str, partners: &[String], answers:
         return Step::Wait(format!("there is no cluster yet; {founder} founds it, because its address is the first, and {doing}"));
     }
     if there <= everybody.len() / 2 || (patient && there < everybody.len()) {
-        let missing: Vec<&str> =
-            everybody.iter().copied().filter(|other| *other != address && !answers.iter().any(|answer| answer.address == **other)).collect();
-        let text = format!("there is no cluster yet; this node founds it when its partners are there, or a majority for some seconds: {there} of {} are", everybody.len());
+        let missing: Vec<&str> = everybody
+            .iter()
+            .copied()
+            .filter(|other| *other != address && !answers.iter().any(|answer| answer.address == **other))
+            .collect();
+        let text = format!(
+            "there is no cluster yet; this node founds it when its partners are there, or a majority for some seconds: {there} of {} are",
+            everybody.len()
+        );
         return Step::Wait(format!("{text}, missing are {}", missing.join(", ")));
     }
     let id_of = |other: &str| match answers.iter().find(|answer| answer.address == other) {
@@ -51,10 +57,8 @@ pub(crate) fn next_step(id: NodeId, address: &str, partners: &[String], answers:
 
 /// The foundation of a cluster of these nodes. Those without an id get a placeholder.
 pub(crate) fn foundation(cluster: ClusterId, nodes: Vec<(String, Option<NodeId>)>, mut placeholder: impl FnMut() -> NodeId) -> Foundation {
-    let members = nodes
-        .into_iter()
-        .map(|(address, id)| Member { absent: id.is_none(), id: id.unwrap_or_else(&mut placeholder), address })
-        .collect();
+    let members =
+        nodes.into_iter().map(|(address, id)| Member { absent: id.is_none(), id: id.unwrap_or_else(&mut placeholder), address }).collect();
     Foundation { cluster, members }
 }
 

@@ -78,7 +78,13 @@ impl Remote {
     fn new(nodes: Vec<Address>, settings: SecuritySettings) -> Self {
         let first = if nodes.is_empty() { 0 } else { fastrand::usize(..nodes.len()) };
         let current = Current { node: first, connection: None };
-        Self { nodes, settings, security: OnceCell::new(), current: std::sync::Mutex::new(current), connecting: tokio::sync::Mutex::default() }
+        Self {
+            nodes,
+            settings,
+            security: OnceCell::new(),
+            current: std::sync::Mutex::new(current),
+            connecting: tokio::sync::Mutex::default(),
+        }
     }
 
     async fn security(&self) -> Result<&Security, AskError> {
@@ -87,9 +93,9 @@ impl Remote {
     }
 
     async fn ask_node(&self, node: &Address, request: &Request, deadline: Deadline) -> Result<Response, AskError> {
-        let connection = ClientConnection::open(node, self.security().await?, deadline).await.map_err(|error| {
-            if error.needs_a_person() { AskError::Denied(error.into()) } else { AskError::NotSent(error.into()) }
-        })?;
+        let connection = ClientConnection::open(node, self.security().await?, deadline)
+            .await
+            .map_err(|error| if error.needs_a_person() { AskError::Denied(error.into()) } else { AskError::NotSent(error.into()) })?;
         connection.request(request, deadline).await.map_err(ask_error)
     }
 

@@ -31,26 +31,25 @@ fn from_raft(mut message: Message) -> RaftMessage {
 
 /// Nothing if the message is of a kind that this version does not know.
 pub(super) fn to_raft(message: RaftMessage) -> Option<Message> {
-    let mut result = Message::default();
-    result.msg_type = MessageType::from_i32(i32::from(message.kind))?;
-    result.to = message.to;
-    result.from = message.from;
-    result.term = message.term;
-    result.log_term = message.log_term;
-    result.index = message.index;
     let entries: Option<Vec<Entry>> = message.entries.into_iter().map(entry_to_raft).collect();
-    result.entries = entries?.into();
-    result.commit = message.commit;
-    result.commit_term = message.commit_term;
-    if let Some(snapshot) = &message.snapshot {
-        result.set_snapshot(snapshot_to_raft(snapshot));
-    }
-    result.request_snapshot = message.request_snapshot;
-    result.reject = message.reject;
-    result.reject_hint = message.reject_hint;
-    result.context = message.context.into();
-    result.priority = message.priority;
-    Some(result)
+    Some(Message {
+        msg_type: MessageType::from_i32(i32::from(message.kind))?,
+        to: message.to,
+        from: message.from,
+        term: message.term,
+        log_term: message.log_term,
+        index: message.index,
+        entries: entries?.into(),
+        commit: message.commit,
+        commit_term: message.commit_term,
+        snapshot: message.snapshot.as_ref().map(snapshot_to_raft).into(),
+        request_snapshot: message.request_snapshot,
+        reject: message.reject,
+        reject_hint: message.reject_hint,
+        context: message.context.into(),
+        priority: message.priority,
+        ..Message::default()
+    })
 }
 
 pub(super) fn entry_from_raft(entry: Entry) -> LogEntry {
@@ -64,13 +63,14 @@ pub(super) fn entry_from_raft(entry: Entry) -> LogEntry {
 }
 
 pub(super) fn entry_to_raft(entry: LogEntry) -> Option<Entry> {
-    let mut result = Entry::default();
-    result.index = entry.index;
-    result.term = entry.term;
-    result.entry_type = EntryType::from_i32(i32::from(entry.kind))?;
-    result.data = entry.data.into();
-    result.context = entry.context.into();
-    Some(result)
+    Some(Entry {
+        index: entry.index,
+        term: entry.term,
+        entry_type: EntryType::from_i32(i32::from(entry.kind))?,
+        data: entry.data.into(),
+        context: entry.context.into(),
+        ..Entry::default()
+    })
 }
 
 pub(super) fn snapshot_from_raft(snapshot: &Snapshot) -> SnapshotData {

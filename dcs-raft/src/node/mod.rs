@@ -141,8 +141,7 @@ impl Node {
     fn notice_lost_snapshots(&mut self) {
         let leads = self.role() == Role::Leader;
         let receive = |state: ProgressState| leads && state == ProgressState::Snapshot;
-        let receiving: Vec<u64> =
-            self.raw.raft.prs().iter().filter(|(_, progress)| receive(progress.state)).map(|(id, _)| *id).collect();
+        let receiving: Vec<u64> = self.raw.raft.prs().iter().filter(|(_, progress)| receive(progress.state)).map(|(id, _)| *id).collect();
         self.receiving.retain(|id, _| receiving.contains(id));
         for id in receiving {
             let ticks = self.receiving.entry(id).or_default();
@@ -354,7 +353,8 @@ fn mix(value: u64) -> u64 {
 
 /// The change of voters that goes with a change of members; nothing if voters do not change.
 fn configuration_change(change: &MembershipChange) -> Option<ConfChangeV2> {
-    let single = |kind: ConfChangeType, node: NodeId| ConfChangeSingle { change_type: kind, node_id: node.0, ..ConfChangeSingle::default() };
+    let single =
+        |kind: ConfChangeType, node: NodeId| ConfChangeSingle { change_type: kind, node_id: node.0, ..ConfChangeSingle::default() };
     let changes = match change {
         MembershipChange::Add(member) => vec![single(ConfChangeType::AddLearnerNode, member.id)],
         MembershipChange::Promote { id, instead_of } => {
@@ -371,13 +371,10 @@ fn configuration_change(change: &MembershipChange) -> Option<ConfChangeV2> {
 fn read_entry(entry: Entry) -> Committed {
     let index = entry.index;
     match entry.entry_type {
-        EntryType::EntryNormal => {
-            Committed { index, record: (!entry.data.is_empty()).then(|| entry.data.to_vec()), change: None }
-        }
+        EntryType::EntryNormal => Committed { index, record: (!entry.data.is_empty()).then(|| entry.data.to_vec()), change: None },
         EntryType::EntryConfChange | EntryType::EntryConfChangeV2 => {
             let change = convert::change_from_entry(&entry);
             Committed { index, record: (!entry.context.is_empty()).then(|| entry.context.to_vec()), change }
         }
     }
 }
-

@@ -59,9 +59,11 @@ impl<S: Storage> Replica<S> {
             self.change_members(now, MembershipChange::Move { id, address })?;
             return Ok(true);
         }
-        let taken = self.state.members().values().find(|member| {
-            member.address == address && !member.absent && (member.id == self.id || self.is_active(member.id))
-        });
+        let taken = self
+            .state
+            .members()
+            .values()
+            .find(|member| member.address == address && !member.absent && (member.id == self.id || self.is_active(member.id)));
         if taken.is_some() {
             return Err(Response::Refused(format!("{address} is the address of a member that is alive")));
         }

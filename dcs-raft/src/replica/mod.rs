@@ -120,8 +120,7 @@ impl<S: Storage> Replica<S> {
         let foundation = remembered.foundation.clone().ok_or(ReplicaError::NotFounded)?;
         let (state, configuration) = match &remembered.snapshot {
             Some(snapshot) => {
-                let state = State::decode(&snapshot.state)
-                    .map_err(|source| ReplicaError::Snapshot { index: snapshot.index, source })?;
+                let state = State::decode(&snapshot.state).map_err(|source| ReplicaError::Snapshot { index: snapshot.index, source })?;
                 (state, snapshot.configuration.clone())
             }
             None => (State::founded(&foundation), founding_configuration(&foundation)),
@@ -312,7 +311,11 @@ impl<S: Storage> Replica<S> {
                 tracing::info!("this node leads the Raft cluster, term {}", now_known.0);
             } else {
                 let leader = now_known.1.and_then(|leader| self.state.members().get(&leader));
-                tracing::info!("the Raft cluster is led by {}, term {}", leader.map_or("an unknown node", |member| &member.address), now_known.0);
+                tracing::info!(
+                    "the Raft cluster is led by {}, term {}",
+                    leader.map_or("an unknown node", |member| &member.address),
+                    now_known.0
+                );
             }
         }
         self.ask_parked(now, outlet);

@@ -214,7 +214,9 @@ impl<S: Storage> Replica<S> {
             Request::Join { id, address } if self.state.members().get(id).is_some_and(|member| member.address == *address) => {
                 Some(Response::Joined(self.foundation.clone()))
             }
-            Request::Propose { .. } | Request::Read { .. } | Request::Join { .. } | Request::Remove { .. } | Request::Transfer { .. } => None,
+            Request::Propose { .. } | Request::Read { .. } | Request::Join { .. } | Request::Remove { .. } | Request::Transfer { .. } => {
+                None
+            }
         }
     }
 

@@ -110,9 +110,9 @@ impl Client {
         let outcome = match (response, underway.action) {
             (Response::Applied(reply), Action::Write(_) | Action::Delete | Action::Create(_) | Action::Swap { .. }) => outcome_of(reply),
             (Response::Keys { keys, .. }, Action::Read) => Outcome::Found(
-                keys.iter().find(|key| key.key == key_name(underway.key)).map(|key| {
-                    u64::from_be_bytes(key.value.as_slice().try_into().expect("what was written"))
-                }),
+                keys.iter()
+                    .find(|key| key.key == key_name(underway.key))
+                    .map(|key| u64::from_be_bytes(key.value.as_slice().try_into().expect("what was written"))),
             ),
             (Response::Unknown(_) | Response::Refused(_), _) => return None,
             (other, action) => panic!("{action:?} was answered {other:?}"),

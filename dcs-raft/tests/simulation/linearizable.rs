@@ -11,7 +11,10 @@ pub(crate) enum Action {
     /// Writes only if there is nothing.
     Create(u64),
     /// Writes only if this is there.
-    Swap { expected: u64, value: u64 },
+    Swap {
+        expected: u64,
+        value: u64,
+    },
     Read,
 }
 

@@ -62,10 +62,17 @@ impl Report {
 #[derive(Debug)]
 enum Event {
     Tick(usize),
-    Frame { to: usize, from: NodeId, frame: Box<PeerFrame> },
+    Frame {
+        to: usize,
+        from: NodeId,
+        frame: Box<PeerFrame>,
+    },
     Client(usize),
     Candidate(usize),
-    Answer { token: u64, response: Box<Response> },
+    Answer {
+        token: u64,
+        response: Box<Response>,
+    },
     Trouble,
     Restart(usize),
     HasRoom(usize),
@@ -388,12 +395,8 @@ impl World {
         if state.replica.is_some() || state.blank {
             return;
         }
-        let options = Options {
-            address: state.address.clone(),
-            election_ticks: 10,
-            snapshot_entries: self.snapshot_entries,
-            seed: self.seed,
-        };
+        let options =
+            Options { address: state.address.clone(), election_ticks: 10, snapshot_entries: self.snapshot_entries, seed: self.seed };
         let (remembered, storage) = (state.disk.remembered(), state.disk.open());
         state.replica = Some(Replica::new(remembered, storage, options, now).expect("what was written can be read"));
     }
@@ -441,7 +444,9 @@ impl World {
         let everybody_votes = self.servers.iter().all(|server| {
             let votes = |replica: &Replica<DiskStorage>| {
                 let status = replica.status(moment(self.now + server.clock_ahead_ms));
-                status.role != NodeRole::Learner && status.peers.len() == self.servers.len() - 1 && status.peers.iter().all(|peer| peer.voter)
+                status.role != NodeRole::Learner
+                    && status.peers.len() == self.servers.len() - 1
+                    && status.peers.iter().all(|peer| peer.voter)
             };
             !server.blank && server.replica.as_ref().is_some_and(votes)
         });
