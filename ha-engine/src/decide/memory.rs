@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use dcs_core::model::{ClusterView, Lsn, SystemId, Timeline};
+use dcs_core::model::{ClusterView, Lsn, MemberName, SystemId, Timeline};
 use dcs_core::{LeaderLease, Moment};
 
+use super::reconnect::UpstreamSeen;
+use super::repeat::Repeat;
 use super::restart::ScheduledRestart;
 
 /// What the engine remembers.
@@ -48,6 +50,10 @@ pub struct Memory {
     pub managed: bool,
     /// When each retained slot was last seen for a present member.
     pub retain_slots_seen: BTreeMap<String, Moment>,
+    /// What was seen of the member that this standby streams from.
+    pub upstream: Option<UpstreamSeen>,
+    /// The members that wait for consistency, and when a record is written for them again.
+    pub helped_members: BTreeMap<MemberName, Repeat>,
     /// The scheduled time of a failover request that is being waited for, with its log already written.
     pub awaiting_logged: Option<String>,
 }

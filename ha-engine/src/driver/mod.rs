@@ -107,6 +107,8 @@ pub struct Engine {
     changes: watch::Receiver<LocalState>,
     /// The CHECKPOINT after a promotion, beside the loop.
     checkpoint: Option<tokio::task::JoinHandle<bool>>,
+    /// The WAL record for waiting members, beside the loop.
+    wal_record: Option<tokio::task::JoinHandle<()>>,
     fence: Fence,
     lease: watch::Sender<Option<LeaderLease>>,
     mailbox: mpsc::Receiver<Command>,
@@ -174,6 +176,7 @@ impl Engine {
             job_events,
             job_sender,
             checkpoint: None,
+            wal_record: None,
             lease: watch::Sender::new(None),
             mailbox,
             snapshot,

@@ -40,6 +40,12 @@ pub(super) struct Server {
     pub(super) stopping: bool,
     /// The monitoring query never returns.
     pub(super) stuck: bool,
+    /// How many records were written for waiting standbys.
+    pub(super) records: u32,
+    /// Its WAL receiver gets nothing from whom it follows.
+    pub(super) disconnected: bool,
+    /// How often it was made to look again.
+    pub(super) nudges: u32,
 }
 
 /// All servers, by the name of their member.
@@ -162,7 +168,7 @@ impl Postgres for FakePostgres {
                 replayed: Lsn(server.lsn),
                 received: Lsn(server.lsn),
                 received_timeline: Timeline::known(server.timeline),
-                replication_state: server.following.as_ref().map(|_| "streaming".to_owned()),
+                replication_state: server.following.as_ref().filter(|_| !server.disconnected).map(|_| "streaming".to_owned()),
                 ..StandbyMonitor::default()
             }),
         };
@@ -310,7 +316,13 @@ impl Postgres for FakePostgres {
         true
     }
 
-    async fn nudge(&self) {}
+    async fn write_wal_record(&self, _: Deadline) {
+        self.world.change(&self.name, |server| server.records += 1);
+    }
+
+    async fn nudge(&self) {
+        self.world.change(&self.name, |server| server.nudges += 1);
+    }
 
     async fn bootstrap(&self, _: &BootstrapSettings, _: &Cancel) -> Result<(), OperationFailed> {
         self.world.change(&self.name, |server| {

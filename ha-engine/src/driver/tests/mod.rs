@@ -1,6 +1,7 @@
 //! The loop, on a store in memory, with pretended servers and virtual time: deadlines, cancellation, order.
 
 mod fake;
+mod standbys;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
