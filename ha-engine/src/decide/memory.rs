@@ -42,6 +42,9 @@ pub struct Memory {
     pub rewind: RewindState,
     /// When a failed `pre_promote` made this node release the lock.
     pub released_lock_at: Option<Moment>,
+    /// While nobody leads: this node is behind a newer timeline, and its bare position would keep somebody on that one from
+    /// promoting who compares nothing else (hardening rule X2).
+    pub misleads_by_position: bool,
     /// A restart that waits for its time.
     pub scheduled_restart: Option<ScheduledRestart>,
     /// The system identifier that `initialize` was seen to have.

@@ -175,6 +175,9 @@ fn remember_view(c: &mut Cycle<'_>) {
     if !c.view.is_unlocked() || c.memory.last_locked_view.is_none() {
         c.memory.last_locked_view = Some(c.view.clone());
     }
+    if !c.view.is_unlocked() {
+        c.memory.misleads_by_position = false;
+    }
     if !c.lock_is_mine() {
         c.memory.lease = None;
         // The verdict of a script that ran for a lock that is gone says nothing about the next one.

@@ -1,6 +1,7 @@
 //! The loop, on a store in memory, with pretended servers and virtual time: deadlines, cancellation, order.
 
 mod fake;
+mod mixed;
 mod standbys;
 
 use std::collections::BTreeMap;
