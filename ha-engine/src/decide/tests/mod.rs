@@ -8,6 +8,7 @@ mod properties;
 mod race;
 mod reconnect;
 mod replica;
+mod slots;
 mod stopped;
 mod store;
 

@@ -1,7 +1,7 @@
 //! A PostgreSQL that only pretends: enough of one for the loop to start, stop, promote, copy and follow, and a network on
 //! which agents ask each other. It refuses what a real server would refuse.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -40,6 +40,10 @@ pub(super) struct Server {
     pub(super) stopping: bool,
     /// The monitoring query never returns.
     pub(super) stuck: bool,
+    /// Its replication slots.
+    pub(super) slots: BTreeSet<String>,
+    /// How often it was started.
+    pub(super) starts: u32,
     /// How many records were written for waiting standbys.
     pub(super) records: u32,
     /// Its WAL receiver gets nothing from whom it follows.
@@ -121,6 +125,7 @@ impl FakePostgres {
         let started = self.world.change(&self.name, |server| {
             server.running = server.data;
             server.primary = primary;
+            server.starts += 1;
             server.data
         });
         if !started {
@@ -129,6 +134,20 @@ impl FakePostgres {
         }
         self.enter(ServerState::Running, None);
         StartOutcome::Running
+    }
+}
+
+fn physical_slot(name: &str) -> SlotObservation {
+    SlotObservation {
+        name: name.to_owned(),
+        logical: false,
+        database: None,
+        plugin: None,
+        active: false,
+        has_xmin: false,
+        restart_lsn: Some(Lsn(1)),
+        confirmed_flush_lsn: None,
+        lost: false,
     }
 }
 
@@ -151,9 +170,14 @@ impl Postgres for FakePostgres {
         }
     }
 
-    async fn adopt(&self, _: Deadline) {}
+    async fn adopt(&self, _: Deadline) {
+        let server = self.server();
+        if server.running {
+            self.enter(ServerState::Running, Some(if server.primary { Role::Primary } else { Role::Replica }));
+        }
+    }
 
-    async fn observe(&self, _: bool, deadline: Deadline) -> ServerObservation {
+    async fn observe(&self, with_slots: bool, deadline: Deadline) -> ServerObservation {
         let server = self.server();
         if server.stuck {
             tokio::time::sleep_until(deadline.instant()).await;
@@ -180,7 +204,7 @@ impl Postgres for FakePostgres {
             data_dir: if server.data { DataDir::Present { recovery_file: !server.primary, backup_label: false } } else { DataDir::Empty },
             system_id: SystemId::parse(SYSTEM_ID).filter(|_| server.data),
             monitor,
-            slots: None,
+            slots: (with_slots && server.running).then(|| server.slots.iter().map(|name| physical_slot(name)).collect()),
             major_version: Some(150_000),
             pending_restart: BTreeMap::new(),
         }
@@ -340,7 +364,9 @@ impl Postgres for FakePostgres {
         let from = source.node.as_ref().map(|node| self.world.server(&node.name)).filter(|server| server.running);
         let Some(from) = from else { return Err(OperationFailed("the source is down".to_owned())) };
         tokio::time::sleep(A_MOMENT).await;
-        self.world.change(&self.name, |server| *server = Server { running: false, primary: false, following: None, ..from });
+        self.world.change(&self.name, |server| {
+            *server = Server { running: false, primary: false, following: None, slots: BTreeSet::new(), ..from }
+        });
         Ok(())
     }
 
@@ -361,8 +387,12 @@ impl Postgres for FakePostgres {
         self.remove_data_directory().await
     }
 
-    async fn apply_slots(&self, _: &SlotPlan, _: Deadline) -> Vec<SlotObservation> {
-        Vec::new()
+    async fn apply_slots(&self, plan: &SlotPlan, _: Deadline) -> Vec<SlotObservation> {
+        self.world.change(&self.name, |server| {
+            server.slots.retain(|name| plan.drop.iter().all(|(dropped, _)| dropped != name));
+            server.slots.extend(plan.create.iter().cloned());
+            server.slots.iter().map(|name| physical_slot(name)).collect()
+        })
     }
 }
 
