@@ -85,7 +85,11 @@ impl Engine {
             Effect::Call(event) => self.postgres.call(event),
             Effect::ResumeReplay => self.postgres.resume_replay(self.short_write()).await,
             Effect::FollowByReload(plan) => {
-                self.postgres.follow(&plan, true, None, &Cancel::never()).await;
+                // Given up when it takes long: the next cycle compares again with what the server has.
+                let patience = self.deadline_before_renewal(self.clock.now());
+                if let Err(late) = patience.bound("follow another node", self.postgres.follow(&plan, true, None, &Cancel::never())).await {
+                    tracing::warn!("{late}; trying again in the next cycle");
+                }
             }
             Effect::MaintainSlots(plan) => {
                 self.postgres.apply_slots(&plan, self.short_write()).await;

@@ -85,8 +85,8 @@ impl Engine {
         }
     }
 
-    /// A leader's load leaves time for the renewal: it ends by `min(start + R, stop_at − min(R, (stop_at − start)/2))`.
-    fn load_deadline(&self, started: Moment) -> Deadline {
+    /// What a leader does before a renewal leaves time for it: it ends by `min(start + R, stop_at − min(R, (stop_at − start)/2))`.
+    pub(super) fn deadline_before_renewal(&self, started: Moment) -> Deadline {
         let retry_timeout = self.settings.global.retry_timeout;
         let budget = match self.stop_at() {
             Some(stop_at) => {
@@ -99,7 +99,7 @@ impl Engine {
     }
 
     async fn load_view(&mut self, started: Moment) -> Result<Arc<ClusterView>, StoreFailed> {
-        match self.dcs.load(self.load_deadline(started)).await {
+        match self.dcs.load(self.deadline_before_renewal(started)).await {
             Ok(view) => Ok(self.take_view(view)),
             Err(error) => Err(self.store_failed(&error)),
         }

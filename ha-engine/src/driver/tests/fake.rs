@@ -40,6 +40,10 @@ pub(super) struct Server {
     pub(super) stopping: bool,
     /// The monitoring query never returns.
     pub(super) stuck: bool,
+    /// Its files cannot be written for now.
+    pub(super) frozen: bool,
+    /// The settings that were taken into use, told apart by one number.
+    pub(super) applied: Vec<i64>,
     /// Its replication slots.
     pub(super) slots: BTreeSet<String>,
     /// How often it was started.
@@ -117,6 +121,16 @@ impl FakePostgres {
             local.since = since;
             local.role = role.unwrap_or(local.role);
         });
+    }
+
+    /// Waits until files can be written.
+    async fn disk(&self) {
+        let mut changes = self.world.changed.subscribe();
+        while self.server().frozen {
+            if changes.changed().await.is_err() {
+                return;
+            }
+        }
     }
 
     async fn launch(&self, primary: bool, role: Role) -> StartOutcome {
@@ -267,7 +281,10 @@ impl Postgres for FakePostgres {
         true
     }
 
-    async fn apply_settings(&self, _: Arc<EffectiveSettings>, _: bool) {}
+    async fn apply_settings(&self, settings: Arc<EffectiveSettings>, _: bool) {
+        self.disk().await;
+        self.world.change(&self.name, |server| server.applied.push(settings.global.maximum_lag_on_failover));
+    }
 
     async fn start(&self, role: Role, _: Option<Duration>, _: &Cancel) -> StartOutcome {
         self.launch(false, role).await
@@ -303,6 +320,7 @@ impl Postgres for FakePostgres {
     }
 
     async fn follow(&self, plan: &FollowPlan, reload_only: bool, _: Option<Duration>, _: &Cancel) -> StartOutcome {
+        self.disk().await;
         let upstream = plan.upstream.as_ref().map(|upstream| upstream.name.clone());
         let ahead = upstream.as_deref().map(|name| self.world.server(name));
         self.world.change(&self.name, |server| {
@@ -365,7 +383,7 @@ impl Postgres for FakePostgres {
         let Some(from) = from else { return Err(OperationFailed("the source is down".to_owned())) };
         tokio::time::sleep(A_MOMENT).await;
         self.world.change(&self.name, |server| {
-            *server = Server { running: false, primary: false, following: None, slots: BTreeSet::new(), ..from }
+            *server = Server { running: false, primary: false, following: None, slots: BTreeSet::new(), applied: Vec::new(), ..from }
         });
         Ok(())
     }

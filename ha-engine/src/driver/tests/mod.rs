@@ -2,6 +2,7 @@
 
 mod fake;
 mod mixed;
+mod reloads;
 mod standbys;
 
 use std::collections::BTreeMap;
