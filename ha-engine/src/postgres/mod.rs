@@ -36,6 +36,7 @@ mod start;
 mod status;
 mod stop;
 mod tls;
+mod wal_record;
 mod walsender;
 
 pub mod cluster_wide;
@@ -409,6 +410,10 @@ impl Postgres for LocalPostgres {
 
     async fn checkpoint(&self, cancel: &Cancel) -> bool {
         self.checkpoint_after_promotion(cancel).await
+    }
+
+    async fn write_wal_record(&self, deadline: Deadline) {
+        self.write_small_record(deadline).await;
     }
 
     async fn nudge(&self) {
