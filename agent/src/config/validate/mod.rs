@@ -6,7 +6,6 @@
 mod checks;
 mod rules;
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
 
@@ -57,20 +56,7 @@ pub fn validate(local: &LocalConfig, options: ValidateOptions) -> Vec<String> {
 
 /// The local configuration as YAML, keys sorted. Contains credentials, as the files do.
 pub fn printed(local: &LocalConfig) -> String {
-    let sorted = sorted(&Value::Object(local.tree().clone()));
-    yaml::emit(&sorted).unwrap_or_default()
-}
-
-/// `value` with the keys of every mapping sorted.
-pub(super) fn sorted(value: &Value) -> Value {
-    match value {
-        Value::Object(map) => {
-            let map: BTreeMap<&String, Value> = map.iter().map(|(key, value)| (key, sorted(value))).collect();
-            Value::Object(map.into_iter().map(|(key, value)| (key.clone(), value)).collect())
-        }
-        Value::Array(items) => items.iter().map(sorted).collect(),
-        scalar => scalar.clone(),
-    }
+    yaml::block(&Value::Object(local.tree().clone()))
 }
 
 /// The major version that `program --version` prints: `postgres (PostgreSQL) 15.13 (Debian …)` is 15.

@@ -55,7 +55,7 @@ impl Setup {
         let mut base = self.load(&self.text()).tree().clone();
         let more = self.load(more).tree().clone();
         overlay(&mut base, more);
-        self.findings(&crate::config::yaml::emit(&base.into()).expect("writable"))
+        self.findings(&crate::config::yaml::block(&base.into()))
     }
 }
 
