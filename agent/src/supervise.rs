@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use dcs_core::BootClock;
 use ha_engine::driver::{Ended, Engine, Parts};
-use ha_engine::postgres::LocalPostgres;
+use ha_engine::postgres::{LocalPostgres, umask};
 use ha_engine::settings::{EffectiveSettings, SettingsError, SettingsSource};
 use ha_engine::{Command, EngineHandle};
 use serde_json::{Map, Value};
@@ -87,7 +87,7 @@ pub struct Agent {
 
 impl Agent {
     /// Brings an agent up: connects to the store (and waits for it), takes over a PostgreSQL that runs already, opens the
-    /// REST API, and starts deciding. `stop` ends the waiting.
+    /// REST API, and starts deciding. `stop` ends the waiting. From then on the process has the umask that PostgreSQL wants.
     ///
     /// # Errors
     ///
@@ -98,6 +98,7 @@ impl Agent {
         let store = settings.local().store()?;
         let effective = settings.effective(&settings.initial_dynamic())?;
         let stores::Opened { dcs, access: store } = stores::open(&store, effective.global.timing(), Arc::clone(&clock))?;
+        umask::restrict(&effective.postgresql.data_dir);
         let postgres = LocalPostgres::new(Arc::clone(&effective), Arc::clone(&clock));
         let peers = Arc::new(HttpPeers::new(client(&settings.local().ctl()?)?));
         let (source, reloads) = {
