@@ -64,9 +64,10 @@ impl Access {
             let problem = format!("the store is `{}` until the agent is restarted", self.section);
             return Err(settings.error("", problem));
         }
-        match &self.backend {
+        // By value: without any store built in there is nothing to match.
+        match self.backend {
             #[cfg(feature = "etcd")]
-            Backend::Etcd(etcd) => {
+            Backend::Etcd(ref etcd) => {
                 let config = etcd_config(settings)?;
                 etcd.set_access(&config).await.map_err(|error| settings.error("", crate::supervise::chain(&error)))
             }
