@@ -56,6 +56,7 @@ mod reload;
 mod report;
 #[cfg(test)]
 mod testing;
+pub mod umask;
 pub mod value;
 mod waldump;
 pub mod words;
@@ -103,7 +104,7 @@ pub struct LocalPostgres {
 impl LocalPostgres {
     /// The server that `settings` describe. Touches neither it nor its files; [`Postgres::adopt`] looks at them.
     ///
-    /// The permissions of configuration files outside the data directory follow the process's umask at this moment.
+    /// The permissions of configuration files outside the data directory follow the umask that the process was started with.
     pub fn new(settings: Arc<EffectiveSettings>, clock: Arc<dyn Clock>) -> Arc<Self> {
         let state = LocalState {
             state: ServerState::Stopped,
@@ -123,7 +124,7 @@ impl LocalPostgres {
             callbacks: Callbacks::default(),
             control: control::Cache::default(),
             reports: status::Cache::default(),
-            modes: files::Modes::from_umask(processes::umask()),
+            modes: files::Modes::from_umask(umask::inherited()),
         });
         postgres.assemble_parameters();
         postgres.resolve_addresses();
