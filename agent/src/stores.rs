@@ -31,12 +31,56 @@ pub fn check(settings: &StoreSettings) -> Result<(), KeyError> {
     }
 }
 
+/// An open store.
+#[derive(Debug)]
+pub struct Opened {
+    /// What the engine sees of it.
+    pub dcs: Arc<dyn Dcs>,
+    /// What a reload changes.
+    pub access: Access,
+}
+
+/// The way into an open store: users, passwords and certificates, which a reload exchanges.
+#[derive(Debug)]
+pub struct Access {
+    section: &'static str,
+    backend: Backend,
+}
+
+#[derive(Debug)]
+enum Backend {
+    #[cfg(feature = "etcd")]
+    Etcd(Arc<dcs_etcd::Etcd>),
+}
+
+impl Access {
+    /// Takes over what can be changed while the store is in use. Anything else waits for a restart of the agent.
+    ///
+    /// # Errors
+    ///
+    /// The section is another one, has an unusable value, or names certificates that cannot be used. Nothing changes then.
+    pub async fn follow(&self, settings: &StoreSettings) -> Result<(), KeyError> {
+        if settings.section != self.section {
+            let problem = format!("the store is `{}` until the agent is restarted", self.section);
+            return Err(settings.error("", problem));
+        }
+        // By value: without any store built in there is nothing to match.
+        match self.backend {
+            #[cfg(feature = "etcd")]
+            Backend::Etcd(ref etcd) => {
+                let config = etcd_config(settings)?;
+                etcd.set_access(&config).await.map_err(|error| settings.error("", crate::supervise::chain(&error)))
+            }
+        }
+    }
+}
+
 /// Opens the configured store for an agent. Nothing is sent yet.
 ///
 /// # Errors
 ///
 /// As for [`check`].
-pub fn open(settings: &StoreSettings, timing: Timing, clock: Arc<dyn Clock>) -> Result<Arc<dyn Dcs>, KeyError> {
+pub fn open(settings: &StoreSettings, timing: Timing, clock: Arc<dyn Clock>) -> Result<Opened, KeyError> {
     if !settings.ignored.is_empty() {
         tracing::warn!("Several stores are configured; `{}` is used, and `{}` not", settings.section, settings.ignored.join("`, `"));
     }
@@ -56,7 +100,7 @@ pub fn open_for_control_tool(
 ) -> Result<Arc<dyn Dcs>, KeyError> {
     let path = cluster_path(settings);
     let path = group.map_or(path.clone(), |group| path.group(group));
-    open_path(settings, path, Consistency::Linearizable, timing, clock)
+    Ok(open_path(settings, path, Consistency::Linearizable, timing, clock)?.dcs)
 }
 
 fn cluster_path(settings: &StoreSettings) -> ClusterPath {
@@ -69,14 +113,18 @@ fn open_path(
     consistency: Consistency,
     timing: Timing,
     clock: Arc<dyn Clock>,
-) -> Result<Arc<dyn Dcs>, KeyError> {
-    let store: Arc<dyn KeyValueStore> = match settings.section {
+) -> Result<Opened, KeyError> {
+    let (store, backend): (Arc<dyn KeyValueStore>, _) = match settings.section {
         #[cfg(feature = "etcd")]
-        "etcd3" => Arc::new(dcs_etcd::Etcd::new(etcd_config(settings)?, timing, Arc::clone(&clock))),
+        "etcd3" => {
+            let etcd = Arc::new(dcs_etcd::Etcd::new(etcd_config(settings)?, timing, Arc::clone(&clock)));
+            (Arc::clone(&etcd) as _, Backend::Etcd(etcd))
+        }
         _ => return Err(refusal(settings)),
     };
     let name = MemberName::from(settings.name.as_str());
-    Ok(Arc::new(KeyValueDcs::new(store, clock, path, name, timing).with_consistency(consistency)))
+    let dcs = Arc::new(KeyValueDcs::new(store, clock, path, name, timing).with_consistency(consistency));
+    Ok(Opened { dcs, access: Access { section: settings.section, backend } })
 }
 
 #[cfg(feature = "etcd")]

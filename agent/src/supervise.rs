@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   configuration ─► store, PostgreSQL, peers ─► engine starts ─► REST API ─► engine runs
-//!   SIGHUP, POST /reload ─► engine reads the files again ─► REST API, peers, log follow
+//!   SIGHUP, POST /reload ─► engine reads the files again ─► store, REST API, peers, log follow
 //!   SIGTERM, SIGINT ─► REST API ends ─► engine stops PostgreSQL and lets go of the lock
 //! ```
 
@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use dcs_core::BootClock;
 use ha_engine::driver::{Ended, Engine, Parts};
-use ha_engine::postgres::LocalPostgres;
+use ha_engine::postgres::{LocalPostgres, umask};
 use ha_engine::settings::{EffectiveSettings, SettingsError, SettingsSource};
 use ha_engine::{Command, EngineHandle};
 use serde_json::{Map, Value};
@@ -81,12 +81,13 @@ pub struct Agent {
     rest: RestServer,
     settings: Arc<AgentSettings>,
     peers: Arc<HttpPeers>,
+    store: stores::Access,
     reloads: watch::Receiver<u64>,
 }
 
 impl Agent {
     /// Brings an agent up: connects to the store (and waits for it), takes over a PostgreSQL that runs already, opens the
-    /// REST API, and starts deciding. `stop` ends the waiting.
+    /// REST API, and starts deciding. `stop` ends the waiting. From then on the process has the umask that PostgreSQL wants.
     ///
     /// # Errors
     ///
@@ -96,7 +97,8 @@ impl Agent {
         let settings = Arc::new(AgentSettings::new(local)?);
         let store = settings.local().store()?;
         let effective = settings.effective(&settings.initial_dynamic())?;
-        let dcs = stores::open(&store, effective.global.timing(), Arc::clone(&clock))?;
+        let stores::Opened { dcs, access: store } = stores::open(&store, effective.global.timing(), Arc::clone(&clock))?;
+        umask::restrict(&effective.postgresql.data_dir);
         let postgres = LocalPostgres::new(Arc::clone(&effective), Arc::clone(&clock));
         let peers = Arc::new(HttpPeers::new(client(&settings.local().ctl()?)?));
         let (source, reloads) = {
@@ -115,7 +117,7 @@ impl Agent {
         }
         let rest = rest::serve(&rest_settings, handle.clone(), Arc::clone(&peers) as _).await?;
         let engine = tokio::spawn(engine.run());
-        Ok(Some(Self { handle, engine, rest, settings, peers, reloads }))
+        Ok(Some(Self { handle, engine, rest, settings, peers, store, reloads }))
     }
 
     /// A handle to the engine.
@@ -151,6 +153,10 @@ impl Agent {
     /// The engine has read the local files again: what does not belong to it follows.
     async fn follow_reload(&mut self) {
         let local = self.settings.local();
+        let store = async { self.store.follow(&local.store()?).await.map_err(StartError::from) };
+        if let Err(error) = store.await {
+            tracing::error!("the former access to the store stays in force: {}", chain(&error));
+        }
         match local.ctl().map_err(StartError::from).and_then(|ctl| Ok(client(&ctl)?)) {
             Ok(client) => self.peers.replace(client),
             Err(error) => tracing::error!("the former settings for calling other agents stay in force: {}", chain(&error)),

@@ -26,15 +26,17 @@ pub struct Interest {
 pub enum MemberInterest {
     /// None.
     None,
-    /// A key that did not exist before: the leader makes a replication slot for it at once.
-    Appearing,
+    /// A key that did not exist before, or whose `state` is another one: a server starts, runs or stops somewhere. The
+    /// leader makes a slot for who is new and helps who starts; a standby looks after an upstream that is back. Positions
+    /// change all the time and wake nobody.
+    States,
     /// Every change: a task is waiting for a member to say something.
     Any,
 }
 
 impl Interest {
     /// What a leader waits for.
-    pub const LEADER: Self = Self { status: false, sync: false, members: MemberInterest::Appearing };
+    pub const LEADER: Self = Self { status: false, sync: false, members: MemberInterest::States };
     /// What everybody else waits for.
-    pub const FOLLOWER: Self = Self { status: true, sync: false, members: MemberInterest::None };
+    pub const FOLLOWER: Self = Self { status: true, sync: false, members: MemberInterest::States };
 }

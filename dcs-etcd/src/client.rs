@@ -23,7 +23,7 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
-use crate::config::{Config, Credentials};
+use crate::config::{Access, Config};
 use crate::connect::{Connection, Target};
 use crate::endpoint::Endpoint;
 use crate::error::{Class, Failure, STORE};
@@ -108,7 +108,7 @@ struct Shared {
 #[derive(Debug)]
 struct State {
     timing: Timing,
-    credentials: Option<Credentials>,
+    access: Access,
     /// In the order in which they are tried. Empty until names have been looked up.
     targets: Vec<Target>,
     /// The one to connect to next.
@@ -136,7 +136,7 @@ impl Client {
     pub(crate) fn new(config: Config, timing: Timing) -> Self {
         let state = State {
             timing,
-            credentials: config.credentials.clone(),
+            access: config.access.clone(),
             targets: Vec::new(),
             next: 0,
             servers: config.endpoints.len(),
@@ -158,11 +158,16 @@ impl Client {
         self.shared.lock().timing = timing;
     }
 
-    /// From now on this user. The connection in use has the old one's token and is given up.
-    pub(crate) fn set_credentials(&self, credentials: Option<Credentials>) {
+    /// How servers let us in.
+    pub(crate) fn access(&self) -> Access {
+        self.shared.lock().access.clone()
+    }
+
+    /// From now on this user and these certificates. The connection in use has the former ones and is given up.
+    pub(crate) fn set_access(&self, access: Access) {
         let mut state = self.shared.lock();
-        if state.credentials != credentials {
-            state.credentials = credentials;
+        if state.access != access {
+            state.access = access;
             state.connection = None;
             self.shared.in_use.send_replace(0);
         }
@@ -304,7 +309,7 @@ impl Client {
         if self.shared.lock().targets.is_empty() {
             self.shared.look_up(None, deadline).await.map_err(|failure| (None, failure))?;
         }
-        let (target, serial, credentials, timing) = {
+        let (target, serial, access, timing) = {
             let mut state = self.shared.lock();
             if let Some(connection) = &state.connection {
                 return Ok(Arc::clone(connection));
@@ -313,16 +318,16 @@ impl Client {
                 return Err((None, Failure::unreachable("no server is known")));
             };
             state.last_serial += 1;
-            (target, state.last_serial, state.credentials.clone(), state.timing)
+            (target, state.last_serial, state.access.clone(), state.timing)
         };
         let patience = (self.share() / 2).max(LEAST_SHARE);
-        let opening = Connection::open(target.clone(), serial, &self.shared.config, credentials, timing);
+        let opening = Connection::open(target.clone(), serial, access.clone(), timing);
         let opened = match deadline.at_most(patience).bound("connect", opening).await {
             Ok(opened) => opened,
             Err(_) => Err(Failure::unreachable("no connection in time")),
         };
         match opened {
-            Ok(connection) => Ok(self.put_to_use(connection)),
+            Ok(connection) => Ok(self.put_to_use(connection, &access)),
             Err(failure) => {
                 self.shared.lock().skip(&target);
                 tracing::debug!(server = %target, cause = %failure.cause, "cannot connect to etcd");
@@ -332,13 +337,17 @@ impl Client {
     }
 
     /// Makes `connection` the one in use, unless somebody else was faster.
-    fn put_to_use(&self, connection: Connection) -> Arc<Connection> {
+    fn put_to_use(&self, connection: Connection, access: &Access) -> Arc<Connection> {
         let connection = {
             let mut state = self.shared.lock();
             if let Some(other) = &state.connection {
                 return Arc::clone(other);
             }
             let connection = Arc::new(connection);
+            if state.access != *access {
+                // Exchanged in the meantime: this one serves its first request and nothing more.
+                return connection;
+            }
             state.connection = Some(Arc::clone(&connection));
             state.asked_for_members = None;
             self.shared.in_use.send_replace(connection.serial);
@@ -368,7 +377,7 @@ impl Client {
             state.connection = None;
             self.shared.in_use.send_replace(0);
         }
-        state.credentials.is_some()
+        state.access.credentials.is_some()
     }
 
     /// Asks for the list of members if that was not done on this connection, or long ago.

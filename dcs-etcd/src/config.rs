@@ -34,17 +34,21 @@ pub struct Config {
     pub(crate) endpoints: Vec<Endpoint>,
     /// Whether servers are asked for the others.
     pub(crate) discover: bool,
+    pub(crate) access: Access,
+}
+
+/// How servers let us in. This part of a [`Config`] can be exchanged while the store is in use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Access {
     pub(crate) credentials: Option<Credentials>,
     pub(crate) tls: ClientTls,
 }
 
 /// User name and password of etcd's own authentication.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Credentials {
-    /// The user.
-    pub username: String,
-    /// The password.
-    pub password: String,
+pub(crate) struct Credentials {
+    pub(crate) username: String,
+    pub(crate) password: String,
 }
 
 /// An option of the section cannot be used.
@@ -107,13 +111,13 @@ impl Config {
         if encrypted && tls.verify == Verify::Nothing {
             tracing::warn!("etcd servers are not verified because `{SECTION}.cacert` is not set");
         }
-        Ok(Self { endpoints, discover: !proxies, credentials, tls })
+        Ok(Self { endpoints, discover: !proxies, access: Access { credentials, tls } })
     }
 }
 
 impl fmt::Debug for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { endpoints, discover, credentials, tls } = self;
+        let Self { endpoints, discover, access: Access { credentials, tls } } = self;
         f.debug_struct("Config")
             .field("endpoints", endpoints)
             .field("discover", discover)
@@ -275,19 +279,19 @@ mod tests {
     #[test]
     fn credentials_come_from_the_url_or_from_options_and_are_never_shown() {
         let config = read(serde_json::json!({"url": "http://u:secret@a", "username": "x", "password": "y"})).unwrap();
-        assert_eq!(config.credentials.as_ref().unwrap().username, "u");
+        assert_eq!(config.access.credentials.as_ref().unwrap().username, "u");
         let text = format!("{config:?}");
         assert!(text.contains("\"u\"") && !text.contains("secret"), "{text}");
         let config = read(serde_json::json!({"host": "a", "username": "x", "password": 123})).unwrap();
-        assert_eq!(config.credentials.unwrap().password, "123");
+        assert_eq!(config.access.credentials.unwrap().password, "123");
     }
 
     #[test]
     fn servers_are_verified_if_and_only_if_there_is_a_ca() {
         let config = read(serde_json::json!({"host": "a", "protocol": "https", "cacert": "/ca.crt"})).unwrap();
-        assert_eq!(config.tls.verify, Verify::Full);
+        assert_eq!(config.access.tls.verify, Verify::Full);
         let config = read(serde_json::json!({"host": "a", "protocol": "https", "cert": "/c.pem"})).unwrap();
-        assert_eq!(config.tls.verify, Verify::Nothing);
+        assert_eq!(config.access.tls.verify, Verify::Nothing);
     }
 
     #[test]

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use dcs_core::tls::ClientTls;
 use dcs_core::{BoxError, Fate, Timing};
 use etcd_client::{Channel, ClusterClient, ConnectOptions, KvClient, LeaseClient, WatchClient};
 use hyper_util::rt::TokioIo;
@@ -21,7 +22,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use crate::config::{Config, Credentials};
+use crate::config::{Access, Credentials};
 use crate::endpoint::{Endpoint, Scheme};
 use crate::error::{Class, Failure};
 
@@ -89,20 +90,15 @@ impl Connection {
     /// # Cancel safety
     ///
     /// Dropping the future closes whatever was opened.
-    pub(crate) async fn open(
-        target: Target,
-        serial: u64,
-        config: &Config,
-        credentials: Option<Credentials>,
-        timing: Timing,
-    ) -> Result<Self, Failure> {
+    pub(crate) async fn open(target: Target, serial: u64, access: Access, timing: Timing) -> Result<Self, Failure> {
+        let Access { credentials, tls } = access;
+        let certified = tls.cert.is_some();
         let stream = TcpStream::connect(target.address).await.map_err(|error| Failure::unreachable(Problem::Tcp(target.clone(), error)))?;
         tune(&stream, timing);
         let channel = match target.endpoint.scheme {
             Scheme::Http => channel(&target, stream, timing).await?,
-            Scheme::Https => channel(&target, encrypt(&target, stream, config).await?, timing).await?,
+            Scheme::Https => channel(&target, encrypt(&target, stream, tls).await?, timing).await?,
         };
-        let certified = config.tls.cert.is_some();
         let client = authenticate(channel, &target, credentials)
             .await
             .map_err(|failure| usual_reason(failure, target.endpoint.scheme, certified))?;
@@ -198,9 +194,8 @@ fn tune(stream: &TcpStream, timing: Timing) {
     }
 }
 
-async fn encrypt(target: &Target, stream: TcpStream, config: &Config) -> Result<tokio_rustls::client::TlsStream<TcpStream>, Failure> {
+async fn encrypt(target: &Target, stream: TcpStream, settings: ClientTls) -> Result<tokio_rustls::client::TlsStream<TcpStream>, Failure> {
     // Read anew for every connection, so that renewed certificates are used without a restart. Small local files.
-    let settings = config.tls.clone();
     let mut tls = match tokio::task::spawn_blocking(move || settings.config()).await {
         Ok(Ok(tls)) => tls,
         Ok(Err(error)) => {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use dcs_core::model::Revision;
 use dcs_core::own_writes::OwnWrites;
+use dcs_core::tls::TlsError;
 use dcs_core::{
     Capabilities, Changes, Clock, Consistency, Cursor, Deadline, Deletion, Entry, Error, ErrorKind, Expect, Fate, Grip, Handle,
     KeyValueStore, LeaderLease, LockAttempt, LockRenewal, Snapshot, Timing, WatchScope, Write,
@@ -14,7 +15,7 @@ use dcs_core::{
 use etcd_client::{Compare, CompareOp, DeleteOptions, GetOptions, KeyValue, PutOptions, Txn, TxnOp, TxnOpResponse, TxnResponse};
 
 use crate::client::{Answer, Backing, Call, Client, Repeat};
-use crate::config::{Config, Credentials};
+use crate::config::Config;
 use crate::error::{STORE, malformed};
 use crate::history::Standing;
 use crate::lease::{Held, Keeper, handle_id};
@@ -51,9 +52,26 @@ impl Etcd {
         Self { client, leases, watcher, own_writes: OwnWrites::default() }
     }
 
-    /// Goes on as another user, or with another password, without losing the lease.
-    pub fn set_credentials(&self, credentials: Option<Credentials>) {
-        self.client.set_credentials(credentials);
+    /// Goes on with the user, the password and the certificates of `config`, without losing the lease. The servers stay those
+    /// that the store was made with.
+    ///
+    /// # Errors
+    ///
+    /// The certificates cannot be used; then nothing changes.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future means that nothing changes.
+    pub async fn set_access(&self, config: &Config) -> Result<(), TlsError> {
+        let access = config.access.clone();
+        if self.client.access().tls != access.tls {
+            let settings = access.tls.clone();
+            // A broken file must not cost a connection that works. What cannot be judged now shows at the next connection.
+            let made = tokio::task::spawn_blocking(move || settings.config()).await;
+            made.map_or(Ok(()), |made| made.map(drop))?;
+        }
+        self.client.set_access(access);
+        Ok(())
     }
 
     /// The server in use, as `host:port`, for logs and tests. Nothing before the first request and after a failure.

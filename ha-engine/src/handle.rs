@@ -26,7 +26,8 @@ pub struct Snapshot {
     pub settings: Arc<EffectiveSettings>,
     /// Until when this node may believe to be the leader.
     pub lease: Option<LeaderLease>,
-    /// The tags in force (with those set at run time).
+    /// The tags to tell whoever asks: those in force, and `nofailover` while the bare position of this node would keep
+    /// Patroni's agents on a newer timeline from promoting.
     pub tags: Tags,
     /// The last observation of the server.
     pub server: Option<Arc<ServerObservation>>,

@@ -356,6 +356,10 @@ pub trait Postgres: Send + Sync + fmt::Debug {
     /// Runs CHECKPOINT; true if the control file shows the current timeline afterwards.
     async fn checkpoint(&self, cancel: &Cancel) -> bool;
 
+    /// Writes a small WAL record that standbys get soon: one that waits for its minimum recovery point then accepts
+    /// connections. A failure is logged; it is tried again if somebody still waits.
+    async fn write_wal_record(&self, deadline: Deadline);
+
     /// Makes standbys' start-up processes look again at once (SIGHUP to the postmaster, no `on_reload`).
     async fn nudge(&self);
 

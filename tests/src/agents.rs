@@ -130,3 +130,10 @@ pub fn runnable_by_all(program: &Path, directory: &Path) -> Result<PathBuf> {
     }
     Ok(copy)
 }
+
+/// A Python that every user can run, also those that root's own is closed to.
+#[must_use]
+pub fn python() -> Option<PathBuf> {
+    let candidates = [Some(PathBuf::from("/usr/bin/python3")), on_the_path("python3")];
+    candidates.into_iter().flatten().find(|python| fs::canonicalize(python).is_ok_and(|program| is_open_to_all(&program)))
+}

@@ -185,9 +185,28 @@ pub fn working_in(directory: &Path) -> Vec<Pid> {
     processes
         .flatten()
         .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok().map(|pid| (pid, entry.path())))
-        .filter(|(pid, path)| *pid != own && (works_in(path, directory) || is_marked(path, directory)))
+        .filter(|(pid, path)| {
+            *pid != own && std::iter::once(path.clone()).chain(threads_left(path)).any(|path| belongs_to(&path, directory))
+        })
         .map(|(pid, _)| Pid::from_raw(pid))
         .collect()
+}
+
+/// The threads of a process whose first one is over: the process has lost its directory and its environment with it, while the others finish
+/// what they are doing in the kernel, such as making a file.
+fn threads_left(process: &Path) -> Vec<PathBuf> {
+    if !is_over(process) {
+        return Vec::new();
+    }
+    threads(process).collect()
+}
+
+fn threads(process: &Path) -> impl Iterator<Item = PathBuf> {
+    fs::read_dir(process.join("task")).into_iter().flatten().flatten().map(|thread| thread.path())
+}
+
+fn belongs_to(process: &Path, directory: &Path) -> bool {
+    works_in(process, directory) || is_marked(process, directory)
 }
 
 fn works_in(process: &Path, directory: &Path) -> bool {
@@ -212,10 +231,15 @@ pub fn signal_all(processes: &[Pid], signal: Signal) {
     }
 }
 
-/// Whether there is such a process that has not ended.
+/// Whether there is such a process that has not ended, with all its threads.
 #[must_use]
 pub fn is_alive(process: Pid) -> bool {
-    let Ok(stat) = fs::read_to_string(format!("/proc/{process}/stat")) else { return false };
+    threads(Path::new(&format!("/proc/{process}"))).any(|thread| !is_over(&thread))
+}
+
+/// Whether a process or thread has ended, be it waited for or not.
+fn is_over(process: &Path) -> bool {
+    let Ok(stat) = fs::read_to_string(process.join("stat")) else { return true };
     // pid (name) state ...; the name may contain anything, the last parenthesis ends it.
-    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
+    stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with(['Z', 'X']))
 }

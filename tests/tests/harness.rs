@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
+use nix::unistd::Pid;
 use tests::agents;
 use tests::poll;
 use tests::process::{self, Program};
 use tests::sandbox::Sandbox;
+use tests::skip;
 
 #[tokio::test]
 async fn a_daemon_in_a_session_of_its_own_ends_with_the_sandbox() -> Result<()> {
@@ -43,6 +45,37 @@ async fn a_frozen_process_ends_with_the_sandbox() -> Result<()> {
 
     let ended = tokio::time::timeout(Duration::from_secs(10), child.wait()).await??;
     ensure!(!ended.success(), "{ended}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_process_whose_first_thread_is_over_still_works_in_its_directory() -> Result<()> {
+    let Some(python) = agents::python() else {
+        skip::report("no `python3` that every user can run; `apt-get install python3` installs it");
+        return Ok(());
+    };
+    let sandbox = Sandbox::create()?;
+    let directory = sandbox.directory().to_owned();
+    let home = sandbox.make("threads")?;
+    // What a killed process looks like while one of its threads waits for the disk. The system call ends the calling thread alone.
+    let end_of_first_thread = "import ctypes, platform, threading, time\n\
+         threading.Thread(target=time.sleep, args=(600,)).start()\n\
+         ctypes.CDLL(None).syscall({'x86_64': 60}.get(platform.machine(), 93), 0)";
+    let mut child = Program::new(&python, &home, sandbox.account()).arguments(["-c", end_of_first_thread]).spawn(&home.join("log"))?;
+    let pid = Pid::from_raw(child.id().context("it runs")?.cast_signed());
+    poll::until("the first thread is over", Duration::from_secs(10), async || {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+        ensure!(stat.contains(") Z "), "{stat}");
+        Ok(())
+    })
+    .await?;
+
+    ensure!(process::is_alive(pid), "it counts as over");
+    ensure!(process::working_in(&home) == [pid], "it is not found");
+    drop(sandbox);
+
+    ensure!(!directory.exists(), "{} is still there", directory.display());
+    tokio::time::timeout(Duration::from_secs(10), child.wait()).await??;
     Ok(())
 }
 

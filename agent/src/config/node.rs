@@ -16,18 +16,9 @@ pub(super) fn effective(local: &LocalConfig, dynamic: &Map<String, Value>) -> Re
     let merged = merge::effective(dynamic, local.tree()).map_err(|error| local.located(error))?;
     warnings.extend(merged.warnings);
     let root = Section::root(&merged.tree, local.places());
-    if merged.tree.contains_key("citus") {
-        return Err(root
-            .error(
-                "citus",
-                "`citus` is not supported by this version".to_owned(),
-                Some("remove the section `citus:`; this node cannot take part in a Citus cluster".to_owned()),
-            )
-            .into());
-    }
-    if let Some(guard) = root.section("quorate")?.and_then(|section| section.get("lease_guard").cloned()) {
-        global.lease_guard = LeaseGuardMode::parse(&guard)
-            .ok_or_else(|| root.error("quorate.lease_guard", "`quorate.lease_guard` must be automatic, off or on".to_owned(), None))?;
+    check_citus(&root)?;
+    if let Some(guard) = lease_guard(&root)? {
+        global.lease_guard = guard;
     }
     let scope = root.required_text("scope")?;
     let (rest_api, _) = RestApiSettings::read(&root)?;
@@ -41,6 +32,48 @@ pub(super) fn effective(local: &LocalConfig, dynamic: &Map<String, Value>) -> Re
         scope,
     };
     Ok((settings, warnings))
+}
+
+/// Everything that keeps an agent from starting with this configuration, as far as one problem does not hide another.
+pub(super) fn problems(local: &LocalConfig) -> Vec<ConfigError> {
+    let merged = match merge::effective(&Map::new(), local.tree()) {
+        Ok(merged) => merged,
+        Err(error) => return vec![local.located(error).into()],
+    };
+    let root = Section::root(&merged.tree, local.places());
+    let scope = root.required_text("scope");
+    // A missing name of the cluster must not hide what is wrong with the server.
+    let postgresql = postgresql::read(&root, scope.as_deref().unwrap_or_default()).err();
+    let of_keys = [
+        scope.err(),
+        root.required_text("name").err(),
+        check_citus(&root).err(),
+        lease_guard(&root).err(),
+        RestApiSettings::read(&root).err(),
+        bootstrap::read(&root).err(),
+        postgresql,
+        check_watchdog(local).err(),
+    ];
+    let store = local.store().and_then(|store| Ok(crate::stores::check(&store)?));
+    let others = [local.log().err(), local.ctl().err(), store.err()];
+    of_keys.into_iter().flatten().map(ConfigError::from).chain(others.into_iter().flatten()).collect()
+}
+
+fn check_citus(root: &Section<'_>) -> Result<(), KeyError> {
+    if !root.map().contains_key("citus") {
+        return Ok(());
+    }
+    Err(root.error(
+        "citus",
+        "`citus` is not supported by this version".to_owned(),
+        Some("remove the section `citus:`; this node cannot take part in a Citus cluster".to_owned()),
+    ))
+}
+
+fn lease_guard(root: &Section<'_>) -> Result<Option<LeaseGuardMode>, KeyError> {
+    let Some(guard) = root.section("quorate")?.and_then(|section| section.get("lease_guard").cloned()) else { return Ok(None) };
+    let mode = LeaseGuardMode::parse(&guard);
+    mode.map(Some).ok_or_else(|| root.error("quorate.lease_guard", "`quorate.lease_guard` must be automatic, off or on".to_owned(), None))
 }
 
 /// What an operator should know about the local configuration at start and after a reload: contradictions, settings

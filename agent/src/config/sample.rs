@@ -156,8 +156,8 @@ fn written(config: &Value, major: u32) -> String {
 /// `name: value` in block style, every line after `indent`.
 fn block(text: &mut String, name: &str, value: &Value, indent: &str) {
     let mut map = Map::new();
-    map.insert(name.to_owned(), super::validate::sorted(value));
-    let lines = yaml::emit(&Value::Object(map)).unwrap_or_default();
+    map.insert(name.to_owned(), value.clone());
+    let lines = yaml::block(&Value::Object(map));
     for line in lines.trim_end().lines() {
         let _ = writeln!(text, "{indent}{line}");
     }

@@ -9,7 +9,8 @@ use dcs_core::model::ClusterView;
 use super::output::{EmptyValues, Format, Listing};
 use super::summary::{Change, MemberSummary, Place, Summary};
 use super::table::Align;
-use super::{topology, yaml_out};
+use super::topology;
+use crate::config::yaml;
 
 /// PostgreSQL's port, which is not worth showing.
 const USUAL_PORT: u64 = 5432;
@@ -226,8 +227,8 @@ fn tags(tags: &Map<String, Value>, format: Format) -> Value {
     let tags = Value::Object(tags.clone());
     match format {
         Format::Json | Format::Yaml => tags,
-        Format::Pretty => json!(yaml_out::block(&tags).trim()),
-        Format::Topology | Format::Tsv => json!(yaml_out::flow(&tags).trim()),
+        Format::Pretty => json!(yaml::block(&tags).trim()),
+        Format::Topology | Format::Tsv => json!(yaml::flow(&tags).trim()),
     }
 }
 

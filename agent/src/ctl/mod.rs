@@ -35,6 +35,5 @@ mod tests;
 pub mod time;
 mod tool;
 pub mod topology;
-pub mod yaml_out;
 
 pub use self::tool::{execute, main};

@@ -2,8 +2,9 @@
 
 use serde_json::{Map, Value};
 
+use super::python;
 use super::table::{Align, Column, Table};
-use super::{python, yaml_out};
+use crate::config::yaml;
 
 /// How a list is printed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -55,7 +56,7 @@ impl Listing {
             Format::Pretty | Format::Topology => self.draw(),
             Format::Tsv => self.separated_by("\t"),
             Format::Json => format!("{}\n", python::json(&self.objects(empty))),
-            Format::Yaml => format!("{}\n", yaml_out::block(&self.objects(empty))),
+            Format::Yaml => format!("{}\n", yaml::block(&self.objects(empty))),
         }
     }
 

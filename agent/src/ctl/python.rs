@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use serde_json::Value;
 
-use super::yaml_out::float_text;
+use crate::config::yaml::float_text;
 
 /// One line of JSON, `, ` and `: ` as separators, ASCII only.
 pub fn json(value: &Value) -> String {

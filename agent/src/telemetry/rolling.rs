@@ -5,6 +5,8 @@ use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
+use ha_engine::postgres::umask;
+
 use crate::config::LogFile;
 
 /// The name of the file in the configured directory.
@@ -82,8 +84,10 @@ impl RollingFile {
 }
 
 fn open(path: &Path, mode: Option<u32>) -> io::Result<File> {
+    let is_new = !path.exists();
     let file = OpenOptions::new().create(true).append(true).open(path)?;
-    if let Some(mode) = mode {
+    // The umask of the moment is that of PostgreSQL's files, which is not meant for the log.
+    if let Some(mode) = mode.or_else(|| is_new.then(|| 0o666 & !umask::inherited())) {
         file.set_permissions(Permissions::from_mode(mode))?;
     }
     Ok(file)
@@ -162,6 +166,19 @@ mod tests {
         assert_eq!(contents(dir.path()), named(&[("patroni.log", "old\nnew\n")]));
         let mode = fs::metadata(dir.path().join(FILE_NAME)).expect("there").permissions().mode();
         assert_eq!(mode & 0o777, 0o640);
+    }
+
+    #[test]
+    fn a_new_file_has_the_mode_that_the_umask_of_the_start_gives_and_an_old_one_keeps_its_own() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join(FILE_NAME);
+        let limits = || LogFile { mode: None, ..settings(dir.path(), 100, 1) };
+        let mode = || fs::metadata(&path).expect("there").permissions().mode() & 0o777;
+        drop(RollingFile::open(limits()).expect("writable"));
+        assert_eq!(mode(), 0o666 & !umask::inherited());
+        fs::set_permissions(&path, Permissions::from_mode(0o604)).expect("ours");
+        drop(RollingFile::open(limits()).expect("writable"));
+        assert_eq!(mode(), 0o604);
     }
 
     #[test]

@@ -3,8 +3,9 @@
 //! It serves three purposes: not to write what is there already, not to be woken by one's own writes, and to find out
 //! what changed when the store cannot say. It never decides about the lock.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
+use crate::codec;
 use crate::keys::{ClusterPath, Key};
 use crate::model::{HandleId, MemberName, Revision};
 use crate::{Change, ChangeKind, Cursor, Entry, Interest, MemberInterest, Snapshot};
@@ -93,15 +94,28 @@ impl Known {
         }
     }
 
-    /// Whether one of `changes` is worth waking for.
-    pub(super) fn any_relevant(&self, changes: &[Change], watcher: &Watcher<'_>) -> bool {
-        changes.iter().any(|change| {
-            let own = change.revision.as_ref().is_some_and(|revision| self.is_own(&change.key, revision));
+    /// What `changes` are worth to `watcher`. A change of a key whose content decides is judged by what is there now.
+    pub(super) fn worth(&self, changes: &[Change], watcher: &Watcher<'_>) -> Worth {
+        let mut to_read = BTreeSet::new();
+        for change in changes {
+            if change.revision.as_ref().is_some_and(|revision| self.is_own(&change.key, revision)) {
+                continue;
+            }
             // A store that cannot tell a new key from a changed one says "changed".
             let appeared =
                 change.kind == ChangeKind::Created || (change.kind == ChangeKind::Changed && !self.entries.contains_key(&change.key));
-            !own && watcher.wants(&change.key, appeared)
-        })
+            match watcher.wants(&change.key, appeared) {
+                Wanted::Yes => return Worth::Waking,
+                Wanted::IfStateChanged if change.kind == ChangeKind::Changed => drop(to_read.insert(change.key.clone())),
+                Wanted::IfStateChanged | Wanted::No => {}
+            }
+        }
+        if to_read.is_empty() { Worth::Nothing } else { Worth::Reading(to_read) }
+    }
+
+    /// Whether a member's key says another state than when it was loaded.
+    pub(super) fn tells_another_state(&self, now: &Entry) -> bool {
+        self.entries.get(&now.key).is_none_or(|before| state_of(before) != state_of(now))
     }
 
     /// Whether `snapshot` differs from what is known in something worth waking for.
@@ -112,12 +126,46 @@ impl Known {
             // A re-created node may start at the same revision, but not with the same handle and value.
             self.entries.get(&entry.key) != Some(**entry) && !self.is_own(&entry.key, &entry.revision)
         });
-        gone.into_iter().any(|key| watcher.wants(key, false))
-            || changed.into_iter().any(|entry| watcher.wants(&entry.key, !self.entries.contains_key(&entry.key)))
+        gone.into_iter().any(|key| watcher.wants(key, false) == Wanted::Yes)
+            || changed.into_iter().any(|entry| match watcher.wants(&entry.key, !self.entries.contains_key(&entry.key)) {
+                Wanted::Yes => true,
+                Wanted::IfStateChanged => self.tells_another_state(entry),
+                Wanted::No => false,
+            })
     }
 
     fn is_own(&self, key: &str, revision: &Revision) -> bool {
         self.own_writes.iter().any(|(own_key, own)| own == revision && own_key == key)
+    }
+}
+
+/// The state in a member's key.
+fn state_of(entry: &Entry) -> Option<String> {
+    codec::decode_member(&entry.value).value.state
+}
+
+/// What changes are worth.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Worth {
+    /// Somebody should look.
+    Waking,
+    /// What is in these keys decides, and the watch does not tell it.
+    Reading(BTreeSet<String>),
+    /// Nobody asked for them.
+    Nothing,
+}
+
+/// Whether somebody wants to know of a change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wanted {
+    Yes,
+    IfStateChanged,
+    No,
+}
+
+impl From<bool> for Wanted {
+    fn from(wanted: bool) -> Self {
+        if wanted { Self::Yes } else { Self::No }
     }
 }
 
@@ -129,18 +177,19 @@ pub(super) struct Watcher<'a> {
 }
 
 impl Watcher<'_> {
-    fn wants(&self, key: &str, appeared: bool) -> bool {
+    fn wants(&self, key: &str, appeared: bool) -> Wanted {
         match self.path.parse(key) {
-            Some(Key::Leader | Key::Config | Key::Failover) => true,
-            Some(Key::Status | Key::LegacyOptime) => self.interest.status,
-            Some(Key::Sync) => self.interest.sync,
-            Some(Key::Member(name)) if *self.name == *name => false,
+            Some(Key::Leader | Key::Config | Key::Failover) => Wanted::Yes,
+            Some(Key::Status | Key::LegacyOptime) => self.interest.status.into(),
+            Some(Key::Sync) => self.interest.sync.into(),
+            Some(Key::Member(name)) if *self.name == *name => Wanted::No,
             Some(Key::Member(_)) => match self.interest.members {
-                MemberInterest::None => false,
-                MemberInterest::Appearing => appeared,
-                MemberInterest::Any => true,
+                MemberInterest::None => Wanted::No,
+                MemberInterest::States if appeared => Wanted::Yes,
+                MemberInterest::States => Wanted::IfStateChanged,
+                MemberInterest::Any => Wanted::Yes,
             },
-            Some(Key::Initialize | Key::History | Key::Failsafe) | None => false,
+            Some(Key::Initialize | Key::History | Key::Failsafe) | None => Wanted::No,
         }
     }
 }

@@ -349,7 +349,7 @@ async fn a_new_ttl_moves_both_keys_to_a_new_handle_and_wakes_once() {
 #[tokio::test(start_paused = true)]
 async fn waiting_ends_for_what_is_of_interest_and_for_nothing_else() {
     let world = World::new();
-    let appearing = Interest { members: MemberInterest::Appearing, ..Interest::FOLLOWER };
+    let none = Interest { members: MemberInterest::None, ..Interest::FOLLOWER };
     let any = Interest { members: MemberInterest::Any, ..Interest::FOLLOWER };
     let synchronous = Interest { sync: true, ..Interest::LEADER };
     let cases = [
@@ -360,10 +360,14 @@ async fn waiting_ends_for_what_is_of_interest_and_for_nothing_else() {
         ("status", "{\"optime\":2}", Interest::FOLLOWER, true),
         ("sync", "{}", Interest::FOLLOWER, false),
         ("sync", "{\"leader\":\"b\"}", synchronous, true),
-        ("members/b", "{}", Interest::FOLLOWER, false),
-        ("members/c", "{}", appearing, true),
-        ("members/c", "{\"state\":\"x\"}", appearing, false),
-        ("members/c", "{\"state\":\"y\"}", any, true),
+        ("members/b", "{}", none, false),
+        ("members/c", "{\"state\":\"running\"}", Interest::LEADER, true),
+        ("members/c", "{\"state\":\"running\",\"xlog_location\":7}", Interest::LEADER, false),
+        ("members/c", "{\"state\":\"starting\"}", Interest::LEADER, true),
+        ("members/c", "{\"state\":\"running\"}", Interest::FOLLOWER, true),
+        ("members/c", "{\"state\":\"running\",\"xlog_location\":8}", any, true),
+        ("members/c", "{\"state\":\"stopped\"}", none, false),
+        ("members/c", "{\"state\":\"stopped\",\"xlog_location\":9}", Interest::LEADER, false),
         ("members/a", "{}", any, false),
         ("history", "[]", any, false),
         ("initialize", "", any, false),

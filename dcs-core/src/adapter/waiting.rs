@@ -1,11 +1,12 @@
 //! Sleeping until something of interest changes.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
 use super::KeyValueDcs;
-use super::known::Watcher;
+use super::known::{Watcher, Worth};
 use crate::{Changes, Consistency, Deadline, Error, Interest, Wake};
 
 /// The pause after a failed attempt to wait. A dead store times out; it never makes the caller spin.
@@ -69,8 +70,13 @@ impl KeyValueDcs {
             known.reported(cursor.max(now.cursor));
             return Ok(if relevant { Look::Relevant } else { Look::Nothing });
         }
+        let worth = self.known().worth(&keys, &watcher);
+        let relevant = match worth {
+            Worth::Waking => true,
+            Worth::Reading(keys) => self.any_tells_another_state(keys, deadline).await?,
+            Worth::Nothing => false,
+        };
         let mut known = self.known();
-        let relevant = known.any_relevant(&keys, &watcher);
         // Reported once is enough: if the next load fails, the one after that shows it all the same, and the caller
         // must not be woken again and again by a change that it cannot read.
         known.reported(cursor);
@@ -79,5 +85,17 @@ impl KeyValueDcs {
             (false, false) => Look::Irrelevant,
             (false, true) => Look::Nothing,
         })
+    }
+
+    /// Whether one of these members' keys says another state than when it was loaded. A watch names keys and does not tell
+    /// what is in them; one small read costs less than a cycle of the caller for every position that a member publishes.
+    async fn any_tells_another_state(&self, keys: BTreeSet<String>, deadline: Deadline) -> Result<bool, Error> {
+        for key in keys {
+            let now = self.store.get(&key, deadline).await?;
+            if now.is_some_and(|entry| self.known().tells_another_state(&entry)) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 }

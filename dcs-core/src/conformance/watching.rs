@@ -121,15 +121,18 @@ pub(super) async fn a50_a_status_write_wakes_the_others_and_not_its_writer(scene
 
 pub(super) async fn a51_a_member_key_wakes_only_who_asks_for_it(scene: Scene) {
     let (a, b, c) = (scene.member("a").await, scene.member("b").await, scene.member("c").await);
-    let touch = async |member: &Actor, state: &str| {
-        member.touch(&MemberRecord { state: Some(state.to_owned()), ..member.record() }).await;
+    let touch = async |member: &Actor, state: &str, lsn: u64| {
+        let record = MemberRecord { state: Some(state.to_owned()), xlog_location: Some(Lsn(lsn)), ..member.record() };
+        member.touch(&record).await;
     };
-    does_not_wake(&b, Interest::FOLLOWER, touch(&a, "running")).await;
-    does_not_wake(&b, Interest::LEADER, touch(&a, "stopped")).await;
+    let of_members = |members| Interest { members, ..Interest::FOLLOWER };
+    does_not_wake(&b, of_members(MemberInterest::None), touch(&a, "running", 1)).await;
+    does_not_wake(&b, Interest::LEADER, touch(&a, "running", 2)).await;
     if scene.profile.watches_everything {
-        let any = Interest { members: MemberInterest::Any, ..Interest::FOLLOWER };
-        wakes(&b, any, touch(&a, "starting")).await;
-        wakes(&b, Interest::LEADER, touch(&c, "running")).await;
+        wakes(&b, of_members(MemberInterest::Any), touch(&a, "running", 3)).await;
+        wakes(&b, Interest::LEADER, touch(&a, "starting", 3)).await;
+        wakes(&b, Interest::FOLLOWER, touch(&a, "running", 3)).await;
+        wakes(&b, Interest::LEADER, touch(&c, "running", 1)).await;
     }
 }
 

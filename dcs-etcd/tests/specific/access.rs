@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use dcs_core::{Deadline, ErrorKind, KeyValueStore, LockRenewal};
-use dcs_etcd::Credentials;
+use dcs_etcd::{Config, Etcd};
 use etcd_client::{Client, Permission};
 use serde_json::{Value, json};
 
@@ -96,13 +96,19 @@ async fn a_new_password_is_taken_up_without_losing_the_lock() {
     let error = loads(&a).await.expect_err("the old password is no good any more");
     assert_eq!(error.kind, ErrorKind::Denied, "{}", error.chain());
 
-    a.set_credentials(Some(Credentials { username: "quorate".to_owned(), password: "new".to_owned() }));
+    exchanges(&a, &cluster.section(as_user("new"))).await.expect("nothing is wrong with it");
     let renewal = renews(&a, "a").await.unwrap_or_else(|error| panic!("{}", error.chain()));
     assert!(matches!(renewal, LockRenewal::Kept(_)), "{renewal:?}");
 
     root.auth_disable().await.expect("it can be disabled");
     let renewal = renews(&a, "a").await.unwrap_or_else(|error| panic!("{}", error.chain()));
     assert!(matches!(renewal, LockRenewal::Kept(_)), "{renewal:?}");
+}
+
+/// Takes over who we are from another section.
+async fn exchanges(store: &Etcd, section: &serde_json::Map<String, Value>) -> Result<(), String> {
+    let config = Config::from_section(section).expect("a good one");
+    store.set_access(&config).await.map_err(|error| error.to_string())
 }
 
 fn workshop(test: &str) -> Option<Workshop> {
@@ -166,6 +172,31 @@ async fn tls_with_client_certificates() {
     let error = loads(&missing).await.expect_err("there is no such file");
     assert_eq!(error.kind, ErrorKind::Misconfigured);
     assert!(error.chain().contains("cannot read `/nonexistent/ca.crt`"), "{}", error.chain());
+}
+
+#[tokio::test]
+async fn other_certificates_are_taken_up_without_losing_the_lock_unless_they_cannot_be_used() {
+    let Some(workshop) = workshop("other_certificates_are_taken_up_without_losing_the_lock_unless_they_cannot_be_used") else { return };
+    let ca = workshop.self_signed("authority", "DNS:authority");
+    let signed = |name: &str, names: &str| workshop.signed_by(&ca, name, names, "10");
+    let (server, first, second) = (signed("server", "IP:127.0.0.1"), signed("first", "DNS:first"), signed("second", "DNS:second"));
+    let options = Options { client_ca: Some(ca.cert.clone()), ..Options::with_tls(&server) };
+    let cluster = Cluster::start(&on_localhost(options)).await;
+    let a = store_with(&cluster.section(presenting(&ca.cert, &first)), TIMING);
+    wins(&a, "a").await;
+
+    // Nobody can connect with the first certificate any more, but whoever is connected does not notice.
+    std::fs::remove_file(&first.cert).expect("it is there");
+    let missing = Files { cert: workshop.path().join("missing.crt"), ..second.clone() };
+    let error = exchanges(&a, &cluster.section(presenting(&ca.cert, &missing))).await.expect_err("there is no such file");
+    assert!(error.contains("missing.crt"), "{error}");
+    let renewal = renews(&a, "a").await.unwrap_or_else(|error| panic!("{}", error.chain()));
+    assert!(matches!(renewal, LockRenewal::Kept(_)), "{renewal:?}");
+
+    exchanges(&a, &cluster.section(presenting(&ca.cert, &second))).await.expect("nothing is wrong with them");
+    assert_eq!(a.server(), None, "the connection with the first certificate is still in use");
+    let renewal = renews(&a, "a").await.unwrap_or_else(|error| panic!("{}", error.chain()));
+    assert!(matches!(renewal, LockRenewal::Kept(_)), "{renewal:?}");
 }
 
 #[tokio::test]

@@ -215,6 +215,8 @@ pub enum Effect {
     MaintainSlots(SlotPlan),
     /// Run a CHECKPOINT beside the loop after a promotion and wake it when done.
     CheckpointAfterPromotion,
+    /// Write a small WAL record beside the loop: a member may be waiting for one to become consistent.
+    WriteWalRecord,
     /// Make a starting or waiting standby look again at once.
     Nudge,
     /// Rename the data directory to `….failed`.

@@ -3,22 +3,33 @@
 
 use std::cmp::Ordering;
 
-use dcs_core::model::{ClusterView, FailoverRequest, Lsn, Member, MemberName, Timeline};
+use dcs_core::model::{ClusterView, FailoverRequest, Lsn, Member, MemberName, Tags, Timeline};
 
 use super::action::Ask;
 use super::cycle::{Cycle, Outcome};
 use super::observation::{PeerAnswer, PeerStatus, PeerTarget};
 use super::position::{Lineage, Position};
 
-/// Why an answer does not count.
-pub(super) fn limitation(answer: &PeerAnswer, nofailover: bool) -> Option<&'static str> {
-    match answer {
-        PeerAnswer::Unreachable => Some("not reachable"),
-        PeerAnswer::Status(_) if nofailover => Some("not allowed to promote"),
-        PeerAnswer::Status(status) if status.tags.nofailover() => Some("not allowed to promote"),
-        PeerAnswer::Status(status) if status.watchdog_failed => Some("not watchdog capable"),
-        PeerAnswer::Status(_) => None,
+/// Why an answer does not count. `published` are the tags in the node's member key.
+///
+/// A node behind a newer timeline may say `nofailover` in its answer only to make Patroni's agents skip it (hardening rule
+/// X2); for it the member key counts, so that the tag costs no vote.
+pub(super) fn limitation(status: &PeerStatus, published: &Tags, lineage: &Lineage) -> Option<&'static str> {
+    let behind = status.timeline.is_some_and(|timeline| lineage.is_old(timeline));
+    if published.nofailover() || (status.tags.nofailover() && !behind) {
+        return Some("not allowed to promote");
     }
+    status.watchdog_failed.then_some("not watchdog capable")
+}
+
+/// What is said of a node that did not answer.
+pub(super) const NOT_REACHABLE: &str = "not reachable";
+
+/// The lineage that the history in the store and the timelines seen so far tell of.
+pub(super) fn known_lineage(c: &Cycle<'_>) -> Lineage {
+    let mut lineage = c.view.history.as_ref().map(|history| Lineage::new(&history.lines)).unwrap_or_default();
+    c.memory.leader_timeline.into_iter().chain(c.memory.own_last_timeline).for_each(|timeline| lineage.note(timeline));
+    lineage
 }
 
 /// The word for what is going on: `switchover` with a leader to step down, `manual failover` with only a candidate,
@@ -126,7 +137,33 @@ pub(super) fn is_healthiest(c: &mut Cycle<'_>, comparison: &Comparison<'_>) -> O
         return Ok(false);
     };
 
-    let behind = c.view.status.last_lsn.saturating_sub(lsn);
+    let answers = c.poll(&targets)?;
+    let usable: Vec<(&MemberName, &PeerStatus)> = answers
+        .iter()
+        .filter_map(|(name, answer)| match answer {
+            PeerAnswer::Status(status) if is_ours(c, status) => Some((name, status)),
+            PeerAnswer::Status(_) | PeerAnswer::Unreachable => None,
+        })
+        .collect();
+    let counts = |name: &MemberName| counted.iter().find(|member| member.name == *name).copied();
+    let on_timelines: Vec<Timeline> =
+        usable.iter().filter(|(name, _)| counts(name).is_some()).filter_map(|(_, status)| status.timeline).collect();
+    let (lineage, mine) = lineage(c, &on_timelines, timeline, lsn)?;
+    // Without a timeline of my own there is nothing but the bare position to compare.
+    let position_of =
+        |status: &PeerStatus| Position { lsn: status.position, timeline: timeline.and(status.timeline).unwrap_or(mine.timeline) };
+    let contenders: Vec<(&MemberName, &PeerStatus)> = usable
+        .iter()
+        .filter(|(name, status)| {
+            counts(name).is_some_and(|member| limitation(status, &member.record.tags, &lineage).is_none())
+                && status.in_recovery
+                && !status.position.is_zero()
+        })
+        .copied()
+        .collect();
+    c.memory.misleads_by_position = contenders.iter().any(|(_, status)| lineage.is_misled(position_of(status), mine));
+
+    let behind = c.view.status.last_lsn.saturating_sub(lineage.worth(mine).unwrap_or(lsn));
     if comparison.check_lag && i64::try_from(behind).unwrap_or(i64::MAX) > c.cfg.maximum_lag_on_failover {
         c.info("My wal position exceeds maximum replication lag");
         return Ok(false);
@@ -143,32 +180,18 @@ pub(super) fn is_healthiest(c: &mut Cycle<'_>, comparison: &Comparison<'_>) -> O
         }
     }
 
-    let answers = c.poll(&targets)?;
-    let (lineage, mine) = lineage(c, answers, timeline, lsn)?;
     let my_priority = c.obs.tags.failover_priority();
     let mut verdict = true;
-    for (name, answer) in answers {
-        let PeerAnswer::Status(status) = answer else {
-            continue;
-        };
-        if !is_ours(c, status) {
-            continue;
-        }
+    for (name, status) in usable {
         if !status.in_recovery {
             c.warn(format!("Primary ({name}) is still alive"));
             verdict = false;
             continue;
         }
-        let counts = counted.iter().any(|member| member.name == *name) && limitation(answer, false).is_none();
-        if !counts || status.position.is_zero() {
+        if !contenders.iter().any(|(contender, _)| *contender == name) {
             continue;
         }
-        // Without a timeline of my own there is nothing but the bare position to compare.
-        let theirs = match timeline {
-            Some(_) => Position { lsn: status.position, timeline: status.timeline.unwrap_or(mine.timeline) },
-            None => Position { lsn: status.position, timeline: mine.timeline },
-        };
-        match lineage.compare(theirs, mine) {
+        match lineage.compare(position_of(status), mine) {
             Ordering::Greater => {
                 c.info(format!("Wal position of {name} is ahead of my wal position"));
                 verdict = false;
@@ -197,7 +220,7 @@ pub(super) fn is_healthiest(c: &mut Cycle<'_>, comparison: &Comparison<'_>) -> O
 }
 
 /// The lineage that positions are compared on, and my position. With an unknown own timeline everything counts as on one.
-fn lineage(c: &Cycle<'_>, answers: &[(MemberName, PeerAnswer)], timeline: Option<Timeline>, lsn: Lsn) -> Outcome<(Lineage, Position)> {
+fn lineage(c: &Cycle<'_>, theirs: &[Timeline], timeline: Option<Timeline>, lsn: Lsn) -> Outcome<(Lineage, Position)> {
     use super::action::Answer;
 
     let Some(timeline) = timeline else {
@@ -205,15 +228,8 @@ fn lineage(c: &Cycle<'_>, answers: &[(MemberName, PeerAnswer)], timeline: Option
     };
     let mut lineage = c.view.history.as_ref().map(|history| Lineage::new(&history.lines)).unwrap_or_default();
     lineage.note(timeline);
-    let mut differ = lineage.is_old(timeline);
-    for (_, answer) in answers {
-        if let PeerAnswer::Status(status) = answer
-            && let Some(theirs) = status.timeline
-        {
-            differ |= theirs != timeline;
-            lineage.note(theirs);
-        }
-    }
+    let differ = lineage.is_old(timeline) || theirs.iter().any(|theirs| *theirs != timeline);
+    theirs.iter().for_each(|theirs| lineage.note(*theirs));
     if differ
         && timeline.0 > 1
         && let Answer::HistoryFile(Some((lines, _))) = c.need(Ask::HistoryFile(timeline))?
@@ -245,7 +261,7 @@ pub(crate) fn failover_candidates_in(
 }
 
 /// What a candidate must have.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Bar {
     /// The least position; if absent, the allowed lag behind the leader's last known position counts.
     pub(crate) at_least: Option<Lsn>,
@@ -255,17 +271,24 @@ pub(crate) struct Bar {
     pub(crate) maximum_lag: i64,
     /// The timeline that a candidate must have reached, if that is checked.
     pub(crate) timeline: Option<Timeline>,
+    /// What positions on older timelines are worth; empty: bare positions count.
+    pub(crate) lineage: Lineage,
 }
 
 /// Why `answer` of `name` does not make it a successor; nothing if it does.
 pub(crate) fn disqualification(name: &MemberName, answer: &PeerAnswer, bar: &Bar) -> Option<String> {
-    if let Some(limitation) = limitation(answer, false) {
+    let PeerAnswer::Status(status) = answer else {
+        return Some(format!("Member {name} is {NOT_REACHABLE}"));
+    };
+    // Who is asked here says in its member key that it may promote.
+    if let Some(limitation) = limitation(status, &Tags::default(), &bar.lineage) {
         return Some(format!("Member {name} is {limitation}"));
     }
-    let PeerAnswer::Status(status) = answer else {
-        return Some(format!("Member {name} is not reachable"));
+    let worth = match status.timeline {
+        Some(timeline) => bar.lineage.worth(Position { lsn: status.position, timeline }).unwrap_or(Lsn::ZERO),
+        None => status.position,
     };
-    let position = if status.in_recovery { status.position } else { Lsn::ZERO };
+    let position = if status.in_recovery { worth } else { Lsn::ZERO };
     match bar.at_least {
         Some(least) if position < least => {
             return Some(format!("Member {name} exceeds maximum replication lag"));
@@ -312,5 +335,6 @@ pub(super) fn bar(c: &Cycle<'_>, at_least: Option<Lsn>) -> Bar {
         last_lsn: c.view.status.last_lsn.max(own),
         maximum_lag: c.cfg.maximum_lag_on_failover,
         timeline: cluster_timeline(&c.view).filter(|_| c.cfg.check_timeline),
+        lineage: known_lineage(c),
     }
 }

@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use dcs_core::model::{ClusterView, Lsn, SystemId, Timeline};
+use dcs_core::model::{ClusterView, Lsn, MemberName, SystemId, Timeline};
 use dcs_core::{LeaderLease, Moment};
 
+use super::reconnect::UpstreamSeen;
+use super::repeat::Repeat;
 use super::restart::ScheduledRestart;
 
 /// What the engine remembers.
@@ -40,6 +42,9 @@ pub struct Memory {
     pub rewind: RewindState,
     /// When a failed `pre_promote` made this node release the lock.
     pub released_lock_at: Option<Moment>,
+    /// While nobody leads: this node is behind a newer timeline, and its bare position would keep somebody on that one from
+    /// promoting who compares nothing else (hardening rule X2).
+    pub misleads_by_position: bool,
     /// A restart that waits for its time.
     pub scheduled_restart: Option<ScheduledRestart>,
     /// The system identifier that `initialize` was seen to have.
@@ -48,6 +53,10 @@ pub struct Memory {
     pub managed: bool,
     /// When each retained slot was last seen for a present member.
     pub retain_slots_seen: BTreeMap<String, Moment>,
+    /// What was seen of the member that this standby streams from.
+    pub upstream: Option<UpstreamSeen>,
+    /// The members that wait for consistency, and when a record is written for them again.
+    pub helped_members: BTreeMap<MemberName, Repeat>,
     /// The scheduled time of a failover request that is being waited for, with its log already written.
     pub awaiting_logged: Option<String>,
 }

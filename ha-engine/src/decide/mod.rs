@@ -13,14 +13,15 @@
 //!   not running ─────────────► recovery (R), rewind (W)
 //!   nobody leads ────────────► unlocked (U), race (Q, K), candidates (G)
 //!   I lead ──────────────────► leader (H, E), requests (M), history
-//!   somebody else leads ─────► replica (F), rewind (W)
-//!   then, if all is calm ────► slots
+//!   somebody else leads ─────► replica (F), rewind (W), reconnect
+//!   then, if all is calm ────► slots, consistency
 //! ```
 
 pub mod action;
 mod bootstrap;
 mod busy;
 mod candidates;
+mod consistency;
 mod cycle;
 mod history;
 mod leader;
@@ -29,7 +30,9 @@ pub mod memory;
 pub mod observation;
 mod position;
 mod race;
+mod reconnect;
 mod recovery;
+mod repeat;
 mod replica;
 mod requests;
 pub mod restart;
@@ -172,6 +175,9 @@ fn remember_view(c: &mut Cycle<'_>) {
     if !c.view.is_unlocked() || c.memory.last_locked_view.is_none() {
         c.memory.last_locked_view = Some(c.view.clone());
     }
+    if !c.view.is_unlocked() {
+        c.memory.misleads_by_position = false;
+    }
     if !c.lock_is_mine() {
         c.memory.lease = None;
         // The verdict of a script that ran for a lock that is gone says nothing about the next one.
@@ -245,6 +251,7 @@ fn look_after(c: &mut Cycle<'_>) -> Outcome<()> {
     note_own_timeline(c)?;
     c.memory.last_wal_lsn = c.obs.server.monitor.lsn().or(c.memory.last_wal_lsn);
     slots::maintain(c);
+    consistency::help_waiting_members(c);
     Ok(())
 }
 

@@ -197,6 +197,16 @@ pub struct StandbyMonitor {
     pub replication_state: Option<String>,
 }
 
+/// What [`StandbyMonitor::replication_state`] says of a standby that gets WAL from its upstream.
+pub const STREAMING: &str = "streaming";
+
+impl StandbyMonitor {
+    /// Whether the WAL receiver streams.
+    pub fn is_streaming(&self) -> bool {
+        self.replication_state.as_deref() == Some(STREAMING)
+    }
+}
+
 impl Monitor {
     /// The node's own position: flushed on a primary, the larger of received and replayed on a standby.
     pub fn lsn(&self) -> Option<Lsn> {

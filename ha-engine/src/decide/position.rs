@@ -52,10 +52,16 @@ impl Lineage {
 
     /// What `position` is worth on the newest timeline; nothing if a switch point on the way is unknown: then the node is
     /// behind everybody who is on the newest one.
-    fn worth(&self, position: Position) -> Option<Lsn> {
+    pub(crate) fn worth(&self, position: Position) -> Option<Lsn> {
         (position.timeline.0..self.newest)
             .map(|timeline| self.switches.get(&timeline).copied())
             .try_fold(position.lsn, |worth, switch| switch.map(|switch| worth.min(switch)))
+    }
+
+    /// Whether somebody at `theirs` on a newer timeline, who knows nothing of lineages, would take `mine` for further ahead
+    /// although it is behind.
+    pub(crate) fn is_misled(&self, theirs: Position, mine: Position) -> bool {
+        theirs.timeline > mine.timeline && theirs.lsn < mine.lsn && self.compare(theirs, mine) == Ordering::Greater
     }
 
     /// Compares two positions: greater is further ahead.
@@ -89,6 +95,16 @@ mod tests {
         assert_eq!(lineage.compare(at(1, 500), at(2, 110)), Ordering::Less);
         assert_eq!(lineage.compare(at(1, 500), at(2, 100)), Ordering::Less, "the newer timeline breaks the tie");
         assert_eq!(lineage.compare(at(1, 90), at(2, 100)), Ordering::Less);
+    }
+
+    #[test]
+    fn a_bare_position_misleads_who_is_really_ahead_on_a_newer_timeline() {
+        let lineage = Lineage::new(&[line(1, 100)]);
+        assert!(lineage.is_misled(at(2, 110), at(1, 500)));
+        assert!(!lineage.is_misled(at(2, 600), at(1, 500)), "the bare position says the same");
+        assert!(!lineage.is_misled(at(2, 90), at(1, 500)), "it has not even reached the switch");
+        assert!(!lineage.is_misled(at(1, 110), at(1, 500)), "on one timeline the position does not lie");
+        assert!(!lineage.is_misled(at(1, 110), at(2, 500)));
     }
 
     #[test]

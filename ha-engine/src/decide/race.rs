@@ -3,9 +3,9 @@
 use dcs_core::model::{FailoverRequest, MemberName};
 
 use super::action::Ask;
-use super::candidates::{self, Comparison, action_word, limitation, target};
+use super::candidates::{self, Comparison, NOT_REACHABLE, action_word, known_lineage, limitation, target};
 use super::cycle::{Cycle, Outcome};
-use super::observation::{Monitor, PeerTarget};
+use super::observation::{Monitor, PeerAnswer, PeerTarget};
 use super::unsupported;
 
 /// Whether this node should try to take the free lock.
@@ -123,7 +123,11 @@ fn candidate_is_able(c: &mut Cycle<'_>, candidate: &MemberName, action: &str) ->
     let Some((_, answer)) = answers.first() else {
         return Ok(false);
     };
-    match limitation(answer, member.record.tags.nofailover()) {
+    let limitation = match answer {
+        PeerAnswer::Status(status) => limitation(status, &member.record.tags, &known_lineage(c)),
+        PeerAnswer::Unreachable => Some(NOT_REACHABLE),
+    };
+    match limitation {
         None => {
             c.info(format!("{action}: to {candidate}, i am {}", c.me()));
             Ok(true)

@@ -6,7 +6,7 @@ use super::action::{Answer, Ask, Effect, Reload, Task};
 use super::cycle::{Cycle, Outcome};
 use super::memory::RewindState;
 use super::observation::{Monitor, Upstream};
-use super::{action::DemoteKind, rewind};
+use super::{action::DemoteKind, reconnect, rewind};
 use crate::endpoint::ConnUrl;
 use crate::ports::{FollowPlan, RecoveryDiff};
 
@@ -112,6 +112,7 @@ pub(super) fn follow(c: &mut Cycle<'_>, demoted: &str, following: &str, reload: 
                     return Ok(line);
                 }
             }
+            reconnect::nudge_if_upstream_is_back(c, &plan);
         }
     }
     Ok(following.to_owned())

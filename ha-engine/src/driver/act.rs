@@ -85,12 +85,17 @@ impl Engine {
             Effect::Call(event) => self.postgres.call(event),
             Effect::ResumeReplay => self.postgres.resume_replay(self.short_write()).await,
             Effect::FollowByReload(plan) => {
-                self.postgres.follow(&plan, true, None, &Cancel::never()).await;
+                // Given up when it takes long: the next cycle compares again with what the server has.
+                let patience = self.deadline_before_renewal(self.clock.now());
+                if let Err(late) = patience.bound("follow another node", self.postgres.follow(&plan, true, None, &Cancel::never())).await {
+                    tracing::warn!("{late}; trying again in the next cycle");
+                }
             }
             Effect::MaintainSlots(plan) => {
                 self.postgres.apply_slots(&plan, self.short_write()).await;
             }
             Effect::CheckpointAfterPromotion => self.checkpoint_after_promotion(),
+            Effect::WriteWalRecord => self.write_wal_record(),
             Effect::Nudge => self.postgres.nudge().await,
             Effect::MoveDataDirectoryAside => {
                 report("move the data directory aside", self.postgres.move_data_directory_aside().await);
@@ -198,6 +203,15 @@ impl Engine {
         }
         let postgres = Arc::clone(&self.postgres);
         self.checkpoint = Some(tokio::spawn(async move { postgres.checkpoint(&Cancel::never()).await }));
+    }
+
+    /// A WAL record beside the loop; it ends by its deadline, and at most one is under way.
+    fn write_wal_record(&mut self) {
+        if self.wal_record.as_ref().is_some_and(|record| !record.is_finished()) {
+            return;
+        }
+        let (postgres, deadline) = (Arc::clone(&self.postgres), self.within_lease(self.short_write()));
+        self.wal_record = Some(tokio::spawn(async move { postgres.write_wal_record(deadline).await }));
     }
 
     pub(super) fn on_checkpoint(&mut self, done: bool) {

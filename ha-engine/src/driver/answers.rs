@@ -2,7 +2,7 @@
 
 use futures::future::join_all;
 
-use dcs_core::{Deadline, InitializeWrite, Interest, Wake, Write};
+use dcs_core::{Deadline, InitializeWrite, Interest, MemberInterest, Wake, Write};
 
 use super::Engine;
 use crate::decide::action::{Answer, Ask};
@@ -46,7 +46,8 @@ impl Engine {
                 Answer::HistoryFile(file.map(|(lines, written)| (lines, dcs_core::model::ScheduledTime::from(&written).to_string())))
             }
             Ask::WaitForLock(limit) => {
-                let _: Wake = self.dcs.wait(Interest::FOLLOWER, *limit).await;
+                let interest = Interest { members: MemberInterest::None, ..Interest::FOLLOWER };
+                let _: Wake = self.dcs.wait(interest, *limit).await;
                 Answer::Waited
             }
             _ => return None,

@@ -179,8 +179,9 @@ impl Engine {
                 }
             }
         }
-        if std::mem::take(&mut self.unapplied_settings) || reload {
-            self.postgres.apply_settings(Arc::clone(&self.settings), reload).await;
+        self.forced_reload |= reload;
+        if (self.unapplied_settings || self.forced_reload) && self.apply_settings_in_time(self.forced_reload).await {
+            (self.unapplied_settings, self.forced_reload) = (false, false);
         }
         self.save_dynamic().await;
     }

@@ -19,6 +19,7 @@ mod fence;
 mod jobs;
 mod observe;
 mod publish;
+mod reloads;
 mod shutdown;
 mod startup;
 #[cfg(test)]
@@ -91,6 +92,8 @@ pub struct Engine {
     unapplied_settings: bool,
     /// The dynamic document changed and the cache file has not been written yet.
     unsaved_dynamic: bool,
+    /// The server must reload even if nothing changed.
+    forced_reload: bool,
     /// Somebody asked for the local files to be read again.
     reload_requested: bool,
     memory: Memory,
@@ -107,6 +110,10 @@ pub struct Engine {
     changes: watch::Receiver<LocalState>,
     /// The CHECKPOINT after a promotion, beside the loop.
     checkpoint: Option<tokio::task::JoinHandle<bool>>,
+    /// Settings that take longer to be taken into use than the loop can wait.
+    applying: Option<tokio::task::JoinHandle<()>>,
+    /// The WAL record for waiting members, beside the loop.
+    wal_record: Option<tokio::task::JoinHandle<()>>,
     fence: Fence,
     lease: watch::Sender<Option<LeaderLease>>,
     mailbox: mpsc::Receiver<Command>,
@@ -160,6 +167,7 @@ impl Engine {
             settings,
             config_revision: None,
             unapplied_settings: false,
+            forced_reload: false,
             unsaved_dynamic: true,
             reload_requested: false,
             memory: Memory::default(),
@@ -174,6 +182,8 @@ impl Engine {
             job_events,
             job_sender,
             checkpoint: None,
+            applying: None,
+            wal_record: None,
             lease: watch::Sender::new(None),
             mailbox,
             snapshot,
@@ -315,6 +325,11 @@ impl Engine {
                 self.on_checkpoint(finished);
                 // A failed one is ordered again by the next cycle.
                 if finished { Next::Run } else { Next::SleepOn }
+            }
+            () = reloads::ended(&mut self.applying) => {
+                self.applying = None;
+                // Newer ones may have been waiting.
+                Next::Run
             }
             () = postgres.postmaster_ended(), if watch_postmaster => Next::Run,
             Ok(()) = changes.changed() => {

@@ -76,8 +76,17 @@ impl Engine {
         Deadline::after(budget)
     }
 
-    /// A leader's load leaves time for the renewal: it ends by `min(start + R, stop_at − min(R, (stop_at − start)/2))`.
-    fn load_deadline(&self, started: Moment) -> Deadline {
+    /// `deadline`, and for a leader no later than its server must be stopped: a loop that is busy with something else can
+    /// neither renew the lock nor step down in order.
+    pub(super) fn within_lease(&self, deadline: Deadline) -> Deadline {
+        match self.stop_at() {
+            Some(stop_at) => deadline.at_most(stop_at.saturating_since(self.clock.now())),
+            None => deadline,
+        }
+    }
+
+    /// What a leader does before a renewal leaves time for it: it ends by `min(start + R, stop_at − min(R, (stop_at − start)/2))`.
+    pub(super) fn deadline_before_renewal(&self, started: Moment) -> Deadline {
         let retry_timeout = self.settings.global.retry_timeout;
         let budget = match self.stop_at() {
             Some(stop_at) => {
@@ -90,7 +99,7 @@ impl Engine {
     }
 
     async fn load_view(&mut self, started: Moment) -> Result<Arc<ClusterView>, StoreFailed> {
-        match self.dcs.load(self.load_deadline(started)).await {
+        match self.dcs.load(self.deadline_before_renewal(started)).await {
             Ok(view) => Ok(self.take_view(view)),
             Err(error) => Err(self.store_failed(&error)),
         }
@@ -162,10 +171,7 @@ impl Engine {
 
     async fn observe(&mut self, view: Result<Arc<ClusterView>, StoreFailed>) -> Observation {
         let with_slots = self.settings.postgresql.use_slots;
-        let mut deadline = Deadline::after(OBSERVE_SERVER);
-        if let Some(stop_at) = self.stop_at() {
-            deadline = deadline.at_most(stop_at.saturating_since(self.clock.now()));
-        }
+        let deadline = self.within_lease(Deadline::after(OBSERVE_SERVER));
         let server = self.postgres.observe(with_slots, deadline).await;
         self.server = Some(Arc::new(server.clone()));
         let settings = Arc::clone(&self.settings);

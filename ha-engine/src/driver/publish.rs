@@ -24,7 +24,7 @@ impl Engine {
                 api_url: &self.settings.api_url,
                 conn_url: &local.conn_url,
                 proxy_url: local.proxy_url.as_deref(),
-                tags: &self.effective_tags(),
+                tags: &self.settings.tags,
                 task: self.job.as_ref().map(|job| job.describe().kind),
                 leads: self.memory.lease.is_some_and(|lease| lease.is_valid(now)),
                 paused: self.is_paused(),
@@ -46,8 +46,14 @@ impl Engine {
         Some(server)
     }
 
-    fn effective_tags(&self) -> Tags {
-        self.settings.tags.clone()
+    /// What `GET /patroni` says. While this node's position misleads, Patroni's agents must skip it; the member key does not
+    /// say so, because for agents that compare timelines nothing is wrong with it.
+    fn tags_to_tell(&self) -> Tags {
+        let mut tags = self.settings.tags.clone();
+        if self.memory.misleads_by_position {
+            tags.0.insert("nofailover".to_owned(), true.into());
+        }
+        tags
     }
 
     /// Publishes the snapshot.
@@ -64,7 +70,7 @@ impl Engine {
             dcs_last_seen: self.dcs_last_seen,
             settings: Arc::clone(&self.settings),
             lease: self.memory.lease,
-            tags: self.effective_tags(),
+            tags: self.tags_to_tell(),
             server,
             task: self.job.as_ref().map(|job| job.name().to_owned()),
             scheduled_restart: self.memory.scheduled_restart.clone(),

@@ -36,6 +36,7 @@ mod start;
 mod status;
 mod stop;
 mod tls;
+mod wal_record;
 mod walsender;
 
 pub mod cluster_wide;
@@ -55,6 +56,7 @@ mod reload;
 mod report;
 #[cfg(test)]
 mod testing;
+pub mod umask;
 pub mod value;
 mod waldump;
 pub mod words;
@@ -102,7 +104,7 @@ pub struct LocalPostgres {
 impl LocalPostgres {
     /// The server that `settings` describe. Touches neither it nor its files; [`Postgres::adopt`] looks at them.
     ///
-    /// The permissions of configuration files outside the data directory follow the process's umask at this moment.
+    /// The permissions of configuration files outside the data directory follow the umask that the process was started with.
     pub fn new(settings: Arc<EffectiveSettings>, clock: Arc<dyn Clock>) -> Arc<Self> {
         let state = LocalState {
             state: ServerState::Stopped,
@@ -122,7 +124,7 @@ impl LocalPostgres {
             callbacks: Callbacks::default(),
             control: control::Cache::default(),
             reports: status::Cache::default(),
-            modes: files::Modes::from_umask(processes::umask()),
+            modes: files::Modes::from_umask(umask::inherited()),
         });
         postgres.assemble_parameters();
         postgres.resolve_addresses();
@@ -409,6 +411,10 @@ impl Postgres for LocalPostgres {
 
     async fn checkpoint(&self, cancel: &Cancel) -> bool {
         self.checkpoint_after_promotion(cancel).await
+    }
+
+    async fn write_wal_record(&self, deadline: Deadline) {
+        self.write_small_record(deadline).await;
     }
 
     async fn nudge(&self) {

@@ -109,13 +109,6 @@ pub(super) fn is_alive(stat: &Stat) -> bool {
     Stat::of(stat.pid).is_some_and(|now| now.start_ticks == stat.start_ticks && !now.ended)
 }
 
-/// The umask of this process, which the system call only tells by changing it.
-pub(super) fn umask() -> u32 {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let mask = status.lines().find_map(|line| line.strip_prefix("Umask:"));
-    mask.and_then(|mask| u32::from_str_radix(mask.trim(), 8).ok()).unwrap_or(0o022)
-}
-
 /// The agent's own configuration variables, passwords among them, which no program that it calls may see.
 pub(super) fn configuration_variables() -> Vec<std::ffi::OsString> {
     std::env::vars_os().map(|(name, _)| name).filter(|name| name.to_string_lossy().starts_with("PATRONI_")).collect()

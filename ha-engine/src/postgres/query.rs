@@ -4,7 +4,7 @@ use dcs_core::model::{Lsn, Timeline};
 use serde_json::Value;
 
 use super::connection::Row;
-use crate::decide::observation::{Monitor, PrimaryMonitor, SlotObservation, StandbyMonitor};
+use crate::decide::observation::{Monitor, PrimaryMonitor, STREAMING, SlotObservation, StandbyMonitor};
 
 /// Columns of [`positions`], in order.
 mod column {
@@ -69,8 +69,8 @@ fn read_positions(row: &Row) -> Monitor {
     if let Some(timeline) = timeline.and_then(Timeline::known) {
         return Monitor::Primary(PrimaryMonitor { timeline, lsn: lsn(column::FLUSHED).unwrap_or_default() });
     }
-    let replication_state = if row.text(column::RECEIVER_STATE) == Some("streaming") {
-        Some("streaming".to_owned())
+    let replication_state = if row.text(column::RECEIVER_STATE) == Some(STREAMING) {
+        Some(STREAMING.to_owned())
     } else {
         row.text(column::RESTORE_COMMAND).filter(|command| !command.is_empty()).map(|_| "in archive recovery".to_owned())
     };

@@ -6,6 +6,7 @@ mod lab;
 mod lifecycle;
 mod replication;
 mod running;
+mod waiting;
 
 /// Declares tests that get a lab, each under its own name.
 #[macro_export]

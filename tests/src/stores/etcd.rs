@@ -20,6 +20,9 @@ use crate::sandbox::Sandbox;
 
 const ANSWER: Duration = Duration::from_secs(2);
 
+/// Who may manage users.
+const ROOT: (&str, &str) = ("root", "root-secret");
+
 /// The servers of one store.
 #[derive(Debug)]
 pub struct Etcd {
@@ -225,6 +228,34 @@ impl Etcd {
             let mut client = Client::connect([server.client.to_string()], Some(options)).await?;
             client.get("/harness", None).await.with_context(|| format!("{} does not answer", server.client))?;
         }
+        Ok(())
+    }
+
+    /// Lets nobody in from now on but this user, who may do everything, and `root`.
+    ///
+    /// # Errors
+    ///
+    /// If no server answers.
+    pub async fn admit_only(&self, user: &str, password: &str) -> Result<()> {
+        let mut client = self.connect().await?;
+        client.role_add("root").await?;
+        for (user, password) in [ROOT, (user, password)] {
+            client.user_add(user, password, None).await?;
+            client.user_grant_role(user, "root").await?;
+        }
+        client.auth_enable().await?;
+        Ok(())
+    }
+
+    /// Gives a user another password, after [`Etcd::admit_only`].
+    ///
+    /// # Errors
+    ///
+    /// If no server answers, or there is no such user.
+    pub async fn change_password(&self, user: &str, password: &str) -> Result<()> {
+        let endpoints: Vec<String> = self.endpoints().iter().map(ToString::to_string).collect();
+        let options = ConnectOptions::new().with_connect_timeout(ANSWER).with_timeout(ANSWER).with_user(ROOT.0, ROOT.1);
+        Client::connect(endpoints, Some(options)).await?.user_change_password(user, password).await?;
         Ok(())
     }
 

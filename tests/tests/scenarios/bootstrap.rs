@@ -1,7 +1,12 @@
 //! From three empty directories to a cluster.
 
+use std::fs::{self, File};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
+use tests::poll::{self, PATIENCE};
 use tests::{Cluster, Loss};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -46,6 +51,25 @@ async fn the_cluster_begins_with_the_options_and_settings_of_its_file() -> Resul
     }
     let config: Value = leader.get("/config").await?.json()?;
     ensure!(config["postgresql"]["parameters"]["work_mem"] == "7MB", "/config is {config}");
+    cluster.finish(Loss::None).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn scripts_make_files_for_postgresql_alone_and_the_log_is_as_open_as_the_umask_says() -> Result<()> {
+    let cluster = Cluster::builder()
+        .members(1)
+        .local(&json!({"log": {"dir": "."}, "postgresql": {"callbacks": {"on_start": "sh -c 'umask > umask.new; mv umask.new umask'"}}}))
+        .start()
+        .await?;
+    let node = cluster.leader().await?;
+
+    let told = poll::until("the callback has run", PATIENCE, async || Ok(fs::read_to_string(node.directory.join("umask"))?)).await?;
+    ensure!(told.trim() == "0077", "scripts run with umask {told}");
+    let ours = node.directory.join("ours");
+    File::create(&ours)?;
+    let mode = |path: &Path| Ok::<_, std::io::Error>(fs::metadata(path)?.permissions().mode() & 0o777);
+    let (log, ours) = (mode(&node.directory.join("patroni.log"))?, mode(&ours)?);
+    ensure!(log == ours, "the log has mode {log:o}, and what the agent's parent makes {ours:o}");
     cluster.finish(Loss::None).await
 }
 

@@ -2,9 +2,13 @@
 
 use anyhow::{Result, ensure};
 use nix::sys::signal::Signal;
+use serde_json::json;
 use tests::poll::{self, PATIENCE};
-use tests::{Cluster, Loss, Node};
+use tests::{Cluster, Loss, Node, settings};
 use tokio::time::Instant;
+
+/// What etcd says to whom it does not let in.
+const WRONG_PASSWORD: &str = "invalid user ID or password";
 
 async fn eventually_nobody_takes_writes(cluster: &Cluster) -> Result<()> {
     poll::until("nobody takes writes", PATIENCE, async || {
@@ -77,6 +81,28 @@ async fn one_dead_and_one_slow_server_of_the_store_cost_nobody_the_lead() -> Res
 
     ensure!(cluster.leader().await?.name == leader.name);
     ensure!(leader.postmaster() == postmaster, "PostgreSQL was restarted");
+    cluster.finish(Loss::None).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_password_of_the_store_takes_effect_with_a_reload() -> Result<()> {
+    let section = |password: &str| json!({"etcd3": {"username": "patroni", "password": password}});
+    let cluster = Cluster::builder().members(1).local(&section("first")).start().await?;
+    cluster.etcd.admit_only("patroni", "first").await?;
+    let node = cluster.leader().await?;
+    eventually_has_read_the_store_for(node, 2 * cluster.times.loop_wait.as_secs()).await?;
+    ensure!(!node.read_log().contains(WRONG_PASSWORD), "the first password is not accepted");
+
+    cluster.etcd.change_password("patroni", "second").await?;
+    poll::until("the agent is told that its password is wrong", PATIENCE, async || {
+        ensure!(node.read_log().contains(WRONG_PASSWORD));
+        Ok(())
+    })
+    .await?;
+    node.change_file(|settings| settings::merge(settings, &section("second")))?;
+    node.signal_agent(Signal::SIGHUP)?;
+
+    eventually_has_read_the_store_for(node, 2 * cluster.times.loop_wait.as_secs()).await?;
     cluster.finish(Loss::None).await
 }
 

@@ -59,7 +59,7 @@ proptest! {
         for (path, value) in changes {
             set(&mut tree, &path, value);
         }
-        let text = yaml::emit(&tree).expect("JSON values can be written");
+        let text = yaml::block(&tree);
         let environment = Environment::read([("PATRONI_CONFIGURATION", text.as_str())]);
         let Ok(local) = LocalConfig::load(None, environment) else { return Ok(()) };
         let dynamic: Map<String, Value> = dynamic.into_iter().collect();

@@ -6,13 +6,13 @@
 mod checks;
 mod rules;
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
 
 use ha_engine::settings::values;
 use serde_json::{Map, Value};
 
+use super::error::ConfigError;
 use super::local::LocalConfig;
 use super::tree::join;
 use super::{node, yaml};
@@ -32,45 +32,31 @@ pub fn validate(local: &LocalConfig, options: ValidateOptions) -> Vec<String> {
     let context = Context { options, bin_dir: text("bin_dir"), bin_name };
     let tree = Value::Object(local.tree().clone());
     let low_ttl = tree.pointer("/bootstrap/dcs/quorate/low_ttl").and_then(values::bool_word).unwrap_or(false);
-    let outcomes = rules::root(low_ttl).check(&tree, &context);
-    let findings: Vec<String> = outcomes.into_iter().filter_map(|outcome| line(local, outcome)).collect();
-    if !findings.is_empty() {
-        return findings;
-    }
-    // The keys are fine one by one; now as a whole, and for this version.
-    let mut findings = Vec::new();
-    if let Err(error) = node::effective(local, &Map::new()) {
-        findings.push(error.to_string());
-    }
-    if let Err(error) = local.log() {
-        findings.push(error.to_string());
-    }
-    if let Err(error) = node::check_watchdog(local) {
-        findings.push(error.to_string());
-    }
-    match local.store() {
-        Ok(store) => findings.extend(crate::stores::check(&store).err().map(|error| error.to_string())),
-        Err(error) => findings.push(error.to_string()),
+    let outcomes = rules::root(low_ttl).check(&tree, &context).into_iter().filter(|outcome| !outcome.is_fine());
+    let (paths, mut findings): (Vec<String>, Vec<String>) =
+        outcomes.filter_map(|outcome| Some((outcome.path.clone(), line(local, outcome)?))).unzip();
+    // The keys one by one were the one thing; now as a whole, and for this version. What was found already is not told again.
+    for problem in node::problems(local) {
+        let key = match &problem {
+            ConfigError::Key(error) => error.key.as_str(),
+            _ => "",
+        };
+        let text = problem.to_string();
+        if !paths.iter().any(|path| is_within(path, key) || is_within(key, path)) && !findings.contains(&text) {
+            findings.push(text);
+        }
     }
     findings
 }
 
-/// The local configuration as YAML, keys sorted. Contains credentials, as the files do.
-pub fn printed(local: &LocalConfig) -> String {
-    let sorted = sorted(&Value::Object(local.tree().clone()));
-    yaml::emit(&sorted).unwrap_or_default()
+/// Whether `path` is `outer`, or stands below it.
+fn is_within(path: &str, outer: &str) -> bool {
+    outer.is_empty() || path.strip_prefix(outer).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
 
-/// `value` with the keys of every mapping sorted.
-pub(super) fn sorted(value: &Value) -> Value {
-    match value {
-        Value::Object(map) => {
-            let map: BTreeMap<&String, Value> = map.iter().map(|(key, value)| (key, sorted(value))).collect();
-            Value::Object(map.into_iter().map(|(key, value)| (key.clone(), value)).collect())
-        }
-        Value::Array(items) => items.iter().map(sorted).collect(),
-        scalar => scalar.clone(),
-    }
+/// The local configuration as YAML, keys sorted. Contains credentials, as the files do.
+pub fn printed(local: &LocalConfig) -> String {
+    yaml::block(&Value::Object(local.tree().clone()))
 }
 
 /// The major version that `program --version` prints: `postgres (PostgreSQL) 15.13 (Debian …)` is 15.

@@ -55,7 +55,7 @@ impl Setup {
         let mut base = self.load(&self.text()).tree().clone();
         let more = self.load(more).tree().clone();
         overlay(&mut base, more);
-        self.findings(&crate::config::yaml::emit(&base.into()).expect("writable"))
+        self.findings(&crate::config::yaml::block(&base.into()))
     }
 }
 
@@ -191,6 +191,38 @@ fn a_data_directory_is_empty_or_one_of_this_version() {
     assert!(setup.findings(&setup.text()).is_empty());
     fs::remove_dir(data.join("pg_wal")).expect("empty");
     assert_eq!(setup.findings(&setup.text()), line("data dir for the cluster is not empty, but doesn't contain \"pg_wal\" directory"));
+}
+
+#[test]
+fn what_is_wrong_in_itself_does_not_hide_what_is_wrong_as_a_whole() {
+    let setup = Setup::new();
+    let findings = setup.with(
+        "{thread_pool_size: many, watchdog: {mode: required}, citus: {group: 0, database: x}, postgresql: {callbacks: {on_start: \"'open\"}}, \
+         etcd3: {username: u}, log: {level: info, loggers: {a: loud}}}",
+    );
+    let expected = [
+        "thread_pool_size many is not an integer",
+        "log.level info didn't pass validation",
+        "`citus` is not supported",
+        "`postgresql.callbacks.on_start` is not a command",
+        "this version has no watchdog yet",
+        "`loud` is not a level of logging",
+        "`etcd3.password`: it is missing",
+    ];
+    assert_eq!(findings.len(), expected.len(), "{findings:#?}");
+    for (finding, expected) in findings.iter().zip(expected) {
+        assert!(finding.contains(expected), "{findings:#?}");
+    }
+}
+
+#[test]
+fn what_was_found_about_a_key_is_not_told_twice() {
+    let setup = Setup::new();
+    assert_eq!(bare(setup.with("name: [1]")), ["name [1] is not a string"]);
+    assert_eq!(bare(setup.with("etcd3: {hosts: []}")), ["etcd3.hosts [] is an empty list"]);
+    assert_eq!(bare(setup.with("postgresql: {parameters: 7}")), ["postgresql.parameters 7 is not a dictionary"]);
+    let without = setup.text().replace("scope: demo\n", "");
+    assert_eq!(setup.findings(&without), ["DIR/q.yml: scope  is not defined."]);
 }
 
 #[test]

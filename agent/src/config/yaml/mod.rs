@@ -4,6 +4,7 @@
 //! a key that is written twice counts with its last value and is warned about.
 
 mod plain;
+mod write;
 
 use std::fmt;
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use serde_json::Value;
 use serde_saphyr::options::DuplicateKeyPolicy;
 use serde_saphyr::{DefaultMessageFormatter, Location, Spanned};
 
+pub use self::write::{block, float_text, flow};
 use super::tree::{Content, Entry, Mapping, Node, Place, Source, join};
 
 /// How deep lists and mappings may nest.
@@ -69,15 +71,6 @@ pub fn parse(text: &str, source: &Arc<Source>) -> Result<Document, SyntaxError> 
     let mut reader = Reader { text, source, warnings: Vec::new() };
     let root = reader.node(parsed, "");
     Ok(Document { root, warnings: reader.warnings })
-}
-
-/// Writes `value` in block style. Texts that YAML 1.1 would read as something else are quoted.
-///
-/// # Errors
-///
-/// Does not happen for JSON values; kept for the caller to pass on.
-pub fn emit(value: &Value) -> Result<String, fmt::Error> {
-    serde_saphyr::to_string(value).map_err(|_| fmt::Error)
 }
 
 /// What the library hands over, before plain words are decided.

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::{Document, emit, parse};
+use super::{Document, block, flow, parse};
 use crate::config::tree::{Content, Source};
 
 fn source() -> Arc<Source> {
@@ -93,11 +93,37 @@ fn what_is_written_is_read_back() {
         "texts": ["on", "0644", "1e3", "", "null", "a: b", "multi\nline", "- x", "#", "y", "1:30", "08", "~"],
         "numbers": [1, -2, 1.5], "null": null, "flag": true, "empty": {}, "none": [],
     });
-    let text = emit(&before).expect("JSON values can be written");
-    assert_eq!(value(&text), before, "{text}");
+    for text in [block(&before), flow(&before)] {
+        assert_eq!(value(&text), before, "{text}");
+    }
+}
+
+/// Values as configurations hold them.
+fn anything() -> impl Strategy<Value = Value> {
+    let text = "\\PC{0,40}|[-a-z0-9:{}\\[\\]&*!|>'\"%@#, \n\t]{0,40}|on|0644|1:30|~|2024-01-01";
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        text.prop_map(Value::from),
+    ];
+    leaf.prop_recursive(3, 24, 4, move |inner| {
+        prop_oneof![
+            proptest::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+            proptest::collection::hash_map(text, inner, 0..4).prop_map(|map| Value::Object(map.into_iter().collect())),
+        ]
+    })
 }
 
 proptest! {
+    #[test]
+    fn whatever_is_written_is_read_back(before in anything()) {
+        for text in [block(&before), flow(&before)] {
+            prop_assert_eq!(&value(&text), &before, "{}", text);
+        }
+    }
+
     #[test]
     fn no_text_makes_the_reader_panic(text in "\\PC{0,120}|[-a-z0-9:{}\\[\\]&*!|>'\"%@#, \n]{0,120}") {
         let _ = parse(&text, &source());

@@ -13,10 +13,11 @@ use dcs_core::Write;
 use dcs_core::codec::merge_patch;
 
 use self::change::{assign, parse_object, same_data};
+use crate::config::yaml;
 use crate::ctl::arguments::Target;
 use crate::ctl::context::Context;
+use crate::ctl::diff;
 use crate::ctl::failure::Failure;
-use crate::ctl::{diff, yaml_out};
 
 /// What was asked for.
 #[derive(Clone, Debug, Default)]
@@ -134,7 +135,7 @@ pub async fn run(context: &mut Context, options: Options) -> Result<(), Failure>
 }
 
 fn document(data: &Map<String, Value>) -> String {
-    yaml_out::block(&Value::Object(data.clone()))
+    yaml::block(&Value::Object(data.clone()))
 }
 
 /// Has the user edit the text; text that is not a configuration is kept in its file.

@@ -2,10 +2,10 @@
 
 use serde_json::Value;
 
+use crate::config::yaml;
 use crate::ctl::arguments::Target;
 use crate::ctl::context::Context;
 use crate::ctl::failure::Failure;
-use crate::ctl::yaml_out;
 
 /// What was asked for.
 #[derive(Clone, Debug)]
@@ -22,7 +22,7 @@ pub struct Options {
 pub async fn run(context: &mut Context, options: Options) -> Result<(), Failure> {
     let view = context.open(&options.target).await?.load().await?;
     match view.config {
-        Some(config) => context.console.line(yaml_out::block(&Value::Object(config.data.unwrap_or_default()))),
+        Some(config) => context.console.line(yaml::block(&Value::Object(config.data.unwrap_or_default()))),
         None => Ok(()),
     }
 }

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use dcs_core::codec::{ScheduleError, parse_schedule};
-use dcs_core::model::{ClusterView, FailoverRequest, Member, MemberName, ScheduledTime};
+use dcs_core::model::{ClusterView, FailoverRequest, Member, MemberName, ScheduledTime, Tags, Timeline};
 use dcs_core::{Deadline, Write};
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
@@ -233,13 +233,16 @@ pub(super) fn parse_time(value: &Value, action: &str, now: jiff::Timestamp) -> R
 
 /// Whether somebody could take over now; otherwise why not.
 async fn is_possible(app: &App, view: &ClusterView, modes: Modes, kind: Kind, request: &FailoverRequest) -> Result<(), String> {
-    let targets = candidates(view, modes, kind, request)?
-        .into_iter()
-        .filter_map(|member| Some(PeerTarget { name: member.name.clone(), api_url: member.record.api_url.clone()? }));
+    let newest = view.history.as_ref().and_then(|history| history.cluster_timeline());
+    let targets = candidates(view, modes, kind, request)?.into_iter().filter_map(|member| {
+        let target = PeerTarget { name: member.name.clone(), api_url: member.record.api_url.clone()? };
+        Some((target, &member.record.tags))
+    });
     let deadline = Deadline::after(POLL_LIMIT);
     let peers = Arc::clone(&app.peers);
     // One by one, so that the first good answer is enough: another member may be dead.
-    let mut asked: FuturesUnordered<_> = targets.map(|target| ask(peers.as_ref(), target, deadline)).collect();
+    let mut asked: FuturesUnordered<_> =
+        targets.map(|(target, published)| ask(peers.as_ref(), target, published, newest, deadline)).collect();
     while let Some(can) = asked.next().await {
         if can {
             return Ok(());
@@ -248,10 +251,22 @@ async fn is_possible(app: &App, view: &ClusterView, modes: Modes, kind: Kind, re
     Err(format!("{} is not possible: no good candidates have been found", kind.name()))
 }
 
-async fn ask(peers: &dyn ha_engine::ports::Peers, target: PeerTarget, deadline: Deadline) -> bool {
+async fn ask(
+    peers: &dyn ha_engine::ports::Peers,
+    target: PeerTarget,
+    published: &Tags,
+    newest: Option<Timeline>,
+    deadline: Deadline,
+) -> bool {
     let answers = peers.poll(std::slice::from_ref(&target), deadline).await;
     answers.iter().any(|(_, answer)| match answer {
-        PeerAnswer::Status(status) => !status.tags.nofailover() && !status.watchdog_failed,
+        PeerAnswer::Status(status) => {
+            // A node behind the newest timeline may say `nofailover` only to be skipped in a race by agents that compare bare
+            // positions. An operator who wants it all the same goes by its member key.
+            let behind = status.timeline.zip(newest).is_some_and(|(theirs, newest)| theirs < newest);
+            let tags = if behind { published } else { &status.tags };
+            !tags.nofailover() && !status.watchdog_failed
+        }
         PeerAnswer::Unreachable => false,
     })
 }

@@ -207,6 +207,9 @@ impl Postgres for FakePostgres {
     async fn checkpoint(&self, _: &Cancel) -> bool {
         nobody_asks()
     }
+    async fn write_wal_record(&self, _: Deadline) {
+        nobody_asks()
+    }
     async fn nudge(&self) {
         nobody_asks()
     }

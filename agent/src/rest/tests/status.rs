@@ -281,6 +281,19 @@ async fn the_status_of_a_stopped_server_has_no_positions() {
 }
 
 #[tokio::test]
+async fn agents_that_ask_are_told_the_tag_that_makes_them_skip_this_node_and_load_balancers_are_not() {
+    let node = Node::start().await;
+    node.see_a_leader();
+    let asks = "/replica?tag_nofailover=true";
+    assert_eq!((node.status().await["tags"].get("nofailover"), node.code(asks).await), (None, 503));
+    node.change(|snapshot| drop(snapshot.tags.0.insert("nofailover".to_owned(), json!(true))));
+    let tags = &node.status().await["tags"];
+    assert_eq!((&tags["nofailover"], &tags["zone"]), (&json!(true), &json!("north")));
+    assert_eq!(node.code(asks).await, 503, "a load balancer asks for what the operator has configured");
+    assert_eq!(node.code("/replica").await, 200);
+}
+
+#[tokio::test]
 async fn in_a_standby_cluster_the_own_role_counts() {
     let node = Node::start().await;
     node.configure(&json!({"standby_cluster": {"host": "elsewhere"}}));

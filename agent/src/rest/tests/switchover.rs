@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use dcs_core::adapter::KeyValueDcs;
 use dcs_core::fault::{Call, Fault};
-use dcs_core::model::{FailoverRequest, MemberName, SyncRecord, Tags};
+use dcs_core::model::{FailoverRequest, MemberName, SyncRecord, Tags, Timeline};
 use dcs_core::{Acquisition, Dcs as _};
 use ha_engine::decide::observation::{PeerAnswer, PeerStatus};
 use serde_json::json;
@@ -112,6 +112,22 @@ async fn candidates_must_answer_be_allowed_and_have_their_watchdog() {
     node.peers.answer("b", PeerAnswer::Unreachable);
     assert_eq!(post(&node, "/failover", r#"{"candidate": "b"}"#).await, not_possible("failover"));
     assert_eq!(node.load().await.failover, None);
+}
+
+#[tokio::test]
+async fn a_candidate_behind_the_newest_timeline_is_judged_by_its_member_key() {
+    let (node, [a, b, _c]) = cluster().await;
+    node.dcs.set_history(&json!([[1, 800, "no recovery target specified"]]), deadline()).await.unwrap();
+    let on = |timeline| {
+        let tags = Tags(json!({"nofailover": true}).as_object().unwrap().clone());
+        PeerAnswer::Status(PeerStatus { tags, timeline: Some(Timeline(timeline)), ..good_peer() })
+    };
+    let body = r#"{"leader": "a", "candidate": "b"}"#;
+    node.peers.answer("b", on(2));
+    assert_eq!(post(&node, "/switchover", body).await.0, 412, "there it means what it says");
+    node.peers.answer("b", on(1));
+    let ((status, text), ()) = tokio::join!(post(&node, "/switchover", body), hand_over(&node, &a, &b));
+    assert_eq!(status, 200, "{text}");
 }
 
 #[tokio::test]

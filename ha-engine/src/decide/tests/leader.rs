@@ -6,7 +6,7 @@ use jiff::tz::Offset;
 
 use super::super::action::{Ask, DemoteKind, Effect, Severity, Task};
 use super::super::memory::{Critical, RewindState};
-use super::super::observation::{Monitor, PrimaryMonitor, StoreFailed};
+use super::super::observation::{Monitor, PeerAnswer, PeerStatus, PrimaryMonitor, StoreFailed};
 use super::{Situation, deeds, says, standby_answer};
 
 #[test]
@@ -142,6 +142,20 @@ fn m7_a_candidate_that_lags_too_much_is_not_healthy() {
     assert_eq!(decision.task, None);
     assert!(says(&decision, Severity::Info, "Member b exceeds maximum replication lag"));
     assert!(says(&decision, Severity::Warning, "manual failover: no healthy members found, failover is not possible"));
+}
+
+#[test]
+fn x2_a_candidate_on_an_abandoned_timeline_counts_only_up_to_the_switch() {
+    let case = |lag| {
+        let PeerAnswer::Status(status) = standby_answer(5000) else { unreachable!("a status") };
+        let abandoned = PeerAnswer::Status(PeerStatus { timeline: Some(Timeline(1)), ..status });
+        let mut situation = Situation::primary().led_by("a").history(&[(1, 800)]).requested(Some("a"), Some("b")).peer("b", abandoned);
+        situation.obs.server.monitor = Monitor::Primary(PrimaryMonitor { timeline: Timeline(2), lsn: dcs_core::model::Lsn(1000) });
+        situation.cfg.maximum_lag_on_failover = lag;
+        situation.decide()
+    };
+    assert!(says(&case(199), Severity::Info, "Member b exceeds maximum replication lag"));
+    assert!(case(200).task.is_some());
 }
 
 #[test]

@@ -1,11 +1,14 @@
 //! Situations, and what is decided in them. One test per row of the specification, in the file of its letter.
 
 mod busy;
+mod consistency;
 mod leader;
 mod pause;
 mod properties;
 mod race;
+mod reconnect;
 mod replica;
+mod slots;
 mod stopped;
 mod store;
 

@@ -109,6 +109,118 @@ fn x2_a_node_that_is_itself_on_an_abandoned_timeline_leaves_it_to_those_on_the_n
     assert_eq!(situation.line(), NOT_HEALTHIEST);
 }
 
+fn saying_nofailover(answer: PeerAnswer) -> PeerAnswer {
+    let PeerAnswer::Status(mut status) = answer else { return answer };
+    status.tags.0.insert("nofailover".to_owned(), json!(true));
+    PeerAnswer::Status(status)
+}
+
+#[test]
+fn x2_a_node_whose_bare_position_misleads_says_so_and_still_leaves_the_race_to_the_newest() {
+    // I am on timeline 1 at 1000; `b` is on timeline 2, which left mine at 800.
+    let case = |position, timeline| Situation::replica().history(&[(1, 800)]).peer("b", on_timeline(standby_answer(position), timeline));
+    let misleads = |mut situation: Situation| {
+        let decision = situation.decide();
+        assert_eq!(decision.task, None);
+        decision.memory.misleads_by_position
+    };
+    assert!(misleads(case(820, 2)), "by its bare position it would wait for me");
+    assert!(!misleads(case(1001, 2)), "it is ahead by any measure");
+    assert!(!misleads(case(1001, 1)), "nobody is on a newer timeline");
+    let mut before_the_switch = case(700, 2);
+    assert_eq!(before_the_switch.line(), PROMOTED, "it has not even reached the switch");
+    let mut down = case(0, 2);
+    assert!(!down.decide().memory.misleads_by_position, "its server does not run");
+}
+
+#[test]
+fn x2_nobody_is_misled_who_could_not_promote_anyway() {
+    let case = |answer| {
+        let mut situation = Situation::replica().history(&[(1, 800)]).peer("b", answer);
+        situation.decide().memory.misleads_by_position
+    };
+    let newer = || on_timeline(standby_answer(820), 2);
+    assert!(case(newer()));
+    assert!(!case(saying_nofailover(newer())), "its own word");
+    let PeerAnswer::Status(status) = newer() else { unreachable!("a status") };
+    assert!(!case(PeerAnswer::Status(PeerStatus { watchdog_failed: true, ..status.clone() })));
+    assert!(!case(PeerAnswer::Status(PeerStatus { in_recovery: false, ..status })), "a primary compares no positions");
+    assert!(!case(PeerAnswer::Unreachable));
+    let mut in_its_key = Situation::replica().history(&[(1, 800)]).peer("b", newer());
+    in_its_key.view.members[1].record.tags.0.insert("nofailover".to_owned(), json!(true));
+    assert!(!in_its_key.decide().memory.misleads_by_position);
+}
+
+#[test]
+fn x2_a_node_that_stays_out_for_its_timeline_or_its_lag_misleads_all_the_same() {
+    let newer = || on_timeline(standby_answer(820), 2);
+    let mut checked = Situation::replica().history(&[(1, 800)]).peer("b", newer());
+    checked.cfg = super::global(json!({"check_timeline": true}));
+    let decision = checked.decide();
+    assert!(says(&decision, Severity::Info, "My timeline 1 is behind last known cluster timeline 2"));
+    assert!(decision.memory.misleads_by_position);
+
+    let mut lagging = Situation::replica().history(&[(1, 800)]).peer("b", newer());
+    lagging.cfg.maximum_lag_on_failover = 10;
+    lagging.view.status.last_lsn = Lsn(820);
+    let decision = lagging.decide();
+    assert!(says(&decision, Severity::Info, "My wal position exceeds maximum replication lag"), "G1 counts what my position is worth");
+    assert!(decision.memory.misleads_by_position);
+}
+
+#[test]
+fn x2_it_ends_when_somebody_leads_and_when_it_is_over() {
+    let mut situation = Situation::replica().history(&[(1, 800)]).peer("b", on_timeline(standby_answer(820), 2));
+    situation.memory = situation.decide().memory;
+    assert!(situation.memory.misleads_by_position);
+    let mut gone = Situation { peers: std::collections::BTreeMap::new(), ..Situation::replica().history(&[(1, 800)]) };
+    gone.memory = situation.memory.clone();
+    let decision = gone.decide();
+    assert_eq!(decision.message, PROMOTED, "nobody else is there");
+    assert!(!decision.memory.misleads_by_position);
+
+    let mut led = situation.led_by("c");
+    assert!(!led.decide().memory.misleads_by_position);
+}
+
+#[test]
+fn x2_the_tag_of_a_node_behind_the_newest_timeline_costs_it_nothing_among_ourselves() {
+    // I am on timeline 2 at 1000. Nobody reached more of timeline 1 than 800, so who is there at 5000 is worth 800.
+    let mut newest = Situation::replica().history(&[(1, 800)]).peer("b", saying_nofailover(on_timeline(standby_answer(5000), 1)));
+    newest.own_timeline = Some(Timeline(2));
+    assert_eq!(newest.line(), PROMOTED);
+
+    // Two nodes on the abandoned timeline: the other is ahead and says the tag for Patroni's sake only.
+    let mut abandoned = Situation::replica().history(&[(1, 5000)]).peer("b", saying_nofailover(on_timeline(standby_answer(1001), 1)));
+    let decision = abandoned.decide();
+    assert_eq!(decision.message, NOT_HEALTHIEST);
+    assert!(says(&decision, Severity::Info, "Wal position of b is ahead of my wal position"));
+
+    // On the newest timeline the tag means what it says.
+    let mut honest = Situation::replica().peer("b", saying_nofailover(standby_answer(1001)));
+    assert_eq!(honest.line(), PROMOTED);
+}
+
+#[test]
+fn x2_a_candidate_behind_the_newest_timeline_is_judged_by_its_member_key() {
+    let case = || Situation::replica().history(&[(1, 800)]).requested(Some("b"), Some("c"));
+    let mut tagged_for_others = case().peer("c", saying_nofailover(on_timeline(standby_answer(900), 1)));
+    assert!(says(&tagged_for_others.decide(), Severity::Info, "switchover: to c, i am a"));
+    let mut tagged = case().peer("c", saying_nofailover(on_timeline(standby_answer(900), 2)));
+    assert!(says(&tagged.decide(), Severity::Warning, "switchover: member c is not allowed to promote"));
+    let mut key = case().peer("c", on_timeline(standby_answer(900), 1));
+    key.view.members[2].record.tags.0.insert("nofailover".to_owned(), json!(true));
+    assert!(says(&key.decide(), Severity::Warning, "switchover: member c is not allowed to promote"));
+}
+
+#[test]
+fn x3_an_answer_that_counts_only_for_living_primaries_makes_no_timeline_the_newest() {
+    let mut situation = Situation::replica().peer("b", standby_answer(900)).peer("c", on_timeline(standby_answer(5000), 9));
+    situation.view.members[2].record.tags.0.insert("nofailover".to_owned(), json!(true));
+    assert_eq!(situation.line(), PROMOTED);
+    assert!(!situation.asked.iter().any(|ask| matches!(ask, Ask::HistoryFile(_))));
+}
+
 #[test]
 fn g8_with_equal_positions_the_higher_priority_wins() {
     let PeerAnswer::Status(mut status) = standby_answer(1000) else { unreachable!("a status") };

@@ -116,7 +116,7 @@ pub(in crate::driver) async fn ask_whether_somebody_has_everything(
     if targets.is_empty() {
         return false;
     }
-    let bar = Bar { at_least: Some(position.checkpoint_end), last_lsn: position.checkpoint_end, maximum_lag: 0, timeline: None };
+    let bar = Bar { at_least: Some(position.checkpoint_end), last_lsn: position.checkpoint_end, ..Bar::default() };
     let answers = peers.poll(&targets, Deadline::after(PEER)).await;
     answers.iter().any(|(name, answer)| disqualification(name, answer, &bar).is_none())
 }

@@ -1,7 +1,7 @@
 //! A PostgreSQL that only pretends: enough of one for the loop to start, stop, promote, copy and follow, and a network on
 //! which agents ask each other. It refuses what a real server would refuse.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -40,6 +40,20 @@ pub(super) struct Server {
     pub(super) stopping: bool,
     /// The monitoring query never returns.
     pub(super) stuck: bool,
+    /// Its files cannot be written for now.
+    pub(super) frozen: bool,
+    /// The settings that were taken into use, told apart by one number.
+    pub(super) applied: Vec<i64>,
+    /// Its replication slots.
+    pub(super) slots: BTreeSet<String>,
+    /// How often it was started.
+    pub(super) starts: u32,
+    /// How many records were written for waiting standbys.
+    pub(super) records: u32,
+    /// Its WAL receiver gets nothing from whom it follows.
+    pub(super) disconnected: bool,
+    /// How often it was made to look again.
+    pub(super) nudges: u32,
 }
 
 /// All servers, by the name of their member.
@@ -109,12 +123,23 @@ impl FakePostgres {
         });
     }
 
+    /// Waits until files can be written.
+    async fn disk(&self) {
+        let mut changes = self.world.changed.subscribe();
+        while self.server().frozen {
+            if changes.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
     async fn launch(&self, primary: bool, role: Role) -> StartOutcome {
         self.enter(ServerState::Starting, Some(role));
         tokio::time::sleep(A_MOMENT).await;
         let started = self.world.change(&self.name, |server| {
             server.running = server.data;
             server.primary = primary;
+            server.starts += 1;
             server.data
         });
         if !started {
@@ -123,6 +148,20 @@ impl FakePostgres {
         }
         self.enter(ServerState::Running, None);
         StartOutcome::Running
+    }
+}
+
+fn physical_slot(name: &str) -> SlotObservation {
+    SlotObservation {
+        name: name.to_owned(),
+        logical: false,
+        database: None,
+        plugin: None,
+        active: false,
+        has_xmin: false,
+        restart_lsn: Some(Lsn(1)),
+        confirmed_flush_lsn: None,
+        lost: false,
     }
 }
 
@@ -145,9 +184,14 @@ impl Postgres for FakePostgres {
         }
     }
 
-    async fn adopt(&self, _: Deadline) {}
+    async fn adopt(&self, _: Deadline) {
+        let server = self.server();
+        if server.running {
+            self.enter(ServerState::Running, Some(if server.primary { Role::Primary } else { Role::Replica }));
+        }
+    }
 
-    async fn observe(&self, _: bool, deadline: Deadline) -> ServerObservation {
+    async fn observe(&self, with_slots: bool, deadline: Deadline) -> ServerObservation {
         let server = self.server();
         if server.stuck {
             tokio::time::sleep_until(deadline.instant()).await;
@@ -162,7 +206,7 @@ impl Postgres for FakePostgres {
                 replayed: Lsn(server.lsn),
                 received: Lsn(server.lsn),
                 received_timeline: Timeline::known(server.timeline),
-                replication_state: server.following.as_ref().map(|_| "streaming".to_owned()),
+                replication_state: server.following.as_ref().filter(|_| !server.disconnected).map(|_| "streaming".to_owned()),
                 ..StandbyMonitor::default()
             }),
         };
@@ -174,7 +218,7 @@ impl Postgres for FakePostgres {
             data_dir: if server.data { DataDir::Present { recovery_file: !server.primary, backup_label: false } } else { DataDir::Empty },
             system_id: SystemId::parse(SYSTEM_ID).filter(|_| server.data),
             monitor,
-            slots: None,
+            slots: (with_slots && server.running).then(|| server.slots.iter().map(|name| physical_slot(name)).collect()),
             major_version: Some(150_000),
             pending_restart: BTreeMap::new(),
         }
@@ -237,7 +281,10 @@ impl Postgres for FakePostgres {
         true
     }
 
-    async fn apply_settings(&self, _: Arc<EffectiveSettings>, _: bool) {}
+    async fn apply_settings(&self, settings: Arc<EffectiveSettings>, _: bool) {
+        self.disk().await;
+        self.world.change(&self.name, |server| server.applied.push(settings.global.maximum_lag_on_failover));
+    }
 
     async fn start(&self, role: Role, _: Option<Duration>, _: &Cancel) -> StartOutcome {
         self.launch(false, role).await
@@ -273,6 +320,7 @@ impl Postgres for FakePostgres {
     }
 
     async fn follow(&self, plan: &FollowPlan, reload_only: bool, _: Option<Duration>, _: &Cancel) -> StartOutcome {
+        self.disk().await;
         let upstream = plan.upstream.as_ref().map(|upstream| upstream.name.clone());
         let ahead = upstream.as_deref().map(|name| self.world.server(name));
         self.world.change(&self.name, |server| {
@@ -310,7 +358,13 @@ impl Postgres for FakePostgres {
         true
     }
 
-    async fn nudge(&self) {}
+    async fn write_wal_record(&self, _: Deadline) {
+        self.world.change(&self.name, |server| server.records += 1);
+    }
+
+    async fn nudge(&self) {
+        self.world.change(&self.name, |server| server.nudges += 1);
+    }
 
     async fn bootstrap(&self, _: &BootstrapSettings, _: &Cancel) -> Result<(), OperationFailed> {
         self.world.change(&self.name, |server| {
@@ -328,7 +382,9 @@ impl Postgres for FakePostgres {
         let from = source.node.as_ref().map(|node| self.world.server(&node.name)).filter(|server| server.running);
         let Some(from) = from else { return Err(OperationFailed("the source is down".to_owned())) };
         tokio::time::sleep(A_MOMENT).await;
-        self.world.change(&self.name, |server| *server = Server { running: false, primary: false, following: None, ..from });
+        self.world.change(&self.name, |server| {
+            *server = Server { running: false, primary: false, following: None, slots: BTreeSet::new(), applied: Vec::new(), ..from }
+        });
         Ok(())
     }
 
@@ -349,8 +405,12 @@ impl Postgres for FakePostgres {
         self.remove_data_directory().await
     }
 
-    async fn apply_slots(&self, _: &SlotPlan, _: Deadline) -> Vec<SlotObservation> {
-        Vec::new()
+    async fn apply_slots(&self, plan: &SlotPlan, _: Deadline) -> Vec<SlotObservation> {
+        self.world.change(&self.name, |server| {
+            server.slots.retain(|name| plan.drop.iter().all(|(dropped, _)| dropped != name));
+            server.slots.extend(plan.create.iter().cloned());
+            server.slots.iter().map(|name| physical_slot(name)).collect()
+        })
     }
 }
 

@@ -1,6 +1,9 @@
 //! The loop, on a store in memory, with pretended servers and virtual time: deadlines, cancellation, order.
 
 mod fake;
+mod mixed;
+mod reloads;
+mod standbys;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -207,6 +210,31 @@ async fn a_leader_cut_off_from_the_store_stops_before_another_can_lead() {
             writable.first().is_some_and(|name| name != "a")
         })
         .await;
+}
+
+/// Row 47 of the situations; with hardening rule X18.
+#[tokio::test(start_paused = true)]
+async fn an_agent_that_is_restarted_keeps_its_primary_its_lock_and_the_slots_of_absent_members() {
+    let cluster = Cluster::new();
+    let [a, _b, c] = cluster.of_three().await;
+    let status = || async { a.handle.dcs().load(Deadline::after(Duration::from_secs(5))).await.expect("loaded").status };
+    c.task.abort();
+    // The key of `c` expires, and the leader takes note of it.
+    tokio::time::sleep(Duration::from_secs(50)).await;
+    let (before, server) = (status().await, cluster.world.server("a"));
+    assert_eq!(before.retain_slots, ["a", "b", "c"]);
+    a.task.abort();
+    tokio::time::sleep(Duration::from_secs(5)).await;
+
+    let restarted = cluster.node("a").await;
+    cluster.until(Duration::from_secs(2), "it leads again", || is_leader(&restarted)).await;
+    for _ in 0..120 {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert!(is_leader(&restarted) && cluster.world.writable() == ["a"]);
+    }
+    let after = cluster.world.server("a");
+    assert_eq!((after.starts, after.timeline, after.slots), (server.starts, server.timeline, server.slots));
+    assert_eq!(status().await.retain_slots, before.retain_slots);
 }
 
 #[tokio::test(start_paused = true)]

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use tests::agents;
 use tokio::process::Command;
 
@@ -17,7 +17,7 @@ pub(crate) async fn installed() -> Result<PathBuf> {
         return Ok(programs);
     }
     println!("Installing Patroni from PyPI into {}", home.display());
-    let python = python()?;
+    let python = agents::python().context("there is no `python3` that every user can run\n\nhint: `apt-get install python3-venv`")?;
     run(Command::new(&python).args(["-m", "venv", "--clear"]).arg(&home)).await?;
     run(Command::new(programs.join("pip")).args(["install", "--quiet", "patroni[etcd3,psycopg3]"])).await?;
     Ok(programs)
@@ -41,17 +41,6 @@ fn cache_dir() -> Result<PathBuf> {
     let directory = base.join("quorate");
     std::fs::create_dir_all(&directory).with_context(|| format!("cannot make {}", directory.display()))?;
     Ok(directory)
-}
-
-/// A Python that the user who runs the agents can run as well.
-fn python() -> Result<PathBuf> {
-    let candidates = [Some(PathBuf::from("/usr/bin/python3")), agents::on_the_path("python3")];
-    for python in candidates.into_iter().flatten() {
-        if std::fs::canonicalize(&python).is_ok_and(|program| agents::is_open_to_all(&program)) {
-            return Ok(python);
-        }
-    }
-    bail!("there is no `python3` that every user can run\n\nhint: `apt-get install python3-venv`");
 }
 
 async fn run(command: &mut Command) -> Result<()> {

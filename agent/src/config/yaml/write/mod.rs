@@ -1,4 +1,5 @@
-//! Writing YAML as people see it: `show-config`, `edit-config`, `list -f yaml` and the Tags column.
+//! Writing YAML as people see it: `show-config`, `edit-config`, `list -f yaml`, the Tags column, and an agent's `--print` and
+//! `--generate-sample-config`.
 //!
 //! Scripts and eyes compare these texts with what Patroni's tool prints, which is PyYAML's `safe_dump` with
 //! `allow_unicode` and a width of 200. So this writer makes PyYAML's choices: keys sorted, lists not indented below their
