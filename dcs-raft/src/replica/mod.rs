@@ -36,7 +36,9 @@ pub struct Options {
     pub election_ticks: u32,
     /// After how many entries a snapshot takes the place of the log.
     pub snapshot_entries: u64,
-    /// What makes the election timeouts of nodes differ from each other.
+    /// Chance: another one for each node, and for each time that a node starts. Makes the election timeouts of nodes differ
+    /// from each other, and the questions of a node from those that it asked before it was started anew: answers to them
+    /// may still come.
     pub seed: u64,
 }
 
@@ -133,13 +135,13 @@ impl<S: Storage> Replica<S> {
         }
         Ok(Self {
             id: remembered.id,
+            questions: Questions::numbered_from(options.seed),
             options,
             foundation,
             node,
             storage,
             state,
             clock: LogClock::default(),
-            questions: Questions::default(),
             unwritten: None,
             heard: BTreeMap::new(),
             announced: None,

@@ -70,8 +70,13 @@ pub(super) struct Questions {
 }
 
 impl Questions {
+    /// Nobody has asked yet. Questions to other nodes are numbered from somewhere.
+    pub(super) fn numbered_from(start: u64) -> Self {
+        Self { last_token: start, ..Self::default() }
+    }
+
     fn token(&mut self) -> u64 {
-        self.last_token += 1;
+        self.last_token = self.last_token.wrapping_add(1);
         self.last_token
     }
 

@@ -5,7 +5,6 @@
 
 mod campaign;
 mod clients;
-mod disk;
 mod linearizable;
 mod network;
 mod world;
@@ -69,4 +68,10 @@ fn the_same_seed_tells_the_same_history() {
         let (one, other) = (World::new(seed).run(), World::new(seed).run());
         assert_eq!(one, other, "seed {seed}");
     }
+}
+
+#[test]
+fn nodes_that_forget_their_votes_are_found_out() {
+    let found_out = (0..2_000).any(|seed| std::panic::catch_unwind(|| World::forgetful(seed).run()).is_err());
+    assert!(found_out, "the checks find nothing");
 }

@@ -10,12 +10,12 @@ use dcs_raft::message::{ChangedKey, PeerFrame, Request, Response};
 use dcs_raft::replica::{Options, Outlet, Replica};
 use dcs_raft::status::NodeRole;
 use dcs_raft::storage::Storage;
+use dcs_raft::storage::memory::{Fault, MemoryDisk, MemoryStorage};
 
 use fastrand::Rng;
 
 use crate::campaign::Candidate;
 use crate::clients::{Client, KEYS};
-use crate::disk::{Disk, DiskStorage};
 use crate::linearizable::{Operation, is_linearizable};
 use crate::network::Network;
 
@@ -84,8 +84,8 @@ enum Event {
 struct Server {
     id: NodeId,
     address: String,
-    disk: Disk,
-    replica: Option<Replica<DiskStorage>>,
+    disk: MemoryDisk,
+    replica: Option<Replica<MemoryStorage>>,
     /// Its clock shows something else than those of the others.
     clock_ahead_ms: u64,
     /// It is stopped until then: nothing reaches it and it does nothing.
@@ -140,6 +140,8 @@ pub(crate) struct World {
     foundation: Foundation,
     snapshot_entries: u64,
     calm: bool,
+    /// Nodes that lose everything come back as who they were, as they must not.
+    forgetful: bool,
     report: Report,
 }
 
@@ -156,8 +158,8 @@ impl World {
             .members
             .iter()
             .map(|member| {
-                let disk = Disk::new(member.id);
-                disk.open().found(&foundation).expect("room for the foundation");
+                let disk = MemoryDisk::new(member.id);
+                disk.open().0.found(&foundation).expect("room for the foundation");
                 Server {
                     id: member.id,
                     address: member.address.clone(),
@@ -188,6 +190,7 @@ impl World {
             foundation,
             snapshot_entries,
             calm: false,
+            forgetful: false,
             report: Report { histories: 1, ..Report::default() },
         };
         for position in 0..count {
@@ -204,6 +207,11 @@ impl World {
         let first = world.rng.u64(500..4_000);
         world.schedule(first, Event::Trouble);
         world
+    }
+
+    /// A world in which nodes forget their votes: the checks must find out.
+    pub(crate) fn forgetful(seed: u64) -> Self {
+        Self { forgetful: true, ..Self::new(seed) }
     }
 
     /// Tells the history, and checks it.
@@ -292,7 +300,7 @@ impl World {
             Event::Answer { token, response } => self.answer(token, &response),
             Event::Trouble => self.trouble(),
             Event::Restart(server) => self.start(server),
-            Event::HasRoom(server) => self.servers[server].disk.set_full(false),
+            Event::HasRoom(server) => self.servers[server].disk.set_fault(None),
             Event::Heal => self.network.heal(),
             Event::Join(server) => self.join(server),
         }
@@ -352,7 +360,7 @@ impl World {
     }
 
     /// Does something with a replica that runs, and carries out what it wants done.
-    fn with(&mut self, server: usize, input: impl FnOnce(&mut Replica<DiskStorage>, Moment, &mut Wishes)) {
+    fn with(&mut self, server: usize, input: impl FnOnce(&mut Replica<MemoryStorage>, Moment, &mut Wishes)) {
         let now = moment(self.now + self.servers[server].clock_ahead_ms);
         let Some(replica) = &mut self.servers[server].replica else { return };
         let mut wishes = Wishes::default();
@@ -364,7 +372,7 @@ impl World {
             assert_eq!(leader, status.id, "seed {}: two leaders in term {}", self.seed, status.term);
         }
         self.carry_out(server, wishes);
-        if self.servers[server].disk.has_crashed() {
+        if self.servers[server].disk.is_crashed() {
             self.crash(server);
         }
     }
@@ -397,7 +405,7 @@ impl World {
         }
         let options =
             Options { address: state.address.clone(), election_ticks: 10, snapshot_entries: self.snapshot_entries, seed: self.seed };
-        let (remembered, storage) = (state.disk.remembered(), state.disk.open());
+        let (storage, remembered) = state.disk.open();
         state.replica = Some(Replica::new(remembered, storage, options, now).expect("what was written can be read"));
     }
 
@@ -420,8 +428,8 @@ impl World {
             0..=2 => self.crash(server),
             3..=5 => {
                 // In the middle of its next write, which is then there or not.
-                let kept = self.rng.bool();
-                self.servers[server].disk.crash_at_next_write(kept);
+                let fault = [Fault::CrashBefore, Fault::CrashAfter, Fault::Unsure][self.rng.usize(..3)];
+                self.servers[server].disk.set_fault(Some(fault));
             }
             6 => (0..self.servers.len()).for_each(|server| self.crash(server)),
             7..=10 => {
@@ -431,7 +439,7 @@ impl World {
             }
             11..=13 => self.servers[server].stopped_until = self.now + self.rng.u64(100..5_000),
             14 => {
-                self.servers[server].disk.set_full(true);
+                self.servers[server].disk.set_fault(Some(Fault::Full));
                 let room = self.rng.u64(200..3_000);
                 self.schedule(room, Event::HasRoom(server));
             }
@@ -442,7 +450,7 @@ impl World {
     /// A node loses everything, if all others are members that vote: of three only one may be without its memory.
     fn wipe(&mut self, server: usize) {
         let everybody_votes = self.servers.iter().all(|server| {
-            let votes = |replica: &Replica<DiskStorage>| {
+            let votes = |replica: &Replica<MemoryStorage>| {
                 let status = replica.status(moment(self.now + server.clock_ahead_ms));
                 status.role != NodeRole::Learner
                     && status.peers.len() == self.servers.len() - 1
@@ -454,9 +462,15 @@ impl World {
             return;
         }
         self.report.wipes += 1;
+        if self.forgetful {
+            let disk = MemoryDisk::new(self.servers[server].id);
+            disk.open().0.found(&self.foundation).expect("room for the foundation");
+            self.servers[server].disk = disk;
+            return self.crash(server);
+        }
         let id = NodeId(self.rng.u64(1..));
         let wiped = &mut self.servers[server];
-        (wiped.id, wiped.disk, wiped.replica, wiped.blank) = (id, Disk::new(id), None, true);
+        (wiped.id, wiped.disk, wiped.replica, wiped.blank) = (id, MemoryDisk::new(id), None, true);
         self.schedule(500, Event::Join(server));
     }
 
@@ -476,9 +490,11 @@ impl World {
     fn let_in(&mut self, server: usize, response: &Response) {
         if let (Response::Joined(foundation), true) = (response, self.servers[server].blank) {
             assert_eq!(foundation, &self.foundation, "seed {}", self.seed);
-            self.servers[server].disk.open().found(foundation).expect("room for the foundation");
-            self.servers[server].blank = false;
-            self.start(server);
+            // A node that cannot write that down asks to be let in again.
+            if self.servers[server].disk.open().0.found(foundation).is_ok() {
+                self.servers[server].blank = false;
+                self.start(server);
+            }
         }
     }
 
@@ -488,7 +504,7 @@ impl World {
         self.network.calm_down();
         for server in 0..self.servers.len() {
             self.servers[server].stopped_until = 0;
-            self.servers[server].disk.set_full(false);
+            self.servers[server].disk.set_fault(None);
             self.start(server);
         }
     }
