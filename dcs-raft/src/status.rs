@@ -45,6 +45,8 @@ pub struct Status {
     pub snapshot_index: u64,
     /// Whether it hears from a majority: the leader of its followers, everybody else of a leader.
     pub has_quorum: bool,
+    /// Whether a change of the members is under way: until it is over the majority of those before it is needed as well.
+    pub changing: bool,
     /// The log clock, in milliseconds.
     pub clock_ms: u64,
     /// The other members.

@@ -66,6 +66,7 @@ impl<S: Storage> Replica<S> {
             last_index: self.node.last_index(),
             snapshot_index: self.node.snapshot_index(),
             has_quorum,
+            changing: self.node.is_changing(),
             clock_ms: self.state.clock_ms(),
             peers: peers.collect(),
             uptime_ms: milliseconds(now, self.started),

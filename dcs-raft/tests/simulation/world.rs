@@ -399,12 +399,12 @@ impl World {
 
     fn start(&mut self, server: usize) {
         let now = moment(self.now + self.servers[server].clock_ahead_ms);
+        let seed = self.rng.u64(..);
         let state = &mut self.servers[server];
         if state.replica.is_some() || state.blank {
             return;
         }
-        let options =
-            Options { address: state.address.clone(), election_ticks: 10, snapshot_entries: self.snapshot_entries, seed: self.seed };
+        let options = Options { address: state.address.clone(), election_ticks: 10, snapshot_entries: self.snapshot_entries, seed };
         let (storage, remembered) = state.disk.open();
         state.replica = Some(Replica::new(remembered, storage, options, now).expect("what was written can be read"));
     }
@@ -452,7 +452,8 @@ impl World {
         let everybody_votes = self.servers.iter().all(|server| {
             let votes = |replica: &Replica<MemoryStorage>| {
                 let status = replica.status(moment(self.now + server.clock_ahead_ms));
-                status.role != NodeRole::Learner
+                !status.changing
+                    && status.role != NodeRole::Learner
                     && status.peers.len() == self.servers.len() - 1
                     && status.peers.iter().all(|peer| peer.voter)
             };
