@@ -15,6 +15,9 @@ pub fn available() -> Vec<&'static str> {
     if cfg!(feature = "etcd") {
         names.push("etcd3");
     }
+    if cfg!(feature = "raft") {
+        names.push("raft");
+    }
     names
 }
 
@@ -27,6 +30,8 @@ pub fn check(settings: &StoreSettings) -> Result<(), KeyError> {
     match settings.section {
         #[cfg(feature = "etcd")]
         "etcd3" => etcd_config(settings).map(drop),
+        #[cfg(feature = "raft")]
+        "raft" => raft_config(settings).map(drop),
         _ => Err(refusal(settings)),
     }
 }
@@ -51,6 +56,12 @@ pub struct Access {
 enum Backend {
     #[cfg(feature = "etcd")]
     Etcd(Arc<dcs_etcd::Etcd>),
+    /// The node of this agent.
+    #[cfg(feature = "raft")]
+    RaftNode(Box<dcs_raft::Node>),
+    /// Only other nodes, over connections that are made as they are needed.
+    #[cfg(feature = "raft")]
+    RaftNodes,
 }
 
 impl Access {
@@ -71,18 +82,54 @@ impl Access {
                 let config = etcd_config(settings)?;
                 etcd.set_access(&config).await.map_err(|error| settings.error("", crate::supervise::chain(&error)))
             }
+            #[cfg(feature = "raft")]
+            Backend::RaftNode(ref node) => {
+                let config = raft_config(settings)?;
+                node.reload(&config).await.map_err(|error| settings.error("", crate::supervise::chain(&error)))
+            }
+            #[cfg(feature = "raft")]
+            Backend::RaftNodes => raft_config(settings).map(drop),
+        }
+    }
+
+    /// Leaves the store. An agent that is a node of it hands over what it leads, and closes its files.
+    pub async fn close(self) {
+        #[cfg(feature = "raft")]
+        if let Backend::RaftNode(node) = self.backend {
+            node.stop().await;
+        }
+    }
+
+    /// The node of the store that this agent is, if it is one.
+    #[cfg(feature = "raft")]
+    pub fn raft_node(&self) -> Option<&dcs_raft::Node> {
+        match &self.backend {
+            Backend::RaftNode(node) => Some(node),
+            _ => None,
         }
     }
 }
 
-/// Opens the configured store for an agent. Nothing is sent yet.
+/// Opens the configured store for an agent. Nothing is sent to a store outside; the embedded one starts its node, which
+/// looks for the others in the background.
 ///
 /// # Errors
 ///
-/// As for [`check`].
-pub fn open(settings: &StoreSettings, timing: Timing, clock: Arc<dyn Clock>) -> Result<Opened, KeyError> {
+/// As for [`check`], and if the node of the embedded store cannot open its files or listen.
+pub async fn open(settings: &StoreSettings, timing: Timing, clock: Arc<dyn Clock>) -> Result<Opened, KeyError> {
     if !settings.ignored.is_empty() {
         tracing::warn!("Several stores are configured; `{}` is used, and `{}` not", settings.section, settings.ignored.join("`, `"));
+    }
+    #[cfg(feature = "raft")]
+    if settings.section == "raft"
+        && let config = raft_config(settings)?
+        && config.self_addr.is_some()
+    {
+        let node = dcs_raft::Node::start(config, Arc::clone(&clock)).await;
+        let node = node.map_err(|error| settings.error("", crate::supervise::chain(&error)))?;
+        let store = Arc::new(dcs_raft::RaftStore::new(node.cluster(), timing, Arc::clone(&clock)));
+        let backend = Backend::RaftNode(Box::new(node));
+        return Ok(opened(settings, store, backend, cluster_path(settings), Consistency::Relaxed, timing, clock));
     }
     open_path(settings, cluster_path(settings), Consistency::Relaxed, timing, clock)
 }
@@ -120,16 +167,38 @@ fn open_path(
             let etcd = Arc::new(dcs_etcd::Etcd::new(etcd_config(settings)?, timing, Arc::clone(&clock)));
             (Arc::clone(&etcd) as _, Backend::Etcd(etcd))
         }
+        #[cfg(feature = "raft")]
+        "raft" => {
+            let nodes = dcs_raft::RemoteCluster::new(&raft_config(settings)?);
+            (Arc::new(dcs_raft::RaftStore::new(nodes.cluster(), timing, Arc::clone(&clock))), Backend::RaftNodes)
+        }
         _ => return Err(refusal(settings)),
     };
+    Ok(opened(settings, store, backend, path, consistency, timing, clock))
+}
+
+fn opened(
+    settings: &StoreSettings,
+    store: Arc<dyn KeyValueStore>,
+    backend: Backend,
+    path: ClusterPath,
+    consistency: Consistency,
+    timing: Timing,
+    clock: Arc<dyn Clock>,
+) -> Opened {
     let name = MemberName::from(settings.name.as_str());
     let dcs = Arc::new(KeyValueDcs::new(store, clock, path, name, timing).with_consistency(consistency));
-    Ok(Opened { dcs, access: Access { section: settings.section, backend } })
+    Opened { dcs, access: Access { section: settings.section, backend } }
 }
 
 #[cfg(feature = "etcd")]
 fn etcd_config(settings: &StoreSettings) -> Result<dcs_etcd::Config, KeyError> {
     dcs_etcd::Config::from_section(&settings.options).map_err(|error| settings.error(error.key, error.to_string()))
+}
+
+#[cfg(feature = "raft")]
+fn raft_config(settings: &StoreSettings) -> Result<dcs_raft::Config, KeyError> {
+    dcs_raft::Config::from_section(&settings.options).map_err(|error| settings.error(error.key, error.problem))
 }
 
 /// Why the section cannot be used.

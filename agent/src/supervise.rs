@@ -97,7 +97,7 @@ impl Agent {
         let settings = Arc::new(AgentSettings::new(local)?);
         let store = settings.local().store()?;
         let effective = settings.effective(&settings.initial_dynamic())?;
-        let stores::Opened { dcs, access: store } = stores::open(&store, effective.global.timing(), Arc::clone(&clock))?;
+        let stores::Opened { dcs, access: store } = stores::open(&store, effective.global.timing(), Arc::clone(&clock)).await?;
         umask::restrict(&effective.postgresql.data_dir);
         let postgres = LocalPostgres::new(Arc::clone(&effective), Arc::clone(&clock));
         let peers = Arc::new(HttpPeers::new(client(&settings.local().ctl()?)?));
@@ -109,7 +109,10 @@ impl Agent {
         let (mut engine, handle) = Engine::new(Parts { dcs, postgres, peers: Arc::clone(&peers) as _, clock, source, settings: effective });
         tokio::select! {
             started = engine.start() => started.map_err(StartError::Refused)?,
-            () = stop => return Ok(None),
+            () = stop => {
+                store.close().await;
+                return Ok(None);
+            }
         }
         let (rest_settings, warnings) = settings.local().rest_api()?;
         for warning in warnings {
@@ -133,6 +136,7 @@ impl Agent {
             tokio::select! {
                 ended = &mut self.engine => {
                     self.rest.shutdown().await;
+                    self.store.close().await;
                     return ended.unwrap_or_else(|error| Ended::Fatal(format!("the engine ended unexpectedly: {error}")));
                 }
                 () = &mut stop => break,
@@ -142,12 +146,14 @@ impl Agent {
                 }
             }
         }
-        let Self { handle, engine, rest, .. } = self;
+        let Self { handle, engine, rest, store, .. } = self;
         // Clients get "connection refused" while PostgreSQL is being stopped.
         rest.shutdown().await;
         // An engine that is gone already has nothing left to stop.
         let _ = handle.send(Command::Shutdown).await;
-        engine.await.unwrap_or_else(|error| Ended::Fatal(format!("the engine ended unexpectedly: {error}")))
+        let ended = engine.await.unwrap_or_else(|error| Ended::Fatal(format!("the engine ended unexpectedly: {error}")));
+        store.close().await;
+        ended
     }
 
     /// The engine has read the local files again: what does not belong to it follows.

@@ -44,8 +44,12 @@ const ROOT: &[(&str, Below)] = keys![
     "etcd3": Keys(ETCD),
     "exhibitor": Keys(EXHIBITOR),
     "kubernetes": Keys(KUBERNETES),
-    "raft": Keys(keys!["self_addr" "bind_addr" "partner_addrs" "data_dir" "password"]),
+    "raft": Keys(RAFT),
     "zookeeper": Keys(ZOOKEEPER),
+];
+const RAFT: &[(&str, Below)] = keys![
+    "self_addr" "bind_addr" "partner_addrs" "data_dir" "password" "heartbeat_ms" "election_ms" "snapshot_entries",
+    "tls": Keys(keys!["cert" "key" "ca"]),
 ];
 const LOG: &[(&str, Below)] = keys![
     "type" "level" "traceback_level" "format" "dateformat" "static_fields" "max_queue_size" "dir" "mode" "file_size"

@@ -118,9 +118,7 @@ fn the_file_of_an_old_slide_deck_is_read_and_its_etcd_section_is_refused_with_th
     let node = Node::with(SLIDES);
     let local = node.load(&[]);
     let store = local.store().expect("a section of a store");
-    let timing =
-        dcs_core::Timing { ttl: Duration::from_secs(30), loop_wait: Duration::from_secs(10), retry_timeout: Duration::from_secs(10) };
-    let error = crate::stores::open(&store, timing, std::sync::Arc::new(dcs_core::BootClock)).expect_err("v2 is not there");
+    let error = crate::stores::check(&store).expect_err("v2 is not there");
     let error = error.to_string();
     assert!(error.contains("quorate.yml:8:1: `etcd:` is the etcd v2 API") && error.contains("`etcd3:`"), "{error}");
 
@@ -466,9 +464,7 @@ fn the_first_store_in_the_alphabet_is_used() {
     let local = Node::with(&minimal_with("consul: {host: h}")).load(&[]);
     let store = local.store().expect("a store");
     assert_eq!((store.section, store.ignored.as_slice()), ("consul", ["etcd3"].as_slice()));
-    let timing =
-        dcs_core::Timing { ttl: Duration::from_secs(30), loop_wait: Duration::from_secs(10), retry_timeout: Duration::from_secs(10) };
-    let error = crate::stores::open(&store, timing, std::sync::Arc::new(dcs_core::BootClock)).expect_err("not built in").to_string();
+    let error = crate::stores::check(&store).expect_err("not built in").to_string();
     assert!(error.contains("the store `consul` is not built into this version yet"), "{error}");
 }
 
