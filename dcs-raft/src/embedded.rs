@@ -46,6 +46,9 @@ const LONGEST_WAIT: Duration = Duration::from_secs(120);
 /// How long a leader that stops may take to hand over.
 const HAND_OVER: Duration = Duration::from_secs(1);
 
+/// How long its thread may take to end.
+const STOP: Duration = Duration::from_secs(5);
+
 /// A node cannot be started.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -151,7 +154,7 @@ impl Node {
         self.listener.stop().await;
         // The others hold no driver of their own: whoever still asks is answered that the node has ended.
         if let Some(member) = self.shared.member.get() {
-            member.driver.stop().await;
+            member.driver.stop(Deadline::after(STOP)).await;
         }
     }
 
