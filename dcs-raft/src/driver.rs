@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use dcs_core::{Clock, Deadline, Moment};
+use dcs_core::{Clock, Deadline, Moment, chain};
 use tokio::sync::{oneshot, watch};
 
 use crate::changes::ChangeLog;
@@ -118,17 +118,6 @@ impl Driver {
             tracing::warn!("the Raft node has not ended in time: its disk does not answer");
         }
     }
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }
 
 fn run<S: Storage>(
