@@ -68,6 +68,7 @@ impl<A: Ask> Client<A> {
             let problem = match self.ask.ask(request, attempt).await {
                 Ok(Response::Unknown(problem)) => {
                     may_be_taken = true;
+                    tracing::debug!("not known what became of a request, it is sent again: {problem}");
                     problem.into()
                 }
                 Ok(Response::Refused(problem)) => {

@@ -25,7 +25,7 @@ fn deadline() -> Deadline {
 
 impl Cluster {
     async fn start(count: usize) -> Self {
-        let _ = tracing_subscriber::fmt().with_max_level(tracing::Level::INFO).with_test_writer().try_init();
+        let _ = tracing_subscriber::fmt().with_env_filter("info,dcs_raft=debug").with_test_writer().try_init();
         let mut cluster = Self::prepare(count);
         for position in 0..count {
             cluster.start_node(position).await;
