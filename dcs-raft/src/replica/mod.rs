@@ -323,10 +323,12 @@ impl<S: Storage> Replica<S> {
         self.ask_parked(now, outlet);
     }
 
-    /// A snapshot of the own state, if the log has become long.
+    /// A snapshot of the own state, if the log has become long, or somebody was added after the last one: a node takes no
+    /// snapshot that does not name it.
     fn due_snapshot(&self) -> Option<SnapshotData> {
         let applied = self.state.applied();
-        if applied.saturating_sub(self.node.snapshot_index()) < self.options.snapshot_entries {
+        let since = applied.saturating_sub(self.node.snapshot_index());
+        if since < self.options.snapshot_entries && !(since > 0 && self.node.snapshot_lacks_a_node()) {
             return None;
         }
         let term = self.node.term_of(applied)?;

@@ -24,7 +24,8 @@ impl<S: Storage> Replica<S> {
     pub fn status(&self, now: Moment) -> Status {
         let configuration = self.node.configuration();
         let votes = |id: u64| configuration.voters.contains(&id) || configuration.voters_outgoing.contains(&id);
-        let role = if !self.state.members().contains_key(&self.id) {
+        // Who has applied nothing was let in, and has not heard of it yet.
+        let role = if !self.state.members().contains_key(&self.id) && self.state.applied() > 0 {
             NodeRole::Removed
         } else if !votes(self.id.0) {
             NodeRole::Learner
