@@ -5,6 +5,7 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each test program uses its own part")]
 
+pub mod load;
 mod node;
 pub mod nodes;
 
