@@ -10,6 +10,8 @@ pub mod http_client;
 pub mod peers;
 #[cfg(feature = "raft")]
 pub mod raft_controller;
+#[cfg(feature = "raft")]
+pub mod raft_json;
 #[cfg(all(test, feature = "raft"))]
 mod raft_testing;
 pub mod rest;
