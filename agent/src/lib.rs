@@ -12,7 +12,8 @@ pub mod peers;
 pub mod raft_controller;
 #[cfg(feature = "raft")]
 pub mod raft_json;
-#[cfg(all(test, feature = "raft"))]
+#[cfg(feature = "raft")]
+#[cfg(test)]
 mod raft_testing;
 pub mod rest;
 pub mod service_manager;

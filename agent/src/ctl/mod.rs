@@ -23,6 +23,8 @@ pub mod members;
 pub mod output;
 pub mod prompt;
 pub mod python;
+#[cfg(feature = "raft")]
+pub mod raft_nodes;
 mod rest_client;
 pub mod settings;
 mod stores;

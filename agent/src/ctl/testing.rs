@@ -67,6 +67,8 @@ pub(crate) struct Tool {
     answers: Vec<Step>,
     agents: Scripted,
     printed: Captured,
+    #[cfg(feature = "raft")]
+    pub(crate) raft: Result<dcs_raft::Config, String>,
 }
 
 /// What a command did.
@@ -117,6 +119,8 @@ impl Tool {
             answers: Vec::new(),
             agents: Scripted::default(),
             printed: Captured::default(),
+            #[cfg(feature = "raft")]
+            raft: Err("no nodes".to_owned()),
         };
         for (key, value) in keys {
             put(&tool.server, key, value).await;
@@ -165,6 +169,8 @@ impl Tool {
             console: Console::new(Box::new(printed.clone()), false, Box::new(answers)),
             time: LocalTime::new(Arc::clone(self.server.clock()), TimeZone::fixed(Offset::constant(2))),
             stores: Box::new(MemoryStores(Arc::clone(&self.server))),
+            #[cfg(feature = "raft")]
+            raft: self.raft.clone(),
             agents: Box::new(self.agents.clone()),
             programs: self.programs.clone(),
         };
