@@ -8,7 +8,7 @@
 
 use std::sync::Arc;
 
-use dcs_core::BootClock;
+use dcs_core::{BootClock, chain};
 use ha_engine::driver::{Ended, Engine, Parts};
 use ha_engine::postgres::{LocalPostgres, umask};
 use ha_engine::settings::{EffectiveSettings, SettingsError, SettingsSource};
@@ -196,16 +196,4 @@ fn client(ctl: &CtlSettings) -> Result<reqwest::Client, HttpClientError> {
         insecure: true,
     }
     .client()
-}
-
-/// An error with all its causes, in one line.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use dcs_core::{Clock, Deadline};
+use dcs_core::{Clock, Deadline, chain};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -45,6 +45,9 @@ const LONGEST_WAIT: Duration = Duration::from_secs(120);
 
 /// How long a leader that stops may take to hand over.
 const HAND_OVER: Duration = Duration::from_secs(1);
+
+/// How long its thread may take to end.
+const STOP: Duration = Duration::from_secs(5);
 
 /// A node cannot be started.
 #[derive(Debug, thiserror::Error)]
@@ -171,7 +174,7 @@ impl Node {
         self.listener.stop().await;
         // The others hold no driver of their own: whoever still asks is answered that the node has ended.
         if let Some(member) = self.shared.member.get() {
-            member.driver.stop().await;
+            member.driver.stop(Deadline::after(STOP)).await;
         }
     }
 
@@ -418,17 +421,6 @@ async fn write_foundation(mut storage: RedbStorage, foundation: Foundation) -> R
 /// Does something that blocks, beside the runtime.
 async fn blocking<T: Send + 'static>(action: impl FnOnce() -> T + Send + 'static) -> T {
     tokio::task::spawn_blocking(action).await.expect("the action does not panic, and the runtime lives as long as its tasks")
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }
 
 /// Who connects to this node.

@@ -22,7 +22,7 @@ pub mod storage;
 pub mod store;
 pub mod transport;
 
-pub use config::{Config, ConfigError};
+pub use config::Config;
 pub use embedded::{Node, NodeHandle, StartError};
 pub use remote::RemoteCluster;
 pub use store::RaftStore;

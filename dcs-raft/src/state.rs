@@ -21,7 +21,7 @@ mod properties;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
 
 use serde::{Deserialize, Serialize};
@@ -43,8 +43,13 @@ pub struct State {
     keys: BTreeMap<String, Stored>,
     handles: BTreeMap<u64, Life>,
     members: BTreeMap<NodeId, Member>,
+    /// Who was removed or replaced, the latest at the end: it does not come back under its id.
+    removed: VecDeque<NodeId>,
     recent: Recent,
 }
+
+/// How many removed nodes are remembered.
+const REMOVED: usize = 1024;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Stored {
@@ -82,6 +87,7 @@ impl State {
             keys: BTreeMap::new(),
             handles: BTreeMap::new(),
             members: foundation.members.iter().map(|member| (member.id, member.clone())).collect(),
+            removed: VecDeque::new(),
             recent: Recent::default(),
         }
     }
@@ -145,6 +151,11 @@ impl State {
     /// The members.
     pub fn members(&self) -> &BTreeMap<NodeId, Member> {
         &self.members
+    }
+
+    /// Whether the node was a member once, and was removed or replaced.
+    pub fn was_removed(&self, id: NodeId) -> bool {
+        self.removed.contains(&id)
     }
 
     /// When the next handle ends on the log clock, if it is not refreshed.
@@ -271,15 +282,26 @@ impl State {
                 if let Some(member) = self.members.get_mut(id) {
                     member.absent = false;
                     if let Some(replaced) = instead_of.filter(|replaced| replaced != id) {
-                        self.members.remove(&replaced);
+                        self.remove_member(replaced);
                     }
                 }
             }
-            MembershipChange::Remove(id) => drop(self.members.remove(id)),
+            MembershipChange::Remove(id) => self.remove_member(*id),
             MembershipChange::Move { id, address } => {
                 if let Some(member) = self.members.get_mut(id) {
                     member.address.clone_from(address);
                 }
+            }
+        }
+    }
+}
+
+impl State {
+    fn remove_member(&mut self, id: NodeId) {
+        if self.members.remove(&id).is_some() {
+            self.removed.push_back(id);
+            while self.removed.len() > REMOVED {
+                self.removed.pop_front();
             }
         }
     }

@@ -25,7 +25,7 @@ fn deadline() -> Deadline {
 
 impl Cluster {
     async fn start(count: usize) -> Self {
-        let _ = tracing_subscriber::fmt().with_max_level(tracing::Level::INFO).with_test_writer().try_init();
+        let _ = tracing_subscriber::fmt().with_env_filter("info,dcs_raft=debug").with_test_writer().try_init();
         let mut cluster = Self::prepare(count);
         for position in 0..count {
             cluster.start_node(position).await;
@@ -205,4 +205,26 @@ async fn members_are_added_and_removed_in_a_running_cluster() {
 fn voters(statuses: &[Option<Status>], count: usize) -> bool {
     let sees = |status: &Status| status.peers.len() + 1 == count && status.peers.iter().all(|peer| peer.voter);
     statuses.iter().all(|status| status.as_ref().is_some_and(sees))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_removed_node_does_not_come_back_by_itself() {
+    let cluster = Cluster::start(3).await;
+    let statuses = cluster.until("three voters", |statuses| voters(statuses, 3)).await;
+    let removed = (cluster.leader().await + 1) % 3;
+    let id = statuses[removed].as_ref().expect("a member").id;
+    let client = RemoteCluster::new(&cluster.config(0));
+    let request = Request::Remove { address: cluster.addresses[removed].clone() };
+    assert_eq!(client.request(&request, deadline()).await.expect("an answer"), Response::Done);
+    // As the node does when it hears of no leader.
+    let request = Request::Join { id, address: cluster.addresses[removed].clone() };
+    let leader = cluster.addresses[cluster.leader().await].parse().expect("an address");
+    let answer = client.request_of(&leader, &request, deadline()).await.expect("an answer");
+    assert!(matches!(&answer, Response::Refused(why) if why.contains("move its data directory away")), "{answer:?}");
+    let others = |statuses: &[Option<Status>]| {
+        let left: Vec<_> =
+            statuses.iter().enumerate().filter(|(position, _)| *position != removed).map(|(_, status)| status.clone()).collect();
+        voters(&left, 2)
+    };
+    cluster.until("two voters", others).await;
 }

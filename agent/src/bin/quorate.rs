@@ -6,9 +6,10 @@ use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use agent::config::{Environment, LocalConfig, LogLevel, ValidateOptions};
-use agent::supervise::{Agent, chain};
+use agent::supervise::Agent;
 use agent::telemetry::Log;
 use clap::{Parser, Subcommand};
+use dcs_core::chain;
 use ha_engine::driver::Ended;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;

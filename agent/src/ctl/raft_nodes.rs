@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 
-use dcs_core::Deadline;
+use dcs_core::{Deadline, chain};
 use dcs_raft::cluster::ClusterError;
 use dcs_raft::message::{Request, Response};
 use dcs_raft::status::{NodeRole, PeerStatus, Status};
@@ -14,7 +14,6 @@ use dcs_raft::{Config, RemoteCluster};
 
 use crate::config::LocalConfig;
 use crate::stores;
-use crate::supervise::chain;
 
 use super::failure::Failure;
 

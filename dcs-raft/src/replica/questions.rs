@@ -244,12 +244,24 @@ impl<S: Storage> Replica<S> {
                 Ok(false) => add(&mut self.questions.joins, id, asker, self.ticks),
                 Err(response) => asker.answer(response, outlet),
             },
+            // Once it is removed, no answer reaches it any more. Whoever asked it asks another one.
+            Request::Remove { address } if self.is_at(asker, &address) => {
+                asker.answer(Response::Unknown("the node that is to be removed cannot be told about it".to_owned()), outlet);
+            }
             Request::Remove { address } => match self.take_removal(now, &address) {
                 Ok(node) => add(&mut self.questions.removals, node, asker, self.ticks),
                 Err(response) => asker.answer(response, outlet),
             },
             Request::Transfer { to } => asker.answer(self.hand_over(to), outlet),
             Request::Discover | Request::Status | Request::Read { .. } | Request::Wait { .. } => {}
+        }
+    }
+
+    /// Whether the asker is the node at this address.
+    fn is_at(&self, asker: Asker, address: &str) -> bool {
+        match asker {
+            Asker::Here(_) => false,
+            Asker::Node { node, .. } => self.state.members().get(&node).is_some_and(|member| member.address == address),
         }
     }
 
