@@ -433,7 +433,11 @@ impl Accept for Door {
             return Welcome::Refused("this node has no cluster yet".to_owned());
         };
         if introduction.cluster != member.cluster {
-            return Welcome::Refused(format!("this node belongs to another cluster, {}", member.cluster));
+            return Welcome::Refused(format!(
+                "this node belongs to another cluster, {}; if that one was formed anew after a majority was lost, \
+                 stop the agent that is refused and move its `raft.data_dir` away: then it joins",
+                member.cluster
+            ));
         }
         if introduction.to != self.0.id {
             return Welcome::Refused(format!("this is node {}: the one that was here has lost its files or has moved", self.0.id));

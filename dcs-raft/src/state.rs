@@ -92,6 +92,15 @@ impl State {
         }
     }
 
+    /// This state as the beginning of another cluster, as of entry `index`. Keys, handles and answers stay; the members are
+    /// those of the foundation. Every handle lives its whole time from here on: whoever refreshed it last, and was told so,
+    /// may count on it until then, even if that refreshment is not in this state.
+    pub fn founded_anew(self, foundation: &Foundation, index: u64) -> Self {
+        let clock_ms = self.clock_ms;
+        let handles = self.handles.into_iter().map(|(handle, life)| (handle, Life::new(life.ttl_ms, clock_ms))).collect();
+        Self { handles, applied: index, ..Self { keys: self.keys, recent: self.recent, clock_ms, ..Self::founded(foundation) } }
+    }
+
     /// Does what the entry at `index` says: first what is due at its time expires, then its command.
     ///
     /// An entry that is in the state already does nothing.
@@ -166,6 +175,16 @@ impl State {
     /// One key.
     pub fn get(&self, key: &str) -> Option<StoredKey> {
         self.keys.get(key).map(|stored| stored.named(key))
+    }
+
+    /// How many keys there are.
+    pub fn len(&self) -> usize {
+        self.keys.len()
+    }
+
+    /// Whether there is no key.
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty()
     }
 
     /// Every key that begins with `prefix`, in their order.

@@ -17,7 +17,7 @@ use raft::{Config, ProgressState, RawNode, ReadOnlyOption, Ready, SnapshotStatus
 use self::log::Log;
 use crate::command::MembershipChange;
 use crate::identity::NodeId;
-use crate::message::{Configuration, RaftMessage, SnapshotData};
+use crate::message::{Configuration, LogEntry, RaftMessage, SnapshotData};
 use crate::storage::{Batch, HardState, Remembered};
 
 /// How large one message of log entries gets, about, in bytes.
@@ -366,6 +366,12 @@ fn configuration_change(change: &MembershipChange) -> Option<ConfChangeV2> {
         MembershipChange::Move { .. } => return None,
     };
     Some(ConfChangeV2 { transition: ConfChangeTransition::Auto, changes: changes.into(), ..ConfChangeV2::default() })
+}
+
+/// What an entry of the log holds; an error if it is of a kind that this version does not know.
+pub(crate) fn record_of(entry: &LogEntry) -> Result<Option<Vec<u8>>, NodeError> {
+    let unknown = || NodeError(format!("entry {} is of an unknown kind, {}", entry.index, entry.kind));
+    convert::entry_to_raft(entry.clone()).map(|entry| read_entry(entry).record).ok_or_else(unknown)
 }
 
 fn read_entry(entry: Entry) -> Committed {
