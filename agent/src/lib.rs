@@ -13,6 +13,8 @@ pub mod raft_controller;
 #[cfg(feature = "raft")]
 pub mod raft_json;
 #[cfg(feature = "raft")]
+pub mod raft_recover;
+#[cfg(feature = "raft")]
 #[cfg(test)]
 mod raft_testing;
 pub mod rest;

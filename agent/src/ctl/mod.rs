@@ -31,7 +31,7 @@ mod stores;
 pub mod summary;
 pub mod table;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 pub mod time;

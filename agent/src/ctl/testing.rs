@@ -229,11 +229,12 @@ impl Stores for MemoryStores {
     }
 }
 
+/// Output that a test reads.
 #[derive(Clone, Default)]
-struct Captured(Arc<Mutex<Vec<u8>>>);
+pub(crate) struct Captured(Arc<Mutex<Vec<u8>>>);
 
 impl Captured {
-    fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         String::from_utf8(self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()).expect("the output is text")
     }
 }
@@ -246,6 +247,13 @@ impl Write for Captured {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
+}
+
+/// A conversation with these answers; then the input ends.
+#[cfg(feature = "raft")]
+pub(crate) fn console(printed: &Captured, answers: &[&str]) -> Console {
+    let answers = ScriptedAnswers(answers.iter().map(|answer| Step::Say((*answer).to_owned())).collect());
+    Console::new(Box::new(printed.clone()), false, Box::new(answers))
 }
 
 struct ScriptedAnswers(VecDeque<Step>);
