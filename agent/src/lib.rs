@@ -8,6 +8,15 @@ pub mod config;
 pub mod ctl;
 pub mod http_client;
 pub mod peers;
+#[cfg(feature = "raft")]
+pub mod raft_controller;
+#[cfg(feature = "raft")]
+pub mod raft_json;
+#[cfg(feature = "raft")]
+pub mod raft_recover;
+#[cfg(feature = "raft")]
+#[cfg(test)]
+mod raft_testing;
 pub mod rest;
 pub mod service_manager;
 pub mod stores;

@@ -118,7 +118,7 @@ impl Agent {
         for warning in warnings {
             tracing::warn!("{warning}");
         }
-        let rest = rest::serve(&rest_settings, handle.clone(), Arc::clone(&peers) as _).await?;
+        let rest = rest::serve(&rest_settings, handle.clone(), Arc::clone(&peers) as _, store.raft_node()).await?;
         let engine = tokio::spawn(engine.run());
         Ok(Some(Self { handle, engine, rest, settings, peers, store, reloads }))
     }
