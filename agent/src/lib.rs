@@ -8,6 +8,10 @@ pub mod config;
 pub mod ctl;
 pub mod http_client;
 pub mod peers;
+#[cfg(feature = "raft")]
+pub mod raft_controller;
+#[cfg(all(test, feature = "raft"))]
+mod raft_testing;
 pub mod rest;
 pub mod service_manager;
 pub mod stores;

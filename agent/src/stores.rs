@@ -36,6 +36,15 @@ pub fn check(settings: &StoreSettings) -> Result<(), KeyError> {
     }
 }
 
+/// The node of the embedded store that an agent is.
+#[cfg(feature = "raft")]
+pub use dcs_raft::NodeHandle as RaftNode;
+
+/// Without the embedded store there is no such node.
+#[cfg(not(feature = "raft"))]
+#[derive(Clone, Debug)]
+pub enum RaftNode {}
+
 /// An open store.
 #[derive(Debug)]
 pub struct Opened {
@@ -101,10 +110,10 @@ impl Access {
     }
 
     /// The node of the store that this agent is, if it is one.
-    #[cfg(feature = "raft")]
-    pub fn raft_node(&self) -> Option<&dcs_raft::Node> {
-        match &self.backend {
-            Backend::RaftNode(node) => Some(node),
+    pub fn raft_node(&self) -> Option<RaftNode> {
+        match self.backend {
+            #[cfg(feature = "raft")]
+            Backend::RaftNode(ref node) => Some(node.handle()),
             _ => None,
         }
     }
@@ -196,8 +205,13 @@ fn etcd_config(settings: &StoreSettings) -> Result<dcs_etcd::Config, KeyError> {
     dcs_etcd::Config::from_section(&settings.options).map_err(|error| settings.error(error.key, error.to_string()))
 }
 
+/// The nodes of the embedded store.
+///
+/// # Errors
+///
+/// The section has an unusable value.
 #[cfg(feature = "raft")]
-fn raft_config(settings: &StoreSettings) -> Result<dcs_raft::Config, KeyError> {
+pub fn raft_config(settings: &StoreSettings) -> Result<dcs_raft::Config, KeyError> {
     dcs_raft::Config::from_section(&settings.options).map_err(|error| settings.error(error.key, error.problem))
 }
 

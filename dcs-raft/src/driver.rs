@@ -104,6 +104,15 @@ impl Driver {
         self.members.borrow().clone()
     }
 
+    /// Waits until the thread has ended, and says why.
+    pub(crate) async fn ended(&self) -> String {
+        let mut ended = self.ended.clone();
+        match ended.wait_for(Option::is_some).await {
+            Ok(why) => why.clone().unwrap_or_default(),
+            Err(_) => "its thread is gone".to_owned(),
+        }
+    }
+
     /// Ends the thread, and waits until it has.
     pub(crate) async fn stop(&self) {
         // If the queue is full, the thread is asked by the end of the queue itself, when this is dropped.

@@ -18,7 +18,7 @@ use crate::identity::{ClusterId, NodeId};
 use crate::membership::{self, Step};
 use crate::message::{Identity, PeerFrame, Request, Response, Welcome};
 use crate::replica::{Options, Replica, ReplicaError};
-use crate::status::NodeRole;
+use crate::status::{NodeRole, Status};
 use crate::storage::{OpenError, RedbStorage, Remembered, Storage as _, WriteError};
 use crate::transport::{
     Accept, Address, ClientConnection, Introduction, Limits, Listener, LocalNode, PeerLinks, Security, SecurityError, TransportError,
@@ -83,6 +83,8 @@ struct Shared {
     member: OnceLock<Membership>,
     /// Why it has none yet.
     waiting_for: watch::Sender<String>,
+    /// Why it takes part no more, if so.
+    ended: watch::Sender<Option<String>>,
 }
 
 #[derive(Debug)]
@@ -112,6 +114,7 @@ impl Node {
             clock,
             member: OnceLock::new(),
             waiting_for: watch::Sender::new("the other nodes have not been asked yet".to_owned()),
+            ended: watch::Sender::new(None),
         });
         let door = Arc::new(Door(Arc::clone(&shared)));
         let listener = Listener::start(&bind, security, door, Limits::default()).await?;
@@ -127,6 +130,23 @@ impl Node {
     /// Asks the node. Without a cluster most requests are answered that nothing is known.
     pub async fn request(&self, request: Request) -> Response {
         self.shared.answer(request).await
+    }
+
+    /// A handle for asking how the node is.
+    pub fn handle(&self) -> NodeHandle {
+        NodeHandle(Arc::clone(&self.shared))
+    }
+
+    /// Waits until the node can take part no more (its storage is damaged, say), and says why. It is not restarted by itself.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future has no effect.
+    pub async fn ended(&self) -> String {
+        let mut ended = self.shared.ended.subscribe();
+        // The sender lives as long as this node.
+        let why = ended.wait_for(Option::is_some).await.ok().and_then(|why| why.clone());
+        why.unwrap_or_default()
     }
 
     /// Reads certificates and password again, for connections that are made from now on.
@@ -175,6 +195,26 @@ impl Node {
     }
 }
 
+/// Asks a node in this process how it is. May outlive the node.
+#[derive(Clone, Debug)]
+pub struct NodeHandle(Arc<Shared>);
+
+impl NodeHandle {
+    /// How the node is.
+    ///
+    /// # Errors
+    ///
+    /// It has no cluster yet, has ended, or does not answer in time; in words.
+    pub async fn status(&self, deadline: Deadline) -> Result<Status, String> {
+        match deadline.bound("ask the Raft node", self.0.answer(Request::Status)).await {
+            Ok(Response::Status(status)) => Ok(*status),
+            Ok(Response::Unknown(problem) | Response::Refused(problem)) => Err(problem),
+            Ok(_) => Err("its answer makes no sense".to_owned()),
+            Err(expired) => Err(expired.to_string()),
+        }
+    }
+}
+
 /// The task that sees to it that a node has a cluster. Ends with the node.
 #[derive(Debug)]
 struct Assembling(JoinHandle<()>);
@@ -214,12 +254,25 @@ impl Shared {
         if let Err(error) = self.become_member(storage, remembered).await {
             let problem = chain(&error);
             tracing::error!("this node cannot take part in the Raft cluster: {problem}");
-            self.waiting_for.send_replace(problem);
+            self.waiting_for.send_replace(problem.clone());
+            self.ended.send_replace(Some(problem));
             return;
         }
+        let ended = async {
+            match self.member.get() {
+                Some(member) => member.driver.ended().await,
+                None => std::future::pending().await,
+            }
+        };
+        let mut ended = std::pin::pin!(ended);
         loop {
-            tokio::time::sleep(CHECK).await;
-            self.check_membership().await;
+            tokio::select! {
+                why = &mut ended => {
+                    self.ended.send_replace(Some(why));
+                    return;
+                }
+                () = tokio::time::sleep(CHECK) => self.check_membership().await,
+            }
         }
     }
 

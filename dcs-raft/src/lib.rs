@@ -23,7 +23,7 @@ pub mod store;
 pub mod transport;
 
 pub use config::{Config, ConfigError};
-pub use embedded::{Node, StartError};
+pub use embedded::{Node, NodeHandle, StartError};
 pub use remote::RemoteCluster;
 pub use store::RaftStore;
 

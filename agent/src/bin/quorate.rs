@@ -1,22 +1,33 @@
-//! `quorate`: the agent beside a PostgreSQL.
+//! `quorate`: the agent beside a PostgreSQL; and, as `quorate raft-controller`, a node of the embedded store without one.
 
-use std::path::PathBuf;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use agent::config::{Environment, LocalConfig, LogLevel, ValidateOptions};
 use agent::supervise::{Agent, chain};
 use agent::telemetry::Log;
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use ha_engine::driver::Ended;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
 
 /// Exit status when the log could not be written at the end.
 const LOG_STUCK: u8 = 5;
 
+/// The name under which the witness of Patroni is started.
+const RAFT_CONTROLLER_OF_PATRONI: &str = "patroni_raft_controller";
+
 /// PostgreSQL high availability: the agent that runs beside every PostgreSQL.
 #[derive(Debug, Parser)]
-#[command(name = "quorate", version = concat!(env!("CARGO_PKG_VERSION"), " (compatible with Patroni 4.1.4)"))]
+#[command(
+    name = "quorate",
+    version = concat!(env!("CARGO_PKG_VERSION"), " (compatible with Patroni 4.1.4)"),
+    propagate_version = true,
+    args_conflicts_with_subcommands = true,
+    disable_help_subcommand = true
+)]
 struct Arguments {
     /// Check the configuration, say everything that is wrong with it, and end.
     #[arg(long, group = "mode")]
@@ -38,10 +49,42 @@ struct Arguments {
     /// variables alone.
     #[arg(value_name = "CONFIG")]
     config: Option<PathBuf>,
+
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a node of the embedded store (`raft`) that votes and stores, without a PostgreSQL and a REST API.
+    #[cfg(feature = "raft")]
+    RaftController {
+        /// The configuration, of which the sections `raft` and `log` are read. Without it, the `PATRONI_RAFT_*` variables.
+        #[arg(value_name = "CONFIG")]
+        config: Option<PathBuf>,
+    },
+}
+
+/// What is run until a signal comes.
+#[derive(Clone, Copy, Debug)]
+enum Service {
+    Agent,
+    #[cfg(feature = "raft")]
+    RaftController,
+}
+
+/// The command line. A program that is started under the name of Patroni's witness is one.
+fn command_line(typed: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    let mut arguments: Vec<OsString> = typed.into_iter().collect();
+    let name = arguments.first().and_then(|program| Path::new(program).file_name());
+    if name.is_some_and(|name| name == RAFT_CONTROLLER_OF_PATRONI) {
+        arguments.insert(1, "raft-controller".into());
+    }
+    arguments
 }
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = Arguments::parse_from(command_line(std::env::args_os()));
     let environment = Environment::of_this_process();
     if arguments.validate_config {
         let options = ValidateOptions { ignore_listen_port: arguments.ignore_listen_port };
@@ -50,6 +93,15 @@ fn main() -> ExitCode {
     if arguments.generate_sample_config {
         return agent::config::generate_sample_config(arguments.config.as_deref(), &environment);
     }
+    match arguments.command {
+        None => serve(Service::Agent, arguments.config.as_deref(), environment),
+        #[cfg(feature = "raft")]
+        Some(Command::RaftController { config }) => serve(Service::RaftController, config.as_deref(), environment),
+    }
+}
+
+/// Runs the service with log, runtime and signals around it, until it ends.
+fn serve(service: Service, config: Option<&Path>, environment: Environment) -> ExitCode {
     let log = match Log::install(LogLevel::Info) {
         Ok(log) => log,
         Err(error) => {
@@ -57,7 +109,7 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let local = match LocalConfig::load(arguments.config.as_deref(), environment) {
+    let local = match LocalConfig::load(config, environment) {
         Ok(local) => local,
         Err(error) => {
             eprintln!("{}", chain(&error));
@@ -72,7 +124,8 @@ fn main() -> ExitCode {
         }
     };
     let log = Arc::new(Mutex::new(log));
-    let code = if apply_log_settings(&log, &local) { runtime.block_on(supervise(local, Arc::clone(&log))) } else { ExitCode::FAILURE };
+    let code =
+        if apply_log_settings(&log, &local) { runtime.block_on(supervise(service, local, Arc::clone(&log))) } else { ExitCode::FAILURE };
     // Blocking work that is still under way (a file system that hangs) must not hold up the end.
     runtime.shutdown_background();
     match Arc::into_inner(log).and_then(|log| log.into_inner().ok()).map(Log::shutdown) {
@@ -103,43 +156,65 @@ fn apply_log_settings(log: &Mutex<Log>, local: &LocalConfig) -> bool {
     applied.is_ok()
 }
 
-/// Brings the agent up and keeps it until a signal or its own end.
-async fn supervise(local: LocalConfig, log: Arc<Mutex<Log>>) -> ExitCode {
-    if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
-        tracing::debug!("a cryptography provider was installed before");
-    }
-    let (Ok(terminate), Ok(interrupt), Ok(hangup)) =
-        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()), signal(SignalKind::hangup()))
-    else {
-        tracing::error!("signals cannot be handled on this system");
-        return ExitCode::FAILURE;
-    };
-    let (stop, stopped) = tokio::sync::watch::channel(false);
-    tokio::spawn(async move {
-        let (mut terminate, mut interrupt) = (terminate, interrupt);
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        stop.send_replace(true);
-        // Further signals change nothing: the shutdown is under way. The sender stays alive with this task.
-        loop {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
+/// What the operating system asks for.
+struct Signals {
+    stopped: watch::Receiver<bool>,
+    hangup: Signal,
+}
+
+impl Signals {
+    /// Listens from now on.
+    fn listen() -> std::io::Result<Self> {
+        let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        let hangup = signal(SignalKind::hangup())?;
+        let (stop, stopped) = watch::channel(false);
+        tokio::spawn(async move {
+            // Further signals change nothing: the shutdown is under way. The sender stays alive with this task.
+            loop {
+                tokio::select! {
+                    _ = terminate.recv() => {}
+                    _ = interrupt.recv() => {}
+                }
+                stop.send_replace(true);
             }
-        }
-    });
-    let asked_to_stop = || {
-        let mut stopped = stopped.clone();
+        });
+        Ok(Self { stopped, hangup })
+    }
+
+    /// Completes when the program is asked to stop.
+    fn asked_to_stop(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut stopped = self.stopped.clone();
         async move {
             // A closed channel means that the signal task has gone; then nobody can ask any more.
             if stopped.wait_for(|stopped| *stopped).await.is_err() {
                 std::future::pending::<()>().await;
             }
         }
+    }
+}
+
+/// Keeps the service up until a signal or its own end.
+async fn supervise(service: Service, local: LocalConfig, log: Arc<Mutex<Log>>) -> ExitCode {
+    if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
+        tracing::debug!("a cryptography provider was installed before");
+    }
+    let signals = match Signals::listen() {
+        Ok(signals) => signals,
+        Err(error) => {
+            tracing::error!("signals cannot be handled on this system: {error}");
+            return ExitCode::FAILURE;
+        }
     };
-    let agent = match Agent::start(local, asked_to_stop()).await {
+    match service {
+        Service::Agent => run_agent(local, &log, signals).await,
+        #[cfg(feature = "raft")]
+        Service::RaftController => run_raft_controller(local, &log, signals).await,
+    }
+}
+
+/// Brings the agent up and keeps it until a signal or its own end.
+async fn run_agent(local: LocalConfig, log: &Mutex<Log>, signals: Signals) -> ExitCode {
+    let agent = match Agent::start(local, signals.asked_to_stop()).await {
         Ok(Some(agent)) => agent,
         Ok(None) => return ExitCode::SUCCESS,
         Err(error) => {
@@ -147,9 +222,14 @@ async fn supervise(local: LocalConfig, log: Arc<Mutex<Log>>) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    let asked_to_stop = signals.asked_to_stop();
+    let stopping = async move {
+        asked_to_stop.await;
+        agent::service_manager::stopping();
+    };
     let handle = agent.handle().clone();
     tokio::spawn(async move {
-        let mut hangup = hangup;
+        let mut hangup = signals.hangup;
         while hangup.recv().await.is_some() {
             agent::service_manager::reloading();
             if handle.send(ha_engine::Command::Reload).await.is_err() {
@@ -159,18 +239,81 @@ async fn supervise(local: LocalConfig, log: Arc<Mutex<Log>>) -> ExitCode {
         }
     });
     agent::service_manager::ready();
-    let stopping = {
-        let asked = asked_to_stop();
-        async move {
-            asked.await;
-            agent::service_manager::stopping();
-        }
-    };
     let reloaded = |local: &LocalConfig| {
-        apply_log_settings(&log, local);
+        apply_log_settings(log, local);
     };
     match agent.run(stopping, reloaded).await {
         Ended::Shutdown => ExitCode::SUCCESS,
         Ended::Fatal(_) => ExitCode::FAILURE,
+    }
+}
+
+/// Brings a witness up and keeps it until a signal or its own end.
+#[cfg(feature = "raft")]
+async fn run_raft_controller(local: LocalConfig, log: &Mutex<Log>, mut signals: Signals) -> ExitCode {
+    for warning in local.warnings() {
+        tracing::debug!("{warning}");
+    }
+    let mut controller = match agent::raft_controller::RaftController::start(local).await {
+        Ok(controller) => controller,
+        Err(error) => {
+            tracing::error!("{}", chain(&error));
+            return ExitCode::FAILURE;
+        }
+    };
+    // Not when it has a cluster: the others may be started after it.
+    agent::service_manager::ready();
+    let mut asked_to_stop = std::pin::pin!(signals.asked_to_stop());
+    let code = loop {
+        tokio::select! {
+            () = &mut asked_to_stop => break ExitCode::SUCCESS,
+            // What went wrong was said by the node. The service manager may start it anew.
+            _ = controller.ended() => break ExitCode::FAILURE,
+            Some(()) = signals.hangup.recv() => {}
+        }
+        agent::service_manager::reloading();
+        apply_log_settings(log, controller.reload().await);
+        agent::service_manager::ready();
+    };
+    agent::service_manager::stopping();
+    controller.stop().await;
+    code
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    fn parse(line: &str) -> Arguments {
+        Arguments::try_parse_from(command_line(line.split(' ').map(OsString::from))).expect("a command line")
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn a_file_alone_is_the_configuration_of_an_agent() {
+        for name in ["quorate", "/usr/bin/patroni"] {
+            let arguments = parse(&format!("{name} /etc/quorate.yml"));
+            assert!(arguments.command.is_none());
+            assert_eq!(arguments.config.as_deref(), Some(Path::new("/etc/quorate.yml")));
+        }
+        let arguments = parse("quorate --validate-config -i q.yml");
+        assert!(arguments.validate_config && arguments.ignore_listen_port && arguments.command.is_none());
+    }
+
+    #[cfg(feature = "raft")]
+    #[test]
+    fn the_witness_has_a_command_and_the_name_that_patroni_gives_it() {
+        for line in ["quorate raft-controller w.yml", "/usr/bin/patroni_raft_controller w.yml"] {
+            match parse(line).command {
+                Some(Command::RaftController { config }) => assert_eq!(config.as_deref(), Some(Path::new("w.yml")), "{line}"),
+                None => panic!("{line} starts an agent"),
+            }
+        }
     }
 }

@@ -175,6 +175,16 @@ impl LocalConfig {
         self.read_store(false)
     }
 
+    /// The section `raft`, whatever else is configured: for a witness, and for operating on the nodes themselves. It has
+    /// neither a cluster nor a member name.
+    ///
+    /// # Errors
+    ///
+    /// There is no such section.
+    pub fn raft(&self) -> Result<StoreSettings, ConfigError> {
+        Ok(StoreSettings::read_raft(&self.root(), &self.places)?)
+    }
+
     fn read_store(&self, needs_name: bool) -> Result<StoreSettings, ConfigError> {
         let merged = merge::effective(&Map::new(), &self.tree).map_err(|error| self.located(error))?;
         Ok(StoreSettings::read(&Section::root(&merged.tree, &self.places), &self.places, needs_name)?)

@@ -55,7 +55,11 @@ impl StoreSettings {
                      implementations: {}",
                     crate::stores::available().join(", ")
                 ),
-                hint: Some("for etcd, add a section `etcd3:` with `hosts: HOST:2379,HOST:2379`".to_owned()),
+                hint: Some(
+                    "for etcd, add a section `etcd3:` with `hosts: HOST:2379,HOST:2379`; without an external store, a section `raft:` \
+                     with `self_addr: HOST:2222` and `partner_addrs: [HOST:2222, HOST:2222]`"
+                        .to_owned(),
+                ),
             });
         };
         Ok(Self {
@@ -65,6 +69,30 @@ impl StoreSettings {
             scope: root.required_text("scope")?,
             name: if needs_name { root.required_text("name")? } else { root.text("name")?.unwrap_or_default() },
             ignored: ignored.to_vec(),
+            places: places.clone(),
+        })
+    }
+
+    /// The section `raft` alone, for whoever has to do with the nodes of the embedded store and not with a cluster in it.
+    pub(super) fn read_raft(root: &Section<'_>, places: &Places) -> Result<Self, KeyError> {
+        let Some(options) = root.section("raft")? else {
+            return Err(KeyError {
+                key: "raft".to_owned(),
+                place: places.first_source().map_or(KeyPlace::Unknown, KeyPlace::Local),
+                problem: "there is no section `raft`: the nodes of the embedded store are not configured".to_owned(),
+                hint: Some(
+                    "add it with `self_addr` and `partner_addrs`, or set `PATRONI_RAFT_SELF_ADDR` and `PATRONI_RAFT_PARTNER_ADDRS`"
+                        .to_owned(),
+                ),
+            });
+        };
+        Ok(Self {
+            section: "raft",
+            options: options.map().clone(),
+            namespace: None,
+            scope: String::new(),
+            name: String::new(),
+            ignored: Vec::new(),
             places: places.clone(),
         })
     }

@@ -213,6 +213,10 @@ fn stores() -> Vec<(&'static str, Rule)> {
         required("partner_addrs", passes(List, checks::reachable_list)),
         optional("data_dir", text()),
         optional("password", text()),
+        optional("tls", Rule::Keys(vec![required("cert", text()), optional("key", text()), required("ca", text())])),
+        optional("heartbeat_ms", number(10, None)),
+        optional("election_ms", number(50, None)),
+        optional("snapshot_entries", number(100, None)),
     ]);
     let zookeeper = section(vec![
         vec![required("hosts", reachable_hosts())],
