@@ -1,6 +1,5 @@
 //! Describing a cluster before it exists.
 
-use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -17,7 +16,6 @@ use crate::proxy::Proxy;
 use crate::sandbox::Sandbox;
 use crate::settings::{self, Local, Times};
 use crate::stores::{Etcd, Raft, Server, Store, StoreKind};
-use crate::yaml;
 
 /// The name of the node without a PostgreSQL.
 const WITNESS: &str = "witness";
@@ -217,13 +215,7 @@ impl Builder {
 
     /// Starts the node without a PostgreSQL.
     fn witness(&self, sandbox: &Sandbox, store: &Store, daemon: &Path) -> Result<Server> {
-        let directory = sandbox.make(WITNESS)?;
-        let file = directory.join("raft.yml");
-        let section = store.raft()?.section(self.members.into(), &directory.join("raft"));
-        fs::write(&file, yaml::render(&json!({"raft": section})))?;
-        sandbox.account().own(&file)?;
-        let program = Program::new(daemon, &directory, sandbox.account()).arguments(["raft-controller".into(), file.into_os_string()]);
-        let witness = Server::new(WITNESS, program);
+        let witness = store.raft()?.witness(self.members.into(), &sandbox.make(WITNESS)?, daemon, sandbox)?;
         witness.start()?;
         Ok(witness)
     }

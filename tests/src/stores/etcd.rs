@@ -213,6 +213,27 @@ impl Etcd {
         Ok(())
     }
 
+    /// Which server leads, counted from zero.
+    ///
+    /// # Errors
+    ///
+    /// If none says so.
+    pub async fn leader(&self) -> Result<usize> {
+        for server in 0..self.servers.len() {
+            let status = self.client(&[server]).await?.status().await?;
+            if status.header().is_some_and(|header| header.member_id() == status.leader()) {
+                return Ok(server);
+            }
+        }
+        bail!("no server of etcd leads")
+    }
+
+    pub(super) async fn client(&self, servers: &[usize]) -> Result<Client> {
+        let endpoints: Vec<String> = servers.iter().map(|server| self.servers[*server].0.to_string()).collect();
+        let options = ConnectOptions::new().with_connect_timeout(ANSWER);
+        Ok(Client::connect(endpoints, Some(options)).await?)
+    }
+
     /// Lets nobody in from now on but this user, who may do everything, and `root`.
     ///
     /// # Errors

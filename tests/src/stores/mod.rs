@@ -1,5 +1,6 @@
 //! The stores that a cluster can have: real servers, or the one that its agents are.
 
+mod client;
 mod etcd;
 mod raft;
 mod server;
@@ -8,6 +9,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 
+pub use client::Client;
 pub use etcd::Etcd;
 pub use raft::Raft;
 pub use server::Server;
@@ -95,6 +97,30 @@ impl Store {
         match self {
             Self::Etcd(etcd) => etcd.delete_all(prefix).await,
             Self::Raft(raft) => raft.delete_all(prefix).await,
+        }
+    }
+
+    /// A client that asks only these of the store's nodes, counted from zero.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be made.
+    pub async fn client(&self, nodes: &[usize]) -> Result<Client> {
+        match self {
+            Self::Etcd(etcd) => etcd.client(nodes).await.map(Client::etcd),
+            Self::Raft(raft) => raft.client(nodes).map(Client::raft),
+        }
+    }
+
+    /// Which of the store's nodes leads it, counted from zero.
+    ///
+    /// # Errors
+    ///
+    /// If none does now.
+    pub async fn leader(&self) -> Result<usize> {
+        match self {
+            Self::Etcd(etcd) => etcd.leader().await,
+            Self::Raft(raft) => raft.leader().await,
         }
     }
 }

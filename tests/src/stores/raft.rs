@@ -1,5 +1,6 @@
 //! The store that is in the agents themselves: where its nodes are, and what they say to somebody who asks from outside.
 
+use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -13,8 +14,11 @@ use dcs_raft::status::{NodeRole, Status};
 use dcs_raft::{Config, RemoteCluster};
 use serde_json::{Value, json};
 
+use super::server::Server;
+use crate::process::Program;
 use crate::proxy::Proxy;
 use crate::sandbox::Sandbox;
+use crate::yaml;
 
 const ANSWER: Duration = Duration::from_secs(2);
 
@@ -57,10 +61,25 @@ impl Raft {
             let reached = proxy.as_ref().map_or(listens, Proxy::address);
             nodes.push(Place { listens, reached, proxy });
         }
-        let all: Vec<String> = nodes.iter().map(|node| node.reached.to_string()).collect();
-        let section = json!({"partner_addrs": all, "password": PASSWORD});
-        let config = Config::from_section(section.as_object().context("a section is an object")?)?;
-        Ok(Self { nodes, client: RemoteCluster::new(&config) })
+        let client = client_of(nodes.iter().map(|node| node.reached))?;
+        Ok(Self { nodes, client })
+    }
+
+    pub(super) fn client(&self, nodes: &[usize]) -> Result<RemoteCluster> {
+        client_of(nodes.iter().map(|node| self.nodes[*node].reached))
+    }
+
+    /// A node without a PostgreSQL, counted from zero, that does not run yet.
+    ///
+    /// # Errors
+    ///
+    /// If its file cannot be written.
+    pub fn witness(&self, node: usize, directory: &Path, daemon: &Path, sandbox: &Sandbox) -> Result<Server> {
+        let file = directory.join("raft.yml");
+        fs::write(&file, yaml::render(&json!({"raft": self.section(node, &directory.join("raft"))})))?;
+        sandbox.account().own(&file)?;
+        let program = Program::new(daemon, directory, sandbox.account()).arguments(["raft-controller".into(), file.into_os_string()]);
+        Ok(Server::new(&format!("the witness in {}", directory.display()), program))
     }
 
     /// The section of one node's file, counted from zero. The node keeps its data in `directory`.
@@ -173,4 +192,11 @@ impl Raft {
         self.client.cluster().propose(transaction, Deadline::after(ANSWER)).await?;
         Ok(())
     }
+}
+
+fn client_of(nodes: impl Iterator<Item = SocketAddr>) -> Result<RemoteCluster> {
+    let nodes: Vec<String> = nodes.map(|node| node.to_string()).collect();
+    let section = json!({"partner_addrs": nodes, "password": PASSWORD});
+    let config = Config::from_section(section.as_object().context("a section is an object")?)?;
+    Ok(RemoteCluster::new(&config))
 }

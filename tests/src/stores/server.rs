@@ -21,7 +21,7 @@ pub struct Server {
 
 impl Server {
     /// One that does not run yet. Its log goes where it works.
-    pub(crate) fn new(name: &str, program: Program) -> Self {
+    pub(super) fn new(name: &str, program: Program) -> Self {
         Self { name: name.to_owned(), log: program.directory.join("log"), program, child: Mutex::new(None) }
     }
 

@@ -32,6 +32,7 @@ mod disk;
 mod failover;
 mod partition;
 mod pause;
+mod raft;
 mod reinit;
 mod rejoin;
 mod replication;
