@@ -172,7 +172,7 @@ impl Old {
             commit: remembered.hard_state.commit.max(snapshot_index),
             snapshot_index,
             clock_ms: state.clock_ms(),
-            keys: state.len(),
+            keys: state.key_count(),
             kept: None,
         };
         Ok(Self { storage, report, state })
