@@ -59,6 +59,10 @@ impl<S: Storage> Replica<S> {
             self.change_members(now, MembershipChange::Move { id, address })?;
             return Ok(true);
         }
+        if self.state.was_removed(id) {
+            let text = format!("{address} was removed from the cluster; to let it join again, stop it and move its data directory away");
+            return Err(Response::Refused(text));
+        }
         let taken = self
             .state
             .members()
