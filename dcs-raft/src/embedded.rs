@@ -95,6 +95,7 @@ struct Shared {
 struct Membership {
     cluster: ClusterId,
     driver: Driver,
+    links: Arc<PeerLinks>,
 }
 
 impl Node {
@@ -301,10 +302,10 @@ impl Shared {
         let replica = blocking(move || Replica::new(remembered, storage, options, now)).await?;
         self.check_files(foundation.cluster, replica.state().members()).await?;
         let local = LocalNode { id: self.id, address: self.address.to_string(), cluster: foundation.cluster };
-        let links = PeerLinks::new(local, Arc::clone(&self.security), tokio::runtime::Handle::current());
-        let driver = Driver::start(replica, Arc::new(links), Arc::clone(&self.clock), self.config.heartbeat)?;
+        let links = Arc::new(PeerLinks::new(local, Arc::clone(&self.security), tokio::runtime::Handle::current()));
+        let driver = Driver::start(replica, Arc::clone(&links), Arc::clone(&self.clock), self.config.heartbeat)?;
         // It is empty: only this task fills it, once.
-        let _ = self.member.set(Membership { cluster: foundation.cluster, driver });
+        let _ = self.member.set(Membership { cluster: foundation.cluster, driver, links });
         Ok(())
     }
 
@@ -492,6 +493,7 @@ impl Accept for Door {
         if introduction.to != self.0.id {
             return Welcome::Refused(format!("this is node {}: the one that was here has lost its files or has moved", self.0.id));
         }
+        member.links.introduce(introduction.from, &introduction.address);
         Welcome::Accepted
     }
 

@@ -29,6 +29,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LAST_PAUSE: Duration = Duration::from_secs(1);
 /// About how many bytes are sent at once.
 const TOGETHER: usize = 256 << 10;
+/// How long a node that is no peer, as far as this one knows, is remembered after it was last heard of.
+const STRANGER: Duration = Duration::from_secs(60);
 /// The same failure of the same link is logged once in this time.
 const LOG_EVERY: Duration = Duration::from_secs(60);
 
@@ -67,6 +69,8 @@ struct Link {
     address: String,
     queue: Arc<Queue>,
     state: Arc<Mutex<State>>,
+    /// It is no peer, as far as this node knows, and has introduced itself.
+    stranger: bool,
     _task: Task,
 }
 
@@ -86,11 +90,11 @@ impl PeerLinks {
     /// This node itself may be among them, and has no link.
     pub fn set_peers(&self, peers: &BTreeMap<NodeId, String>) {
         let mut links = lock(&self.links);
-        links.retain(|node, _| peers.contains_key(node));
+        links.retain(|node, link| peers.contains_key(node) || link.stranger);
         for (&node, address) in peers {
             let (queue, state) = match links.remove(&node) {
                 Some(link) if link.address == *address => {
-                    links.insert(node, link);
+                    links.insert(node, Link { stranger: false, ..link });
                     continue;
                 }
                 // What waits is for the node, wherever it is.
@@ -101,18 +105,33 @@ impl PeerLinks {
                 None if node == self.local.id => continue,
                 None => Default::default(),
             };
-            let run = Run {
-                peer: node,
-                address: address.clone(),
-                local: Arc::clone(&self.local),
-                security: Arc::clone(&self.security),
-                queue: Arc::clone(&queue),
-                state: Arc::clone(&state),
-                quiet: Quiet::new(LOG_EVERY),
-            };
-            let task = Task(self.runtime.spawn(run.forever()));
-            links.insert(node, Link { address: address.clone(), queue, state, _task: task });
+            links.insert(node, self.link(node, address.clone(), queue, state));
         }
+    }
+
+    /// A node has said who and where it is. If it is no peer yet, this node has not heard of everything: the others may have
+    /// let it in, and it may even lead them. Without an answer it could not tell this node of itself.
+    pub fn introduce(&self, node: NodeId, address: &str) {
+        let mut links = lock(&self.links);
+        if node == self.local.id || links.get(&node).is_some_and(|link| !link.stranger || link.address == address) {
+            return;
+        }
+        let state = State { connected: false, heard: Some(Instant::now()) };
+        let link = self.link(node, address.to_owned(), Arc::default(), Arc::new(Mutex::new(state)));
+        links.insert(node, Link { stranger: true, ..link });
+    }
+
+    fn link(&self, peer: NodeId, address: String, queue: Arc<Queue>, state: Arc<Mutex<State>>) -> Link {
+        let run = Run {
+            peer,
+            address: address.clone(),
+            local: Arc::clone(&self.local),
+            security: Arc::clone(&self.security),
+            queue: Arc::clone(&queue),
+            state: Arc::clone(&state),
+            quiet: Quiet::new(LOG_EVERY),
+        };
+        Link { address, queue, state, stranger: false, _task: Task(self.runtime.spawn(run.forever())) }
     }
 
     /// Sends a frame, sooner or later or never. Does not wait: what cannot be sent is lost.
@@ -140,7 +159,9 @@ impl PeerLinks {
 
     /// What became of the frames since this was asked last. To be asked about once per heartbeat.
     pub fn take_reports(&self) -> Vec<(NodeId, LinkReport)> {
-        let links = lock(&self.links);
+        let mut links = lock(&self.links);
+        let was_heard = |link: &Link| lock(&link.state).heard.is_some_and(|heard| heard.elapsed() < STRANGER);
+        links.retain(|_, link| !link.stranger || was_heard(link));
         links.iter().flat_map(|(&node, link)| link.queue.reports().map(move |report| (node, report))).collect()
     }
 }
