@@ -1,4 +1,4 @@
-# make demo    a cluster of three on this machine, before your eyes (ONCE=1: ends by itself)
+# make demo    a cluster of three on this machine, before your eyes (ONCE=1: ends by itself; DCS=etcd3: with etcd as its store)
 # make test    every test there is
 # make check   everything CI checks besides; never writes to the tree
 # make bench   our agent beside Patroni (QUICK=1: one round of each)
@@ -18,11 +18,13 @@ SKIPPED := $(abspath $(TARGET))/not-run.txt
 export RUST_LIB_BACKTRACE ?= 0
 
 # The unoptimized build: it is there minutes earlier, and fast enough to watch.
+demo: DCS ?= raft
 demo:
 	@scripts/install-deps run
+	@$(if $(filter etcd3,$(DCS)),scripts/install-deps etcd)
 	@scripts/install-deps build
 	@$(CARGO) build --quiet -p agent -p tests --bins
-	@$(TARGET)/debug/demo $(if $(ONCE),--once)
+	@$(TARGET)/debug/demo $(if $(ONCE),--once) --store $(DCS)
 
 build:
 	$(CARGO) build --workspace --bins --all-features

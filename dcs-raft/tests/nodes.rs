@@ -45,6 +45,7 @@ impl Cluster {
             "partner_addrs": self.addresses,
             "data_dir": self.directory.path().join(position.to_string()),
             "password": "secret",
+            "snapshot_entries": 100,
         });
         Config::from_section(section.as_object().expect("a section")).expect("a good section")
     }
@@ -98,6 +99,10 @@ impl Cluster {
 async fn put(store: &RaftStore, key: &str, value: &str) {
     let written = store.put(key, value.as_bytes(), Expect::Any, deadline()).await.expect("a write");
     assert!(written.is_applied(), "{written:?}");
+}
+
+async fn put_as(store: &RaftStore, key: String) {
+    put(store, &key, "x").await;
 }
 
 async fn read(store: &RaftStore, prefix: &str) -> Vec<(String, String)> {
@@ -177,6 +182,28 @@ async fn a_node_that_lost_its_files_comes_back_as_another_one() {
     };
     cluster.until("three voters, without the one that is gone", three_voters).await;
     assert_eq!(read(&cluster.store(2), "/a/").await, [pair("/a/x", "1")]);
+}
+
+/// The snapshot that takes the place of the log was made before the node was added, and does not name it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_joins_although_the_beginning_of_the_log_is_forgotten() {
+    let mut cluster = Cluster::start(3).await;
+    let store = cluster.store(0);
+    for round in 0..5 {
+        let writes = (0..24).map(|number| put_as(&store, format!("/a/{round}/{number}")));
+        futures::future::join_all(writes).await;
+    }
+    let forgotten = |statuses: &[Option<Status>]| statuses.iter().flatten().filter(|status| status.snapshot_index > 0).count() == 3;
+    let statuses = cluster.until("three snapshots", forgotten).await;
+    let before = statuses[2].as_ref().expect("a member").id;
+    cluster.stop_node(2).await;
+    std::fs::remove_dir_all(cluster.directory.path().join("2")).expect("its files");
+    cluster.start_node(2).await;
+    let replaced = |statuses: &[Option<Status>]| {
+        voters(statuses, 3) && statuses.iter().flatten().all(|status| status.peers.iter().all(|peer| peer.id != before))
+    };
+    cluster.until("three voters, without the one that is gone", replaced).await;
+    assert_eq!(read(&cluster.store(2), "/a/").await.len(), 5 * 24);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

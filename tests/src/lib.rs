@@ -7,7 +7,7 @@
 //!   Cluster ──► Node (agent, PostgreSQL)  ──► Sandbox (directory, processes, their end)
 //!      │          │
 //!      │          └── Links (proxies that can be cut)
-//!      ├──► stores::Etcd
+//!      ├──► Store (etcd, or the agents themselves)
 //!      └──► Checker ──► Writer, Sampler ──► History ──► two primaries? a lost row?
 //! ```
 //!
@@ -35,3 +35,4 @@ pub use agents::Agent;
 pub use cluster::{Cluster, Link};
 pub use history::Loss;
 pub use node::Node;
+pub use stores::StoreKind;

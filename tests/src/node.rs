@@ -43,7 +43,7 @@ impl Answer {
 /// The proxies around a node whose links can be cut.
 #[derive(Debug)]
 pub struct Links {
-    /// From the node to each server of the store.
+    /// From the node to each server of the store, if it has servers.
     pub store: Vec<Proxy>,
     /// From others to the node's REST API and PostgreSQL.
     pub inbound: [Proxy; 2],

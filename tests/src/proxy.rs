@@ -3,7 +3,11 @@
 //! A cut link behaves like a network that loses everything: connections stay open and silent, new ones get no answer. What was on its way
 //! arrives when the link heals, as retransmission would see to.
 
+use std::collections::BTreeMap;
+use std::fs;
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -13,6 +17,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::sleep;
+
+use crate::process;
 
 /// What a link does with what it is given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,11 +33,28 @@ pub enum Condition {
     Refusing,
 }
 
+/// What a link does with whom.
+#[derive(Clone, Debug)]
+struct Conditions {
+    everybody: Condition,
+    /// For what runs in these directories, if it is not healthy.
+    of: BTreeMap<PathBuf, Condition>,
+}
+
+impl Conditions {
+    fn for_caller(&self, caller: Option<&PathBuf>) -> Condition {
+        match self.everybody {
+            Condition::Healthy => caller.and_then(|caller| self.of.get(caller)).copied().unwrap_or(Condition::Healthy),
+            condition => condition,
+        }
+    }
+}
+
 /// One link, until it is dropped.
 #[derive(Debug)]
 pub struct Proxy {
     listen: SocketAddr,
-    condition: watch::Sender<Condition>,
+    conditions: watch::Sender<Conditions>,
     task: JoinHandle<()>,
 }
 
@@ -42,11 +65,20 @@ impl Proxy {
     ///
     /// If it cannot listen there.
     pub async fn start(listen: SocketAddr, target: SocketAddr) -> Result<Self> {
+        Self::between(listen, target, &[]).await
+    }
+
+    /// The same, for callers that can be told apart: each works in one of these directories.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot listen there.
+    pub async fn between(listen: SocketAddr, target: SocketAddr, callers: &[PathBuf]) -> Result<Self> {
         let listener = TcpListener::bind(listen).await.with_context(|| format!("cannot listen at {listen}"))?;
         let listen = listener.local_addr()?;
-        let (condition, observed) = watch::channel(Condition::Healthy);
-        let task = tokio::spawn(serve(listener, target, observed));
-        Ok(Self { listen, condition, task })
+        let (conditions, observed) = watch::channel(Conditions { everybody: Condition::Healthy, of: BTreeMap::new() });
+        let task = tokio::spawn(serve(listener, target, callers.into(), observed));
+        Ok(Self { listen, conditions, task })
     }
 
     /// Where to connect to.
@@ -57,7 +89,14 @@ impl Proxy {
 
     /// Changes what the link does, for what is under way as well.
     pub fn set(&self, condition: Condition) {
-        self.condition.send_replace(condition);
+        self.conditions.send_modify(|conditions| conditions.everybody = condition);
+    }
+
+    /// Changes what the link does with what comes from one of the callers, and goes back there.
+    pub fn set_for(&self, caller: &Path, condition: Condition) {
+        self.conditions.send_modify(|conditions| {
+            conditions.of.insert(caller.to_owned(), condition);
+        });
     }
 }
 
@@ -67,14 +106,15 @@ impl Drop for Proxy {
     }
 }
 
-async fn serve(listener: TcpListener, target: SocketAddr, condition: watch::Receiver<Condition>) {
+async fn serve(listener: TcpListener, target: SocketAddr, callers: Arc<[PathBuf]>, conditions: watch::Receiver<Conditions>) {
     // The connections end with this task.
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
             accepted = listener.accept() => {
-                if let Ok((inbound, _)) = accepted {
-                    connections.spawn(connection(inbound, target, condition.clone()));
+                if let Ok((inbound, from)) = accepted {
+                    let link = Link { caller: caller(&callers, from), conditions: conditions.clone() };
+                    connections.spawn(connection(inbound, target, link));
                 }
             }
             Some(_) = connections.join_next() => {}
@@ -82,38 +122,75 @@ async fn serve(listener: TcpListener, target: SocketAddr, condition: watch::Rece
     }
 }
 
-async fn connection(inbound: TcpStream, target: SocketAddr, mut condition: watch::Receiver<Condition>) {
-    if !passable(&mut condition).await {
+/// Whose end of a connection this address is: that of the program whose socket has it.
+fn caller(callers: &[PathBuf], from: SocketAddr) -> Option<PathBuf> {
+    let socket = format!("socket:[{}]", socket_at(from)?);
+    callers.iter().find(|directory| process::working_in(directory).into_iter().any(|pid| holds(pid, &socket))).cloned()
+}
+
+/// The number of the socket with this local address.
+fn socket_at(address: SocketAddr) -> Option<String> {
+    let SocketAddr::V4(address) = address else { return None };
+    let wanted = format!("{:08X}:{:04X}", u32::from(*address.ip()).swap_bytes(), address.port());
+    let table = fs::read_to_string("/proc/net/tcp").ok()?;
+    let mut lines = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    lines.find(|fields| fields.get(1) == Some(&wanted.as_str()))?.get(9).map(|inode| (*inode).to_owned())
+}
+
+fn holds(process: nix::unistd::Pid, socket: &str) -> bool {
+    let files = fs::read_dir(format!("/proc/{process}/fd")).into_iter().flatten().flatten();
+    files.into_iter().any(|file| fs::read_link(file.path()).is_ok_and(|target| target.as_os_str() == socket))
+}
+
+/// What one connection must know.
+#[derive(Clone, Debug)]
+struct Link {
+    caller: Option<PathBuf>,
+    conditions: watch::Receiver<Conditions>,
+}
+
+impl Link {
+    /// Waits while the link is cut. False: it refuses, or nobody is there to heal it.
+    async fn passable(&mut self) -> bool {
+        let caller = self.caller.as_ref();
+        let found = self.conditions.wait_for(|conditions| conditions.for_caller(caller) != Condition::Cut).await;
+        let Ok(condition) = found.map(|conditions| conditions.for_caller(caller)) else { return false };
+        match condition {
+            Condition::Healthy | Condition::Cut => true,
+            Condition::Slow(delay) => {
+                sleep(delay).await;
+                true
+            }
+            Condition::Refusing => false,
+        }
+    }
+
+    async fn refused(&mut self) {
+        let caller = self.caller.as_ref();
+        let _ = self.conditions.wait_for(|conditions| conditions.for_caller(caller) == Condition::Refusing).await;
+    }
+}
+
+async fn connection(inbound: TcpStream, target: SocketAddr, mut link: Link) {
+    if !link.passable().await {
         return;
     }
     let Ok(outbound) = TcpStream::connect(target).await else { return };
     let _ = (inbound.set_nodelay(true), outbound.set_nodelay(true));
     let (from_client, to_client) = inbound.into_split();
     let (from_server, to_server) = outbound.into_split();
-    let mut refused = condition.clone();
+    let (there, back) = (pump(from_client, to_server, link.clone()), pump(from_server, to_client, link.clone()));
     tokio::select! {
-        ((), ()) = async { tokio::join!(pump(from_client, to_server, condition.clone()), pump(from_server, to_client, condition.clone())) } => {}
-        _ = refused.wait_for(|condition| *condition == Condition::Refusing) => {}
+        ((), ()) = async { tokio::join!(there, back) } => {}
+        () = link.refused() => {}
     }
 }
 
-/// Waits while the link is cut. False: it refuses, or nobody is there to heal it.
-async fn passable(condition: &mut watch::Receiver<Condition>) -> bool {
-    match condition.wait_for(|condition| *condition != Condition::Cut).await.map(|condition| *condition) {
-        Ok(Condition::Healthy | Condition::Cut) => true,
-        Ok(Condition::Slow(delay)) => {
-            sleep(delay).await;
-            true
-        }
-        Ok(Condition::Refusing) | Err(_) => false,
-    }
-}
-
-async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut condition: watch::Receiver<Condition>) {
+async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut link: Link) {
     let mut buffer = vec![0; 32 * 1024];
     loop {
         let Ok(length) = from.read(&mut buffer).await else { return };
-        if !passable(&mut condition).await {
+        if !link.passable().await {
             return;
         }
         if length == 0 {
@@ -173,5 +250,25 @@ mod tests {
 
         proxy.set(Condition::Refusing);
         assert!(says(&mut stream, b"two").await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_link_that_is_cut_for_one_caller_serves_the_others() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let directory = directory.path();
+        let proxy = Proxy::between(([127, 0, 0, 1], 0).into(), echo().await, &[directory.to_owned()]).await.expect("a proxy");
+        proxy.set_for(directory, Condition::Cut);
+        let port = proxy.address().port();
+        let script = format!("exec 3<>/dev/tcp/127.0.0.1/{port}; echo word >&3; read -r -u 3 word; echo $word");
+        let mut caller = tokio::process::Command::new("bash");
+        caller.arg("-c").arg(script).current_dir(directory).stdout(std::process::Stdio::piped()).kill_on_drop(true);
+        let caller = caller.spawn().expect("bash").wait_with_output();
+        let mut caller = std::pin::pin!(caller);
+        assert!(tokio::time::timeout(Duration::from_millis(500), &mut caller).await.is_err());
+
+        let mut stream = TcpStream::connect(proxy.address()).await.expect("a connection");
+        assert_eq!(says(&mut stream, b"one").await.expect("an echo"), b"one");
+        proxy.set_for(directory, Condition::Healthy);
+        assert_eq!(caller.await.expect("an end").stdout, b"word\n");
     }
 }

@@ -81,8 +81,8 @@ pub struct Local<'a> {
     pub rest: (SocketAddr, SocketAddr),
     /// Where PostgreSQL listens, and where others are told that it does.
     pub postgres: (SocketAddr, SocketAddr),
-    /// The store's addresses as this node is to use them.
-    pub store: &'a [SocketAddr],
+    /// The section that says where the store is, and what is in it.
+    pub store: (&'a str, &'a Value),
     /// The node's directory.
     pub directory: &'a Path,
     /// The directory of PostgreSQL's data.
@@ -103,9 +103,7 @@ pub fn local(node: &Local<'_>) -> Value {
             "listen": node.rest.0.to_string(),
             "connect_address": node.rest.1.to_string(),
         },
-        "etcd3": {
-            "hosts": node.store.iter().map(ToString::to_string).collect::<Vec<_>>(),
-        },
+        (node.store.0): node.store.1,
         "bootstrap": {
             "dcs": node.dynamic,
             "initdb": [{"encoding": "UTF8"}, {"locale": "C.UTF-8"}, "data-checksums"],

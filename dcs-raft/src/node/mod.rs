@@ -311,6 +311,14 @@ impl Node {
         self.raw.store().snapshot_index()
     }
 
+    /// Whether there is a snapshot, made before one of the nodes was added: the protocol does not let it take that.
+    pub(crate) fn snapshot_lacks_a_node(&self) -> bool {
+        let Some(named) = self.raw.store().snapshot_configuration() else { return false };
+        let Configuration { voters, learners, .. } = self.configuration();
+        let names = |id: &u64| named.voters.contains(id) || named.learners.contains(id) || named.voters_outgoing.contains(id);
+        !voters.iter().chain(&learners).all(names)
+    }
+
     /// Whether the leader has an entry of its own term that a majority has: before that it does not know what is
     /// committed.
     pub(crate) fn has_committed_in_its_term(&self) -> bool {

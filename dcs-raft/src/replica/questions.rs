@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use dcs_core::Moment;
 
-use super::{Outlet, Replica};
+use super::{Outlet, Replica, Stuck};
 use crate::command::{Command, MembershipChange, Record, Reply, Transaction};
 use crate::identity::{NodeId, ProposalId};
 use crate::message::{PeerFrame, Request, Response};
@@ -186,7 +186,7 @@ impl<S: Storage> Replica<S> {
         if let Some(response) = self.answer_here(&request, now) {
             return asker.answer(response, outlet);
         }
-        if let Some((_, problem)) = &self.unwritten {
+        if let Some(Stuck { problem, .. }) = &self.stuck {
             return asker.answer(Response::Unknown(problem.clone()), outlet);
         }
         if let Request::Read { prefix } = request {

@@ -179,7 +179,7 @@ impl RedbStorage {
                 return Err(Failure::Damaged("it is now the storage of another node".to_owned()));
             }
             self.medium.sweep();
-            tracing::info!("the Raft storage `{}` was opened again after a failed write", self.medium.place());
+            tracing::debug!("the Raft storage `{}` was opened again after a failed write", self.medium.place());
             self.state = State::Open(opened);
         }
         match &mut self.state {
@@ -226,10 +226,11 @@ impl Opened {
                 self.head = head;
                 Ok(())
             }
-            Err(failure) => {
-                transaction.abort()?;
-                Err(failure)
-            }
+            Err(failure) => match (failure, transaction.abort()) {
+                (Failure::Batch(_), Err(error)) => Err(error.into()),
+                // After a failed write the library refuses to abort as well; the reason is what failed first.
+                (failure, _) => Err(failure),
+            },
         }
     }
 }

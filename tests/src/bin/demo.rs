@@ -1,7 +1,7 @@
 //! `make demo`: a cluster of three, a primary that dies, and nobody who has to get up at night.
 //!
 //! With `--once` it ends by itself, with status 0 if everything happened that it tells. Without, it stays until Ctrl-C. Either way it leaves
-//! nothing behind.
+//! nothing behind. The agents keep the cluster's state among themselves; with `--store etcd3`, in an etcd of its own.
 
 use std::fmt::Display;
 use std::process::ExitCode;
@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use anyhow::{Result, bail, ensure};
 use serde_json::json;
 use tests::poll::{self, PATIENCE};
-use tests::{Agent, Cluster, Loss, Node, agents, postgres};
+use tests::{Agent, Cluster, Loss, Node, StoreKind, agents, postgres};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
 
@@ -17,15 +17,12 @@ const ROWS: u32 = 1000;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let once = match std::env::args().nth(1).as_deref() {
-        None => false,
-        Some("--once") => true,
-        Some(_) => {
-            eprintln!("usage: demo [--once]");
-            return ExitCode::from(2);
-        }
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let Some((once, store)) = read(&arguments) else {
+        eprintln!("usage: demo [--once] [--store raft|etcd3]");
+        return ExitCode::from(2);
     };
-    let ended = demonstrate(once).await;
+    let ended = demonstrate(once, store).await;
     // By now everything the demo started is gone: it went with the cluster.
     match ended {
         Ok(()) => ExitCode::SUCCESS,
@@ -36,6 +33,26 @@ async fn main() -> ExitCode {
     }
 }
 
+/// Whether it ends by itself, and which store it has.
+fn read(arguments: &[String]) -> Option<(bool, StoreKind)> {
+    let (mut once, mut store) = (false, StoreKind::Raft);
+    let mut arguments = arguments.iter().map(String::as_str);
+    while let Some(argument) = arguments.next() {
+        match argument {
+            "--once" => once = true,
+            "--store" => {
+                store = match arguments.next()? {
+                    "raft" => StoreKind::Raft,
+                    "etcd3" => StoreKind::Etcd,
+                    _ => return None,
+                }
+            }
+            _ => return None,
+        }
+    }
+    Some((once, store))
+}
+
 async fn interrupted() -> Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     tokio::select! {
@@ -44,15 +61,20 @@ async fn interrupted() -> Result<()> {
     }
 }
 
-async fn demonstrate(once: bool) -> Result<()> {
+async fn demonstrate(once: bool, store: StoreKind) -> Result<()> {
     let agent = Agent::from_environment()?;
     let story = Story { began: Instant::now() };
-    println!("{}: three nodes on this machine, each an agent with its own PostgreSQL, and etcd.\n", agent.name());
+    let beside = match store {
+        StoreKind::Raft => "and nothing else: the agents keep\nthe cluster's state among themselves, with Raft",
+        StoreKind::Etcd => "and etcd",
+    };
+    println!("{}: three nodes on this machine, each an agent with its own PostgreSQL, {beside}.\n", agent.name());
 
     // What the tests switch off for speed is on here.
     let durable = json!({"postgresql": {"parameters": {"fsync": null}}});
-    let mut cluster = Cluster::builder().agent(agent).dynamic(&durable).assemble().await?;
-    story.tell(format_args!("etcd is up; everything is in {}", cluster.sandbox().directory().display()));
+    let mut cluster = Cluster::builder().agent(agent).store(store).dynamic(&durable).assemble().await?;
+    let ready = if store == StoreKind::Etcd { "etcd is up; " } else { "" };
+    story.tell(format_args!("{ready}everything is in {}", cluster.sandbox().directory().display()));
     let ended = tokio::select! {
         ended = happen(&mut cluster, &story, once) => Some(ended),
         interrupted = interrupted() => {

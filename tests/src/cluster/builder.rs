@@ -1,8 +1,9 @@
 //! Describing a cluster before it exists.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 
 use super::{Cluster, programs};
@@ -14,7 +15,10 @@ use crate::process::Program;
 use crate::proxy::Proxy;
 use crate::sandbox::Sandbox;
 use crate::settings::{self, Local, Times};
-use crate::stores::Etcd;
+use crate::stores::{Etcd, Raft, Server, Store, StoreKind};
+
+/// The name of the node without a PostgreSQL.
+const WITNESS: &str = "witness";
 
 /// What a cluster shall be like.
 #[derive(Clone, Debug)]
@@ -23,7 +27,9 @@ pub struct Builder {
     programs: Option<PathBuf>,
     scope: String,
     members: u8,
+    store: StoreKind,
     store_servers: u8,
+    witness: bool,
     times: Option<Times>,
     dynamic: Value,
     local: Value,
@@ -40,7 +46,9 @@ impl Default for Builder {
             programs: None,
             scope: "demo".to_owned(),
             members: 3,
+            store: StoreKind::default(),
             store_servers: 1,
+            witness: false,
             times: None,
             dynamic: json!({}),
             local: json!({}),
@@ -74,10 +82,24 @@ impl Builder {
         self
     }
 
-    /// How many servers the store has.
+    /// Which store it has.
+    #[must_use]
+    pub const fn store(mut self, store: StoreKind) -> Self {
+        self.store = store;
+        self
+    }
+
+    /// How many servers etcd has; the embedded store has one node in each agent.
     #[must_use]
     pub const fn store_servers(mut self, servers: u8) -> Self {
         self.store_servers = servers;
+        self
+    }
+
+    /// Adds a node to the embedded store that has no PostgreSQL.
+    #[must_use]
+    pub const fn with_witness(mut self) -> Self {
+        self.witness = true;
         self
     }
 
@@ -144,14 +166,30 @@ impl Builder {
         let bin_dir = postgres::bin_dir()?;
         let sandbox = Sandbox::create()?;
         let (daemon, control_tool) = programs(agent, self.programs.as_deref(), &sandbox)?;
-        let etcd = Etcd::start(&sandbox, self.store_servers).await?;
+        let store = match self.store {
+            StoreKind::Etcd => Store::Etcd(Etcd::start(&sandbox, self.store_servers).await?),
+            StoreKind::Raft => Store::Raft(self.plan_raft(agent, &sandbox).await?),
+        };
         let mut dynamic = settings::dynamic(times);
         settings::merge(&mut dynamic, &self.dynamic);
         let mut nodes = Vec::new();
         for index in 0..self.members {
-            nodes.push(self.node(index, &sandbox, &etcd, &daemon, &bin_dir, &dynamic).await?);
+            nodes.push(self.node(index, &sandbox, &store, &daemon, &bin_dir, &dynamic).await?);
         }
-        Ok(Cluster { checker: None, nodes, etcd, scope: self.scope, times, agent, pace: self.pace, control_tool, passed: false, sandbox })
+        let witness = if self.witness { Some(self.witness(&sandbox, &store, &daemon)?) } else { None };
+        Ok(Cluster {
+            checker: None,
+            nodes,
+            store,
+            witness,
+            scope: self.scope,
+            times,
+            agent,
+            pace: self.pace,
+            control_tool,
+            passed: false,
+            sandbox,
+        })
     }
 
     /// Starts everything, and returns when one node leads, all others follow, and clients write.
@@ -167,8 +205,23 @@ impl Builder {
         Ok(cluster)
     }
 
-    async fn node(&self, index: u8, sandbox: &Sandbox, etcd: &Etcd, daemon: &Path, bin_dir: &Path, dynamic: &Value) -> Result<Node> {
-        let name = format!("pg{}", index + 1);
+    async fn plan_raft(&self, agent: Agent, sandbox: &Sandbox) -> Result<Raft> {
+        ensure!(agent == Agent::Quorate, "only Quorate has this embedded store; that of {} is another one", agent.name());
+        let witness = self.witness.then(|| WITNESS.to_owned());
+        let names = (0..self.members).map(name_of).chain(witness);
+        let directories = names.map(|name| sandbox.make(&name)).collect::<Result<Vec<_>>>()?;
+        Raft::plan(sandbox, &directories, self.links).await
+    }
+
+    /// Starts the node without a PostgreSQL.
+    fn witness(&self, sandbox: &Sandbox, store: &Store, daemon: &Path) -> Result<Server> {
+        let witness = store.raft()?.witness(self.members.into(), &sandbox.make(WITNESS)?, daemon, sandbox)?;
+        witness.start()?;
+        Ok(witness)
+    }
+
+    async fn node(&self, index: u8, sandbox: &Sandbox, store: &Store, daemon: &Path, bin_dir: &Path, dynamic: &Value) -> Result<Node> {
+        let name = name_of(index);
         let directory = sandbox.make(&name)?;
         let volume = match self.volume {
             Some((node, size)) if node == index => sandbox.make_volume(&format!("{name}/volume"), size)?,
@@ -179,29 +232,23 @@ impl Builder {
             rest: sandbox.network().free(1 + index, 8008)?,
             data_dir: volume.join("data"),
         };
-        let links = if self.links { Some(links(index, sandbox, etcd, &addresses).await?) } else { None };
-        let (store, rest, postgres) = links.as_ref().map_or_else(
-            || (etcd.endpoints(), addresses.rest, addresses.postgres),
-            |links| {
-                let store = links.store.iter().map(Proxy::address).collect();
-                (store, links.inbound[0].address(), links.inbound[1].address())
-            },
-        );
+        let links = if self.links { Some(links(index, sandbox, store, &addresses).await?) } else { None };
+        let (rest, postgres) = links.as_ref().map_or((addresses.rest, addresses.postgres), |links| {
+            let [rest, postgres] = &links.inbound;
+            (rest.address(), postgres.address())
+        });
+        let section = section(index, store, &directory, links.as_ref());
         let mut settings = settings::local(&Local {
             scope: &self.scope,
             name: &name,
             rest: (addresses.rest, rest),
             postgres: (addresses.postgres, postgres),
-            store: &store,
+            store: (section.0, &section.1),
             directory: &directory,
             data_dir: &addresses.data_dir,
             bin_dir,
             dynamic,
         });
-        if self.links {
-            // Or the agent asks the store for its servers, and finds the way around the proxies.
-            settings::merge(&mut settings, &json!({"etcd3": {"use_proxies": true}}));
-        }
         settings::merge(&mut settings, &self.local);
         for (_, patch) in self.local_of.iter().filter(|(node, _)| *node == usize::from(index)) {
             settings::merge(&mut settings, patch);
@@ -212,10 +259,32 @@ impl Builder {
     }
 }
 
-async fn links(index: u8, sandbox: &Sandbox, etcd: &Etcd, addresses: &Addresses) -> Result<Links> {
+fn name_of(index: u8) -> String {
+    format!("pg{}", index + 1)
+}
+
+/// The section of a node's file that says where the store is.
+fn section(index: u8, store: &Store, directory: &Path, links: Option<&Links>) -> (&'static str, Value) {
+    let hosts = |addresses: Vec<SocketAddr>| addresses.iter().map(ToString::to_string).collect::<Vec<_>>();
+    match (store, links) {
+        (Store::Raft(raft), _) => ("raft", raft.section(index.into(), &directory.join("raft"))),
+        (Store::Etcd(etcd), None) => ("etcd3", json!({"hosts": hosts(etcd.endpoints())})),
+        // Or the agent asks the store for its servers, and finds the way around the proxies.
+        (Store::Etcd(_), Some(links)) => {
+            ("etcd3", json!({"hosts": hosts(links.store.iter().map(Proxy::address).collect()), "use_proxies": true}))
+        }
+    }
+}
+
+async fn links(index: u8, sandbox: &Sandbox, store: &Store, addresses: &Addresses) -> Result<Links> {
     let network = sandbox.network();
+    let servers = match store {
+        Store::Etcd(etcd) => etcd.endpoints(),
+        // Its proxies stand between all nodes, and are its own.
+        Store::Raft(_) => Vec::new(),
+    };
     let mut store = Vec::new();
-    for endpoint in etcd.endpoints() {
+    for endpoint in servers {
         store.push(Proxy::start((network.address(151 + index), 0).into(), endpoint).await?);
     }
     let inbound = (network.address(51 + index), 0);

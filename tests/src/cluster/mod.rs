@@ -19,7 +19,7 @@ use crate::process::{self, Finished};
 use crate::proxy::Condition;
 use crate::sandbox::Sandbox;
 use crate::settings::Times;
-use crate::stores::Etcd;
+use crate::stores::{Server, Store};
 
 pub use builder::Builder;
 
@@ -43,7 +43,9 @@ pub struct Cluster {
     checker: Option<Checker>,
     nodes: Vec<Node>,
     /// The store.
-    pub etcd: Etcd,
+    pub store: Store,
+    /// A node of the embedded store without a PostgreSQL, if one was asked for.
+    pub witness: Option<Server>,
     /// The cluster's name.
     pub scope: String,
     /// The times it was built with.
@@ -220,6 +222,38 @@ impl Cluster {
         Ok(())
     }
 
+    /// The node whose agent leads the embedded store, as soon as there is one.
+    ///
+    /// # Errors
+    ///
+    /// If there is none in time, or the store is another one.
+    pub async fn raft_leader(&self) -> Result<&Node> {
+        let raft = self.store.raft()?;
+        let leader = poll::until("a node leads the Raft cluster", PATIENCE, async || raft.leader().await).await?;
+        self.nodes.get(leader).context("the Raft leader is no node of the cluster")
+    }
+
+    /// Lets the agent of this node lead the embedded store.
+    ///
+    /// # Errors
+    ///
+    /// If it does not get that far in time, or the store is another one.
+    pub async fn let_lead_raft(&self, node: &Node) -> Result<()> {
+        let raft = self.store.raft()?;
+        let index = self.nodes.iter().position(|other| other.name == node.name).context("a node of this cluster")?;
+        poll::until(&format!("{} leads the Raft cluster", node.name), PATIENCE, async || raft.hand_over_to(index).await).await
+    }
+
+    /// Waits until all nodes of the embedded store, the witness among them, have what its leader has.
+    ///
+    /// # Errors
+    ///
+    /// If they do not in time, or the store is another one.
+    pub async fn eventually_all_vote(&self) -> Result<()> {
+        let raft = self.store.raft()?;
+        poll::until("all nodes of the Raft cluster are up to date", PATIENCE, async || raft.all_up_to_date().await).await
+    }
+
     /// Asks `via` for a switchover, and returns its answer.
     ///
     /// # Errors
@@ -271,7 +305,7 @@ impl Cluster {
     ///
     /// If the cluster was built without [`Builder::with_links`].
     pub fn cut(&self, node: &Node, link: Link) -> Result<()> {
-        Self::set_links(node, link, Condition::Cut)
+        self.set_links(node, link, Condition::Cut)
     }
 
     /// Restores all links of a node.
@@ -280,13 +314,22 @@ impl Cluster {
     ///
     /// If the cluster was built without [`Builder::with_links`].
     pub fn heal(&self, node: &Node) -> Result<()> {
-        Self::set_links(node, Link::All, Condition::Healthy)
+        self.set_links(node, Link::All, Condition::Healthy)
     }
 
-    fn set_links(node: &Node, link: Link, condition: Condition) -> Result<()> {
+    fn set_links(&self, node: &Node, link: Link, condition: Condition) -> Result<()> {
         let links = node.links.as_ref().context("this cluster was built without links to cut")?;
         if link != Link::Peers {
             links.store.iter().for_each(|proxy| proxy.set(condition));
+            if let Store::Raft(raft) = &self.store {
+                for (other, proxy) in self.nodes.iter().zip(raft.proxies()) {
+                    if other.name == node.name {
+                        proxy.set(condition);
+                    } else {
+                        proxy.set_for(&node.directory, condition);
+                    }
+                }
+            }
         }
         if link != Link::Store {
             links.inbound.iter().for_each(|proxy| proxy.set(condition));
@@ -389,7 +432,8 @@ impl Drop for Cluster {
             return;
         }
         let agents = self.nodes.iter().map(Node::log);
-        for log in agents.chain(self.etcd.logs()) {
+        let witness = self.witness.iter().map(|witness| witness.log().to_owned());
+        for log in agents.chain(self.store.logs()).chain(witness) {
             let lines = if log.ends_with("agent.log") { 80 } else { 5 };
             eprintln!("---- the end of {}\n{}", log.display(), node::tail(&log, lines));
         }

@@ -2,17 +2,15 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use etcd_client::{Client, ConnectOptions, DeleteOptions, EventType, GetOptions, PutOptions};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-use tokio::process::Child;
+use nix::sys::signal::Signal;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use super::server::Server;
 use crate::agents;
 use crate::poll;
 use crate::process::Program;
@@ -26,15 +24,8 @@ const ROOT: (&str, &str) = ("root", "root-secret");
 /// The servers of one store.
 #[derive(Debug)]
 pub struct Etcd {
-    servers: Vec<Server>,
-}
-
-#[derive(Debug)]
-struct Server {
-    client: SocketAddr,
-    program: Program,
-    log: PathBuf,
-    child: Mutex<Option<Child>>,
+    /// Each with the address for its clients.
+    servers: Vec<(SocketAddr, Server)>,
 }
 
 impl Etcd {
@@ -81,13 +72,10 @@ impl Etcd {
                 "--election-timeout",
                 "1000",
             ]);
-            let log = directory.join("log");
-            servers.push(Server { client: *client, program, log, child: Mutex::new(None) });
+            servers.push((*client, Server::new(&name, program)));
         }
         let store = Self { servers };
-        for index in 0..store.servers.len() {
-            store.resurrect(index)?;
-        }
+        store.servers.iter().try_for_each(|(_, server)| server.start())?;
         poll::until("etcd takes writes", poll::PATIENCE, async || store.put("/harness", "up").await).await?;
         Ok(store)
     }
@@ -95,13 +83,13 @@ impl Etcd {
     /// Where clients connect, server by server.
     #[must_use]
     pub fn endpoints(&self) -> Vec<SocketAddr> {
-        self.servers.iter().map(|server| server.client).collect()
+        self.servers.iter().map(|(client, _)| *client).collect()
     }
 
     /// The servers' logs.
     #[must_use]
     pub fn logs(&self) -> Vec<PathBuf> {
-        self.servers.iter().map(|server| server.log.clone()).collect()
+        self.servers.iter().map(|(_, server)| server.log().to_owned()).collect()
     }
 
     /// Starts a server that was killed.
@@ -110,10 +98,7 @@ impl Etcd {
     ///
     /// If it cannot be started.
     pub fn resurrect(&self, index: usize) -> Result<()> {
-        let server = &self.servers[index];
-        let child = server.program.spawn(&server.log)?;
-        *server.child.lock().unwrap_or_else(PoisonError::into_inner) = Some(child);
-        Ok(())
+        self.servers[index].1.start()
     }
 
     /// Sends a signal to one server.
@@ -122,10 +107,7 @@ impl Etcd {
     ///
     /// If it does not run.
     pub fn signal(&self, index: usize, signal: Signal) -> Result<()> {
-        let child = self.servers[index].child.lock().unwrap_or_else(PoisonError::into_inner);
-        let pid = child.as_ref().and_then(Child::id).with_context(|| format!("etcd{} does not run", index + 1))?;
-        kill(Pid::from_raw(pid.cast_signed()), signal)?;
-        Ok(())
+        self.servers[index].1.signal(signal)
     }
 
     /// Sends a signal to all servers: `SIGSTOP` makes the store silent, `SIGCONT` brings it back.
@@ -223,12 +205,33 @@ impl Etcd {
     ///
     /// If one does not.
     pub async fn all_healthy(&self) -> Result<()> {
-        for server in &self.servers {
+        for (address, _) in &self.servers {
             let options = ConnectOptions::new().with_connect_timeout(ANSWER).with_timeout(ANSWER);
-            let mut client = Client::connect([server.client.to_string()], Some(options)).await?;
-            client.get("/harness", None).await.with_context(|| format!("{} does not answer", server.client))?;
+            let mut client = Client::connect([address.to_string()], Some(options)).await?;
+            client.get("/harness", None).await.with_context(|| format!("{address} does not answer"))?;
         }
         Ok(())
+    }
+
+    /// Which server leads, counted from zero.
+    ///
+    /// # Errors
+    ///
+    /// If none says so.
+    pub async fn leader(&self) -> Result<usize> {
+        for server in 0..self.servers.len() {
+            let status = self.client(&[server]).await?.status().await?;
+            if status.header().is_some_and(|header| header.member_id() == status.leader()) {
+                return Ok(server);
+            }
+        }
+        bail!("no server of etcd leads")
+    }
+
+    pub(super) async fn client(&self, servers: &[usize]) -> Result<Client> {
+        let endpoints: Vec<String> = servers.iter().map(|server| self.servers[*server].0.to_string()).collect();
+        let options = ConnectOptions::new().with_connect_timeout(ANSWER);
+        Ok(Client::connect(endpoints, Some(options)).await?)
     }
 
     /// Lets nobody in from now on but this user, who may do everything, and `root`.

@@ -7,31 +7,37 @@ use std::path::Path;
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 use tests::poll::{self, PATIENCE};
-use tests::{Cluster, Loss};
+use tests::{Cluster, Loss, StoreKind};
 
-#[tokio::test(flavor = "multi_thread")]
-async fn three_empty_nodes_become_one_leader_and_two_streaming_replicas() -> Result<()> {
-    let mut cluster = Cluster::builder().assemble().await?;
+on_every_store![
+    three_empty_nodes_become_one_leader_and_two_streaming_replicas,
+    the_cluster_begins_with_the_options_and_settings_of_its_file,
+    scripts_make_files_for_postgresql_alone_and_the_log_is_as_open_as_the_umask_says,
+    the_control_tool_lists_every_member_with_its_role_and_state,
+];
+
+async fn three_empty_nodes_become_one_leader_and_two_streaming_replicas(store: StoreKind) -> Result<()> {
+    let mut cluster = Cluster::builder().store(store).assemble().await?;
     cluster.start_all()?;
     let leader = cluster.eventually_settled().await?;
 
     let identifier = leader.ask("SELECT system_identifier FROM pg_control_system()").await?;
-    let published = cluster.etcd.get(&cluster.key("initialize")).await?;
+    let published = cluster.store.get(&cluster.key("initialize")).await?;
     ensure!(published.as_deref() == Some(&identifier), "{published:?} was published for {identifier}");
     for node in cluster.others(leader) {
         let theirs = node.ask("SELECT system_identifier FROM pg_control_system()").await?;
         ensure!(theirs == identifier, "{} is {theirs}, the leader {identifier}", node.name);
     }
-    let owner = cluster.etcd.get(&cluster.key("leader")).await?;
+    let owner = cluster.store.get(&cluster.key("leader")).await?;
     ensure!(owner.as_deref() == Some(&leader.name), "{} leads, but the lock says {owner:?}", leader.name);
 
     cluster.begin_checking().await?;
     cluster.finish(Loss::None).await
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn the_cluster_begins_with_the_options_and_settings_of_its_file() -> Result<()> {
+async fn the_cluster_begins_with_the_options_and_settings_of_its_file(store: StoreKind) -> Result<()> {
     let cluster = Cluster::builder()
+        .store(store)
         .members(1)
         .dynamic(&json!({"postgresql": {"parameters": {"work_mem": "7MB", "max_connections": 33}}}))
         .local(&json!({"postgresql": {"parameters": {"log_line_prefix": "here: "}}}))
@@ -54,9 +60,9 @@ async fn the_cluster_begins_with_the_options_and_settings_of_its_file() -> Resul
     cluster.finish(Loss::None).await
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn scripts_make_files_for_postgresql_alone_and_the_log_is_as_open_as_the_umask_says() -> Result<()> {
+async fn scripts_make_files_for_postgresql_alone_and_the_log_is_as_open_as_the_umask_says(store: StoreKind) -> Result<()> {
     let cluster = Cluster::builder()
+        .store(store)
         .members(1)
         .local(&json!({"log": {"dir": "."}, "postgresql": {"callbacks": {"on_start": "sh -c 'umask > umask.new; mv umask.new umask'"}}}))
         .start()
@@ -73,9 +79,8 @@ async fn scripts_make_files_for_postgresql_alone_and_the_log_is_as_open_as_the_u
     cluster.finish(Loss::None).await
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn the_control_tool_lists_every_member_with_its_role_and_state() -> Result<()> {
-    let cluster = Cluster::builder().start().await?;
+async fn the_control_tool_lists_every_member_with_its_role_and_state(store: StoreKind) -> Result<()> {
+    let cluster = Cluster::builder().store(store).start().await?;
     let leader = cluster.leader().await?;
 
     let listed: Value = serde_json::from_str(&cluster.ctl(&["list", "-f", "json"]).await?.success()?)?;

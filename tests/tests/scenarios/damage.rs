@@ -4,11 +4,17 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use tests::poll::{self, PATIENCE};
-use tests::{Cluster, Loss, postgres, skip};
+use tests::{Cluster, Loss, StoreKind, postgres, skip};
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_data_directory_of_another_cluster_is_refused_and_left_as_it_is() -> Result<()> {
-    let mut cluster = Cluster::builder().assemble().await?;
+on_every_store![
+    a_data_directory_of_another_cluster_is_refused_and_left_as_it_is,
+    damaged_keys_demote_nobody,
+    a_switchover_request_with_a_time_that_cannot_be_read_is_ignored,
+    a_store_that_lost_everything_is_filled_again_by_the_leader,
+];
+
+async fn a_data_directory_of_another_cluster_is_refused_and_left_as_it_is(store: StoreKind) -> Result<()> {
+    let mut cluster = Cluster::builder().store(store).assemble().await?;
     let [first, second, stranger] = cluster.nodes() else { anyhow::bail!("three nodes were asked for") };
     first.start()?;
     second.start()?;
@@ -26,14 +32,13 @@ async fn a_data_directory_of_another_cluster_is_refused_and_left_as_it_is() -> R
     ensure!(said.contains("system ID mismatch, node pg3 belongs to a different cluster"), "{said}");
     ensure!(std::fs::read(&control)? == before, "its control file was changed");
     let identifier = cluster.leader().await?.ask("SELECT system_identifier FROM pg_control_system()").await?;
-    ensure!(cluster.etcd.get(&cluster.key("initialize")).await? == Some(identifier), "the cluster's identifier was changed");
+    ensure!(cluster.store.get(&cluster.key("initialize")).await? == Some(identifier), "the cluster's identifier was changed");
     cluster.begin_checking().await?;
     cluster.finish(Loss::None).await
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn damaged_keys_demote_nobody() -> Result<()> {
-    let cluster = Cluster::builder().start().await?;
+async fn damaged_keys_demote_nobody(store: StoreKind) -> Result<()> {
+    let cluster = Cluster::builder().store(store).start().await?;
     let leader = cluster.leader().await?;
     let postmaster = leader.postmaster().context("a postmaster")?;
     let member = format!("members/{}", cluster.another(leader)?.name);
@@ -47,7 +52,7 @@ async fn damaged_keys_demote_nobody() -> Result<()> {
         ("status", "text"),
         (member.as_str(), "postgres without a scheme"),
     ] {
-        cluster.etcd.put(&cluster.key(key), value).await?;
+        cluster.store.put(&cluster.key(key), value).await?;
     }
     let began = leader.status().await?["dcs_last_seen"].as_u64();
     let lives = 2 * cluster.times.ttl.as_secs();
@@ -64,16 +69,15 @@ async fn damaged_keys_demote_nobody() -> Result<()> {
     cluster.finish(Loss::None).await
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_switchover_request_with_a_time_that_cannot_be_read_is_ignored() -> Result<()> {
+async fn a_switchover_request_with_a_time_that_cannot_be_read_is_ignored(store: StoreKind) -> Result<()> {
     if skip::unless_quorate("Patroni cannot read a view with such a key, and steps down")? {
         return Ok(());
     }
-    let cluster = Cluster::builder().start().await?;
+    let cluster = Cluster::builder().store(store).start().await?;
     let leader = cluster.leader().await?;
     let request = format!(r#"{{"leader": "{}", "scheduled_at": "the day after tomorrow"}}"#, leader.name);
 
-    cluster.etcd.put(&cluster.key("failover"), &request).await?;
+    cluster.store.put(&cluster.key("failover"), &request).await?;
 
     poll::until("the leader has said what is wrong", PATIENCE, async || {
         ensure!(leader.read_log().contains("the day after tomorrow"), "its log does not mention it");
@@ -84,23 +88,22 @@ async fn a_switchover_request_with_a_time_that_cannot_be_read_is_ignored() -> Re
     cluster.finish(Loss::None).await
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_store_that_lost_everything_is_filled_again_by_the_leader() -> Result<()> {
-    let cluster = Cluster::builder().start().await?;
+async fn a_store_that_lost_everything_is_filled_again_by_the_leader(store: StoreKind) -> Result<()> {
+    let cluster = Cluster::builder().store(store).start().await?;
     let leader = cluster.leader().await?;
     let identifier = leader.ask("SELECT system_identifier FROM pg_control_system()").await?;
 
-    cluster.etcd.delete_all(&cluster.key("")).await?;
+    cluster.store.delete_all(&cluster.key("")).await?;
 
     poll::until("the keys are back", PATIENCE, async || {
         for (key, expected) in [("initialize", identifier.as_str()), ("leader", leader.name.as_str())] {
-            let found = cluster.etcd.get(&cluster.key(key)).await?;
+            let found = cluster.store.get(&cluster.key(key)).await?;
             ensure!(found.as_deref() == Some(expected), "{key} is {found:?}");
         }
-        let config = cluster.etcd.get(&cluster.key("config")).await?.context("there is no config")?;
+        let config = cluster.store.get(&cluster.key("config")).await?.context("there is no config")?;
         ensure!(config.contains("loop_wait"), "the config is {config}");
         for node in cluster.nodes() {
-            let member = cluster.etcd.get(&cluster.key(&format!("members/{}", node.name))).await?;
+            let member = cluster.store.get(&cluster.key(&format!("members/{}", node.name))).await?;
             ensure!(member.is_some(), "{} is no member", node.name);
         }
         Ok(())

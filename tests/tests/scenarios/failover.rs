@@ -5,12 +5,23 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use tests::poll::{self, PATIENCE};
-use tests::{Agent, Cluster, Loss};
+use tests::{Agent, Cluster, Loss, StoreKind};
 use tokio::time::Instant;
 
-#[tokio::test(flavor = "multi_thread")]
-async fn when_the_primary_node_dies_a_replica_takes_over_soon_after_the_lock_expires() -> Result<()> {
-    let cluster = Cluster::builder().start().await?;
+on_every_store![
+    when_the_primary_node_dies_a_replica_takes_over_soon_after_the_lock_expires,
+    when_only_the_postmaster_dies_the_primary_recovers_in_place,
+    an_agent_that_dies_and_returns_within_the_ttl_leaves_its_primary_alone,
+    when_the_agent_of_the_primary_dies_for_good_another_takes_over_and_the_old_primary_follows_once_its_agent_is_back,
+    when_the_agent_of_the_primary_is_frozen_another_takes_over_and_it_follows_when_it_wakes,
+    a_frozen_postmaster_never_leads_to_two_primaries,
+    an_agent_told_to_end_hands_over_at_once_and_loses_nothing,
+    a_cluster_killed_as_a_whole_comes_back,
+    the_cluster_survives_one_death_after_the_other,
+];
+
+async fn when_the_primary_node_dies_a_replica_takes_over_soon_after_the_lock_expires(store: StoreKind) -> Result<()> {
+    let cluster = Cluster::builder().store(store).start().await?;
     let old = cluster.leader().await?;
 
     let died = Instant::now();
@@ -29,9 +40,8 @@ async fn when_the_primary_node_dies_a_replica_takes_over_soon_after_the_lock_exp
     cluster.finish(Loss::SUDDEN_DEATH).await
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn when_only_the_postmaster_dies_the_primary_recovers_in_place() -> Result<()> {
-    let cluster = Cluster::builder().start().await?;
+async fn when_only_the_postmaster_dies_the_primary_recovers_in_place(store: StoreKind) -> Result<()> {
+    let cluster = Cluster::builder().store(store).start().await?;
     let leader = cluster.leader().await?;
     let before = leader.postmaster().context("a postmaster")?;
 
@@ -48,9 +58,8 @@ async fn when_only_the_postmaster_dies_the_primary_recovers_in_place() -> Result
     cluster.finish(Loss::None).await
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn an_agent_that_dies_and_returns_within_the_ttl_leaves_its_primary_alone() -> Result<()> {
-    let cluster = Cluster::builder().start().await?;
+async fn an_agent_that_dies_and_returns_within_the_ttl_leaves_its_primary_alone(store: StoreKind) -> Result<()> {
+    let cluster = Cluster::builder().store(store).start().await?;
     let leader = cluster.leader().await?;
     let postmaster = leader.postmaster();
 
@@ -64,9 +73,10 @@ async fn an_agent_that_dies_and_returns_within_the_ttl_leaves_its_primary_alone(
     cluster.finish(Loss::None).await
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn when_the_agent_of_the_primary_dies_for_good_another_takes_over_and_the_old_primary_follows_once_its_agent_is_back() -> Result<()> {
-    let cluster = Cluster::builder().start().await?;
+async fn when_the_agent_of_the_primary_dies_for_good_another_takes_over_and_the_old_primary_follows_once_its_agent_is_back(
+    store: StoreKind,
+) -> Result<()> {
+    let cluster = Cluster::builder().store(store).start().await?;
     let old = cluster.leader().await?;
     let timeline = old.timeline().await?;
 
@@ -78,9 +88,8 @@ async fn when_the_agent_of_the_primary_dies_for_good_another_takes_over_and_the_
     cluster.finish_after_an_unguarded_primary(timeline).await
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn when_the_agent_of_the_primary_is_frozen_another_takes_over_and_it_follows_when_it_wakes() -> Result<()> {
-    let cluster = Cluster::builder().start().await?;
+async fn when_the_agent_of_the_primary_is_frozen_another_takes_over_and_it_follows_when_it_wakes(store: StoreKind) -> Result<()> {
+    let cluster = Cluster::builder().store(store).start().await?;
     let old = cluster.leader().await?;
     let timeline = old.timeline().await?;
 
@@ -92,9 +101,8 @@ async fn when_the_agent_of_the_primary_is_frozen_another_takes_over_and_it_follo
     cluster.finish_after_an_unguarded_primary(timeline).await
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_frozen_postmaster_never_leads_to_two_primaries() -> Result<()> {
-    let cluster = Cluster::builder().start().await?;
+async fn a_frozen_postmaster_never_leads_to_two_primaries(store: StoreKind) -> Result<()> {
+    let cluster = Cluster::builder().store(store).start().await?;
     let leader = cluster.leader().await?;
     let started = Instant::now();
 
@@ -115,9 +123,8 @@ async fn a_frozen_postmaster_never_leads_to_two_primaries() -> Result<()> {
     cluster.finish(Loss::SUDDEN_DEATH).await
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn an_agent_told_to_end_hands_over_at_once_and_loses_nothing() -> Result<()> {
-    let cluster = Cluster::builder().start().await?;
+async fn an_agent_told_to_end_hands_over_at_once_and_loses_nothing(store: StoreKind) -> Result<()> {
+    let cluster = Cluster::builder().store(store).start().await?;
     let old = cluster.leader().await?;
     let born = old.data_born()?;
 
@@ -137,9 +144,10 @@ async fn an_agent_told_to_end_hands_over_at_once_and_loses_nothing() -> Result<(
     cluster.finish(Loss::None).await
 }
 
+// The embedded store would have lost its majority with them.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_primary_that_loses_all_its_replicas_goes_on() -> Result<()> {
-    let cluster = Cluster::builder().start().await?;
+async fn a_primary_that_loses_all_its_replicas_goes_on_with_a_store_of_its_own() -> Result<()> {
+    let cluster = Cluster::builder().store(StoreKind::Etcd).start().await?;
     let leader = cluster.leader().await?;
 
     for replica in cluster.others(leader) {
@@ -154,9 +162,8 @@ async fn a_primary_that_loses_all_its_replicas_goes_on() -> Result<()> {
     cluster.finish(Loss::None).await
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_cluster_killed_as_a_whole_comes_back() -> Result<()> {
-    let cluster = Cluster::builder().start().await?;
+async fn a_cluster_killed_as_a_whole_comes_back(store: StoreKind) -> Result<()> {
+    let cluster = Cluster::builder().store(store).start().await?;
 
     cluster.kill_all().await?;
     cluster.start_all()?;
@@ -165,9 +172,8 @@ async fn a_cluster_killed_as_a_whole_comes_back() -> Result<()> {
     cluster.finish(Loss::SUDDEN_DEATH).await
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn the_cluster_survives_one_death_after_the_other() -> Result<()> {
-    let cluster = Cluster::builder().start().await?;
+async fn the_cluster_survives_one_death_after_the_other(store: StoreKind) -> Result<()> {
+    let cluster = Cluster::builder().store(store).start().await?;
     // Patroni's lock cannot be made as short; two rounds show what three do.
     let rounds = if cluster.agent == Agent::Quorate { 3 } else { 2 };
     for _ in 0..rounds {

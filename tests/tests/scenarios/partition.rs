@@ -2,7 +2,13 @@
 
 use anyhow::{Result, ensure};
 use tests::poll::{self, PATIENCE};
-use tests::{Cluster, Link, Loss, Node};
+use tests::{Cluster, Link, Loss, Node, StoreKind};
+
+on_every_store![
+    a_leader_cut_off_from_everybody_steps_down_before_another_is_promoted,
+    a_leader_cut_off_from_the_store_alone_steps_down_before_its_lock_expires,
+    a_replica_cut_off_from_the_store_disturbs_nobody,
+];
 
 async fn eventually_takes_no_writes(node: &Node) -> Result<()> {
     poll::until(&format!("{} takes no writes", node.name), PATIENCE, async || {
@@ -14,9 +20,8 @@ async fn eventually_takes_no_writes(node: &Node) -> Result<()> {
     .await
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_leader_cut_off_from_everybody_steps_down_before_another_is_promoted() -> Result<()> {
-    let cluster = Cluster::builder().with_links().start().await?;
+async fn a_leader_cut_off_from_everybody_steps_down_before_another_is_promoted(store: StoreKind) -> Result<()> {
+    let cluster = Cluster::builder().store(store).with_links().start().await?;
     let old = cluster.leader().await?;
 
     cluster.cut(old, Link::All)?;
@@ -30,9 +35,8 @@ async fn a_leader_cut_off_from_everybody_steps_down_before_another_is_promoted()
     cluster.finish(unreplicated).await
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_leader_cut_off_from_the_store_alone_steps_down_before_its_lock_expires() -> Result<()> {
-    let cluster = Cluster::builder().with_links().start().await?;
+async fn a_leader_cut_off_from_the_store_alone_steps_down_before_its_lock_expires(store: StoreKind) -> Result<()> {
+    let cluster = Cluster::builder().store(store).with_links().start().await?;
     let old = cluster.leader().await?;
 
     cluster.cut(old, Link::Store)?;
@@ -43,16 +47,15 @@ async fn a_leader_cut_off_from_the_store_alone_steps_down_before_its_lock_expire
     cluster.finish(Loss::SUDDEN_DEATH).await
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_replica_cut_off_from_the_store_disturbs_nobody() -> Result<()> {
-    let cluster = Cluster::builder().with_links().start().await?;
+async fn a_replica_cut_off_from_the_store_disturbs_nobody(store: StoreKind) -> Result<()> {
+    let cluster = Cluster::builder().store(store).with_links().start().await?;
     let leader = cluster.leader().await?;
     let replica = cluster.another(leader)?;
 
     cluster.cut(replica, Link::All)?;
     let gone = cluster.key(&format!("members/{}", replica.name));
     poll::until("the store has forgotten the replica", PATIENCE, async || {
-        ensure!(cluster.etcd.get(&gone).await?.is_none(), "it is still a member");
+        ensure!(cluster.store.get(&gone).await?.is_none(), "it is still a member");
         Ok(())
     })
     .await?;

@@ -4,7 +4,13 @@ use anyhow::{Result, ensure};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use tests::poll::{self, PATIENCE};
-use tests::{Cluster, Loss};
+use tests::{Cluster, Loss, StoreKind};
+
+on_every_store![
+    in_pause_a_dead_postgresql_stays_dead_and_nobody_is_promoted_until_it_is_resumed,
+    in_pause_an_agent_comes_and_goes_without_touching_postgresql,
+    in_pause_a_switchover_needs_a_candidate,
+];
 
 async fn pause(cluster: &Cluster) -> Result<()> {
     let output = cluster.ctl(&["pause", &cluster.scope, "--wait"]).await?.success()?;
@@ -26,9 +32,8 @@ async fn resume(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn in_pause_a_dead_postgresql_stays_dead_and_nobody_is_promoted_until_it_is_resumed() -> Result<()> {
-    let cluster = Cluster::builder().start().await?;
+async fn in_pause_a_dead_postgresql_stays_dead_and_nobody_is_promoted_until_it_is_resumed(store: StoreKind) -> Result<()> {
+    let cluster = Cluster::builder().store(store).start().await?;
     let leader = cluster.leader().await?;
     pause(&cluster).await?;
     let listed = cluster.ctl(&["list"]).await?.success()?;
@@ -37,7 +42,7 @@ async fn in_pause_a_dead_postgresql_stays_dead_and_nobody_is_promoted_until_it_i
     leader.signal_postmaster(Signal::SIGKILL)?;
     // The holder gives its lock up, and then everybody has a free lock before them and may not take it.
     poll::until("the lock is free", PATIENCE, async || {
-        let owner = cluster.etcd.get(&cluster.key("leader")).await?;
+        let owner = cluster.store.get(&cluster.key("leader")).await?;
         ensure!(owner.is_none(), "{owner:?} has it");
         Ok(())
     })
@@ -61,9 +66,8 @@ async fn in_pause_a_dead_postgresql_stays_dead_and_nobody_is_promoted_until_it_i
     cluster.finish(Loss::SUDDEN_DEATH).await
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn in_pause_an_agent_comes_and_goes_without_touching_postgresql() -> Result<()> {
-    let cluster = Cluster::builder().start().await?;
+async fn in_pause_an_agent_comes_and_goes_without_touching_postgresql(store: StoreKind) -> Result<()> {
+    let cluster = Cluster::builder().store(store).start().await?;
     let leader = cluster.leader().await?;
     let postmaster = leader.postmaster();
     pause(&cluster).await?;
@@ -81,9 +85,8 @@ async fn in_pause_an_agent_comes_and_goes_without_touching_postgresql() -> Resul
     cluster.finish(Loss::None).await
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn in_pause_a_switchover_needs_a_candidate() -> Result<()> {
-    let cluster = Cluster::builder().start().await?;
+async fn in_pause_a_switchover_needs_a_candidate(store: StoreKind) -> Result<()> {
+    let cluster = Cluster::builder().store(store).start().await?;
     let leader = cluster.leader().await?;
     let candidate = cluster.another(leader)?;
     pause(&cluster).await?;

@@ -3,11 +3,16 @@
 use anyhow::{Result, ensure};
 use serde_json::json;
 use tests::poll::{self, PATIENCE};
-use tests::{Cluster, Loss};
+use tests::{Cluster, Loss, StoreKind};
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_reinitialized_replica_gets_a_new_copy_and_follows_again() -> Result<()> {
-    let cluster = Cluster::builder().start().await?;
+on_every_store![
+    a_reinitialized_replica_gets_a_new_copy_and_follows_again,
+    a_replica_whose_files_are_ruined_is_repaired_by_reinitializing_it,
+    the_leader_refuses_to_be_reinitialized,
+];
+
+async fn a_reinitialized_replica_gets_a_new_copy_and_follows_again(store: StoreKind) -> Result<()> {
+    let cluster = Cluster::builder().store(store).start().await?;
     let leader = cluster.leader().await?;
     let replica = cluster.another(leader)?;
     let born = replica.data_born()?;
@@ -24,9 +29,8 @@ async fn a_reinitialized_replica_gets_a_new_copy_and_follows_again() -> Result<(
     cluster.finish(Loss::None).await
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_replica_whose_files_are_ruined_is_repaired_by_reinitializing_it() -> Result<()> {
-    let cluster = Cluster::builder().start().await?;
+async fn a_replica_whose_files_are_ruined_is_repaired_by_reinitializing_it(store: StoreKind) -> Result<()> {
+    let cluster = Cluster::builder().store(store).start().await?;
     let leader = cluster.leader().await?;
     let replica = cluster.another(leader)?;
 
@@ -46,9 +50,8 @@ async fn a_replica_whose_files_are_ruined_is_repaired_by_reinitializing_it() -> 
     cluster.finish(Loss::None).await
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn the_leader_refuses_to_be_reinitialized() -> Result<()> {
-    let cluster = Cluster::builder().members(2).start().await?;
+async fn the_leader_refuses_to_be_reinitialized(store: StoreKind) -> Result<()> {
+    let cluster = Cluster::builder().store(store).members(2).start().await?;
     let leader = cluster.leader().await?;
     let born = leader.data_born()?;
 

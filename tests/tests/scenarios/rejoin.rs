@@ -5,7 +5,13 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 use tests::poll::{self, PATIENCE};
-use tests::{Cluster, Link, Loss, Node};
+use tests::{Cluster, Link, Loss, Node, StoreKind};
+
+on_every_store![
+    a_diverged_primary_is_rewound_and_keeps_its_data_directory,
+    a_diverged_primary_that_may_not_be_rewound_is_copied_anew_where_that_is_allowed,
+    a_diverged_primary_that_may_be_neither_rewound_nor_removed_stays_out_and_keeps_its_data,
+];
 
 /// Rows of the time in which nothing was replicated may be lost, and no others.
 const UNREPLICATED: Loss = Loss::UnreplicatedTail(Duration::from_secs(20));
@@ -35,9 +41,8 @@ async fn has_forgotten(node: &Node) -> Result<()> {
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_diverged_primary_is_rewound_and_keeps_its_data_directory() -> Result<()> {
-    let cluster = Cluster::builder().with_links().start().await?;
+async fn a_diverged_primary_is_rewound_and_keeps_its_data_directory(store: StoreKind) -> Result<()> {
+    let cluster = Cluster::builder().store(store).with_links().start().await?;
     let (old, new) = diverge(&cluster).await?;
     let born = old.data_born()?;
 
@@ -49,9 +54,9 @@ async fn a_diverged_primary_is_rewound_and_keeps_its_data_directory() -> Result<
     cluster.finish(UNREPLICATED).await
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_diverged_primary_that_may_not_be_rewound_is_copied_anew_where_that_is_allowed() -> Result<()> {
+async fn a_diverged_primary_that_may_not_be_rewound_is_copied_anew_where_that_is_allowed(store: StoreKind) -> Result<()> {
     let cluster = Cluster::builder()
+        .store(store)
         .with_links()
         .dynamic(&json!({"postgresql": {"use_pg_rewind": false}}))
         .local(&json!({"postgresql": {"remove_data_directory_on_diverged_timelines": true}}))
@@ -70,9 +75,9 @@ async fn a_diverged_primary_that_may_not_be_rewound_is_copied_anew_where_that_is
     cluster.finish(UNREPLICATED).await
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_diverged_primary_that_may_be_neither_rewound_nor_removed_stays_out_and_keeps_its_data() -> Result<()> {
+async fn a_diverged_primary_that_may_be_neither_rewound_nor_removed_stays_out_and_keeps_its_data(store: StoreKind) -> Result<()> {
     let cluster = Cluster::builder()
+        .store(store)
         .with_links()
         .dynamic(&json!({"postgresql": {"use_pg_rewind": false}}))
         .local(&json!({"bootstrap": {"initdb": [{"encoding": "UTF8"}, {"locale": "C.UTF-8"}]}}))

@@ -2,11 +2,16 @@
 
 use anyhow::{Result, ensure};
 use tests::poll::{self, PATIENCE};
-use tests::{Cluster, Loss};
+use tests::{Cluster, Loss, StoreKind};
 
-#[tokio::test(flavor = "multi_thread")]
-async fn every_replica_streams_through_a_slot_of_its_own_and_refuses_writes() -> Result<()> {
-    let cluster = Cluster::builder().start().await?;
+on_every_store![
+    every_replica_streams_through_a_slot_of_its_own_and_refuses_writes,
+    a_node_that_comes_later_copies_the_leader_and_follows_it,
+    a_replica_that_was_away_catches_up_without_a_new_copy,
+];
+
+async fn every_replica_streams_through_a_slot_of_its_own_and_refuses_writes(store: StoreKind) -> Result<()> {
+    let cluster = Cluster::builder().store(store).start().await?;
     let leader = cluster.leader().await?;
 
     for replica in cluster.others(leader) {
@@ -25,25 +30,24 @@ async fn every_replica_streams_through_a_slot_of_its_own_and_refuses_writes() ->
     cluster.finish(Loss::None).await
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_node_that_comes_later_copies_the_leader_and_follows_it() -> Result<()> {
-    let mut cluster = Cluster::builder().assemble().await?;
-    let [first, _, last] = cluster.nodes() else { anyhow::bail!("three nodes were asked for") };
+async fn a_node_that_comes_later_copies_the_leader_and_follows_it(store: StoreKind) -> Result<()> {
+    let mut cluster = Cluster::builder().store(store).assemble().await?;
+    let [first, second, last] = cluster.nodes() else { anyhow::bail!("three nodes were asked for") };
     first.start()?;
-    cluster.eventually_leads(first).await?;
-    first.execute("CREATE TABLE before AS SELECT generate_series(1, 10000) AS i").await?;
+    second.start()?;
+    let leader = cluster.eventually_settled().await?;
+    leader.execute("CREATE TABLE before AS SELECT generate_series(1, 10000) AS i").await?;
 
     last.start()?;
 
-    cluster.eventually_follows(last, first).await?;
+    cluster.eventually_follows(last, leader).await?;
     ensure!(last.ask("SELECT count(*) FROM before").await? == "10000");
     cluster.begin_checking().await?;
     cluster.finish(Loss::None).await
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_replica_that_was_away_catches_up_without_a_new_copy() -> Result<()> {
-    let cluster = Cluster::builder().start().await?;
+async fn a_replica_that_was_away_catches_up_without_a_new_copy(store: StoreKind) -> Result<()> {
+    let cluster = Cluster::builder().store(store).start().await?;
     let leader = cluster.leader().await?;
     let replica = cluster.another(leader)?;
     let born = replica.data_born()?;

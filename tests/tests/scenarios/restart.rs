@@ -3,7 +3,14 @@
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 use tests::poll::{self, PATIENCE};
-use tests::{Cluster, Loss, Node};
+use tests::{Cluster, Loss, Node, StoreKind};
+
+on_every_store![
+    a_setting_that_needs_a_restart_is_pending_until_each_member_was_restarted,
+    a_setting_that_needs_no_restart_applies_everywhere_by_itself,
+    a_restart_whose_conditions_do_not_hold_is_refused_and_leaves_postgresql_alone,
+    the_control_tool_restarts_every_member_and_the_leader_stays,
+];
 
 async fn eventually_pending(node: &Node, pending: bool) -> Result<()> {
     poll::until(&format!("pending restart of {} is {pending}", node.name), PATIENCE, async || {
@@ -20,9 +27,8 @@ async fn restart(node: &Node) -> Result<()> {
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_setting_that_needs_a_restart_is_pending_until_each_member_was_restarted() -> Result<()> {
-    let cluster = Cluster::builder().start().await?;
+async fn a_setting_that_needs_a_restart_is_pending_until_each_member_was_restarted(store: StoreKind) -> Result<()> {
+    let cluster = Cluster::builder().store(store).start().await?;
     let leader = cluster.leader().await?;
 
     cluster.patch_config(&json!({"postgresql": {"parameters": {"max_connections": 60}}})).await?;
@@ -54,9 +60,8 @@ async fn a_setting_that_needs_a_restart_is_pending_until_each_member_was_restart
     cluster.finish(Loss::None).await
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_setting_that_needs_no_restart_applies_everywhere_by_itself() -> Result<()> {
-    let cluster = Cluster::builder().start().await?;
+async fn a_setting_that_needs_no_restart_applies_everywhere_by_itself(store: StoreKind) -> Result<()> {
+    let cluster = Cluster::builder().store(store).start().await?;
     let postmasters: Vec<_> = cluster.nodes().iter().map(Node::postmaster).collect();
 
     cluster.patch_config(&json!({"postgresql": {"parameters": {"work_mem": "9MB"}}})).await?;
@@ -74,9 +79,8 @@ async fn a_setting_that_needs_no_restart_applies_everywhere_by_itself() -> Resul
     cluster.finish(Loss::None).await
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_restart_whose_conditions_do_not_hold_is_refused_and_leaves_postgresql_alone() -> Result<()> {
-    let cluster = Cluster::builder().members(2).start().await?;
+async fn a_restart_whose_conditions_do_not_hold_is_refused_and_leaves_postgresql_alone(store: StoreKind) -> Result<()> {
+    let cluster = Cluster::builder().store(store).members(2).start().await?;
     let leader = cluster.leader().await?;
     let postmaster = leader.postmaster();
 
@@ -88,9 +92,8 @@ async fn a_restart_whose_conditions_do_not_hold_is_refused_and_leaves_postgresql
     cluster.finish(Loss::None).await
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn the_control_tool_restarts_every_member_and_the_leader_stays() -> Result<()> {
-    let cluster = Cluster::builder().start().await?;
+async fn the_control_tool_restarts_every_member_and_the_leader_stays(store: StoreKind) -> Result<()> {
+    let cluster = Cluster::builder().store(store).start().await?;
     let leader = cluster.leader().await?;
     let postmasters: Vec<_> = cluster.nodes().iter().map(Node::postmaster).collect();
 

@@ -2,11 +2,19 @@
 
 use anyhow::{Result, ensure};
 use serde_json::json;
-use tests::{Cluster, Loss};
+use tests::{Cluster, Loss, StoreKind};
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_switchover_without_a_candidate_makes_some_replica_the_leader() -> Result<()> {
-    let cluster = Cluster::builder().start().await?;
+on_every_store![
+    a_switchover_without_a_candidate_makes_some_replica_the_leader,
+    a_switchover_asked_of_a_replica_makes_the_candidate_the_leader,
+    the_control_tool_switches_over_there_and_back,
+    an_impossible_switchover_is_refused_with_the_reason_and_changes_nothing,
+    a_leader_without_replicas_refuses_to_switch_over,
+    a_manual_failover_moves_the_leader_to_the_candidate,
+];
+
+async fn a_switchover_without_a_candidate_makes_some_replica_the_leader(store: StoreKind) -> Result<()> {
+    let cluster = Cluster::builder().store(store).start().await?;
     let old = cluster.leader().await?;
 
     let answer = cluster.switchover(old, &old.name, None).await?;
@@ -18,9 +26,8 @@ async fn a_switchover_without_a_candidate_makes_some_replica_the_leader() -> Res
     cluster.finish(Loss::None).await
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_switchover_asked_of_a_replica_makes_the_candidate_the_leader() -> Result<()> {
-    let cluster = Cluster::builder().start().await?;
+async fn a_switchover_asked_of_a_replica_makes_the_candidate_the_leader(store: StoreKind) -> Result<()> {
+    let cluster = Cluster::builder().store(store).start().await?;
     let old = cluster.leader().await?;
     let replicas: Vec<_> = cluster.others(old).collect();
     let (asked, candidate) = (replicas[0], replicas[1]);
@@ -34,9 +41,8 @@ async fn a_switchover_asked_of_a_replica_makes_the_candidate_the_leader() -> Res
     cluster.finish(Loss::None).await
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn the_control_tool_switches_over_there_and_back() -> Result<()> {
-    let cluster = Cluster::builder().start().await?;
+async fn the_control_tool_switches_over_there_and_back(store: StoreKind) -> Result<()> {
+    let cluster = Cluster::builder().store(store).start().await?;
     let old = cluster.leader().await?;
     let new = cluster.another(old)?;
 
@@ -52,9 +58,8 @@ async fn the_control_tool_switches_over_there_and_back() -> Result<()> {
     cluster.finish(Loss::None).await
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn an_impossible_switchover_is_refused_with_the_reason_and_changes_nothing() -> Result<()> {
-    let cluster = Cluster::builder().local_of(0, json!({"tags": {"nofailover": true}})).start().await?;
+async fn an_impossible_switchover_is_refused_with_the_reason_and_changes_nothing(store: StoreKind) -> Result<()> {
+    let cluster = Cluster::builder().store(store).local_of(0, json!({"tags": {"nofailover": true}})).start().await?;
     let [barred, _, _] = cluster.nodes() else { anyhow::bail!("three nodes were asked for") };
     let leader = cluster.leader().await?;
     let leader = if leader.name == barred.name {
@@ -77,15 +82,14 @@ async fn an_impossible_switchover_is_refused_with_the_reason_and_changes_nothing
         let answer = leader.send("POST", "/switchover", &body).await?;
         ensure!((answer.status, answer.body.as_str()) == (status, reason), "{body} was answered by {answer:?}");
     }
-    let request = cluster.etcd.get(&cluster.key("failover")).await?;
+    let request = cluster.store.get(&cluster.key("failover")).await?;
     ensure!(request.as_deref().unwrap_or("{}") == "{}", "a refused switchover left {request:?} in the store");
     ensure!(cluster.leader().await?.name == leader.name);
     cluster.finish(Loss::None).await
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_leader_without_replicas_refuses_to_switch_over() -> Result<()> {
-    let cluster = Cluster::builder().members(1).start().await?;
+async fn a_leader_without_replicas_refuses_to_switch_over(store: StoreKind) -> Result<()> {
+    let cluster = Cluster::builder().store(store).members(1).start().await?;
     let leader = cluster.leader().await?;
 
     let answer = cluster.switchover(leader, &leader.name, None).await?;
@@ -95,9 +99,8 @@ async fn a_leader_without_replicas_refuses_to_switch_over() -> Result<()> {
     cluster.finish(Loss::None).await
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_manual_failover_moves_the_leader_to_the_candidate() -> Result<()> {
-    let cluster = Cluster::builder().start().await?;
+async fn a_manual_failover_moves_the_leader_to_the_candidate(store: StoreKind) -> Result<()> {
+    let cluster = Cluster::builder().store(store).start().await?;
     let old = cluster.leader().await?;
     let candidate = cluster.another(old)?;
 

@@ -131,7 +131,7 @@ async fn kill_postmaster(cluster: &Cluster) -> Result<Duration> {
 
 async fn kill_node(cluster: &Cluster) -> Result<Duration> {
     let old = cluster.eventually_settled().await?;
-    let expiry = cluster.etcd.watch_removal(&cluster.key("leader")).await?;
+    let expiry = cluster.store.etcd()?.watch_removal(&cluster.key("leader")).await?;
     old.kill().await?;
     cluster.eventually_leader_other_than(old).await?;
     cluster.eventually_writes().await?;

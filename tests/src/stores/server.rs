@@ -1,0 +1,55 @@
+//! A program of a store that can be killed and started again: a server of etcd, or a witness of the embedded store.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use anyhow::{Context, Result};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tokio::process::Child;
+
+use crate::process::Program;
+
+/// One server of a store.
+#[derive(Debug)]
+pub struct Server {
+    name: String,
+    program: Program,
+    log: PathBuf,
+    child: Mutex<Option<Child>>,
+}
+
+impl Server {
+    /// One that does not run yet. Its log goes where it works.
+    pub(super) fn new(name: &str, program: Program) -> Self {
+        Self { name: name.to_owned(), log: program.directory.join("log"), program, child: Mutex::new(None) }
+    }
+
+    /// What it says.
+    pub(crate) fn log(&self) -> &Path {
+        &self.log
+    }
+
+    /// Starts it, for the first time or after it was killed.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be started.
+    pub fn start(&self) -> Result<()> {
+        let child = self.program.spawn(&self.log)?;
+        *self.child.lock().unwrap_or_else(PoisonError::into_inner) = Some(child);
+        Ok(())
+    }
+
+    /// Sends it a signal.
+    ///
+    /// # Errors
+    ///
+    /// If it does not run.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        let child = self.child.lock().unwrap_or_else(PoisonError::into_inner);
+        let pid = child.as_ref().and_then(Child::id).with_context(|| format!("{} does not run", self.name))?;
+        kill(Pid::from_raw(pid.cast_signed()), signal)?;
+        Ok(())
+    }
+}
