@@ -1,6 +1,6 @@
 //! A new cluster from what this stopped node has, when the majority of the embedded store is lost for good. It gives up what
-//! only the others had, so it is guarded: the node must be stopped, nobody else may have a leader, and the id of the cluster
-//! has to be typed.
+//! only the others had, so it is guarded: the node must be stopped, nobody else may have a leader, it must not make a
+//! majority with those that are running, and the id of the cluster has to be typed.
 
 use dcs_core::{Deadline, chain};
 use dcs_raft::Config;
@@ -21,7 +21,7 @@ const LOOK: std::time::Duration = std::time::Duration::from_secs(10);
 ///
 /// # Errors
 ///
-/// The configuration names no node, it is running, it has no files, another node has a leader, the wrong id was typed, or
+/// The configuration names no node, it is running, it has no files, there is a majority after all, the wrong id was typed, or
 /// the new files cannot be written.
 pub async fn run(local: &LocalConfig, force: bool, console: &mut Console) -> Result<(), Failure> {
     let config = configured(local).map_err(Failure::error)?;
@@ -33,6 +33,14 @@ pub async fn run(local: &LocalConfig, force: bool, console: &mut Console) -> Res
     let view = RaftNodes::new(&others(&config, &address, &report)).look(Deadline::after(LOOK)).await;
     if let Some(alive) = view.statuses().find(|status| status.leader.is_some() && status.has_quorum) {
         return Err(Failure::error(majority_is_there(alive, &report)));
+    }
+    let there: Vec<&str> = others_there(&report, &view);
+    if (1 + there.len()) * 2 > report.members.len() {
+        let others = if there.is_empty() { String::new() } else { format!(" with {}", there.join(", ")) };
+        return Err(Failure::error(format!(
+            "This node{others} is a majority of the {} members: the majority is not lost\n\nhint: start this node as it is",
+            report.members.len()
+        )));
     }
     console.write(&described(&report, &view))?;
     if !force {
@@ -48,6 +56,14 @@ pub async fn run(local: &LocalConfig, force: bool, console: &mut Console) -> Res
         "Success: {address} is the only member of a new Raft cluster{kept}\n\
          Start it now. Every other node joins it when it is started after its `raft.data_dir` was moved away"
     ))
+}
+
+/// The other members that are running, without a leader.
+fn others_there<'a>(report: &Report, view: &'a View) -> Vec<&'a str> {
+    let is_other = |status: &&Status| {
+        status.cluster == report.cluster && status.id != report.node && report.members.iter().any(|member| member.id == status.id)
+    };
+    view.statuses().filter(is_other).map(|status| status.address.as_str()).collect()
 }
 
 /// All nodes that may be alive, as a client knows them.

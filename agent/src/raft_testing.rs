@@ -21,8 +21,10 @@ pub(crate) struct Nodes {
 impl Nodes {
     /// Addresses and room for nodes. None runs yet.
     pub(crate) fn prepare(count: usize) -> Self {
-        // Held together, so that they differ.
-        let held: Vec<TcpListener> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+        // Held together, so that they differ. Where there is a second loopback address, no connection that goes out takes the
+        // port before its node does.
+        let bind = |_| TcpListener::bind("127.0.0.2:0").or_else(|_| TcpListener::bind("127.0.0.1:0")).unwrap();
+        let held: Vec<TcpListener> = (0..count).map(bind).collect();
         let addresses = held.iter().map(|port| port.local_addr().unwrap().to_string()).collect();
         Self { addresses, running: (0..count).map(|_| None).collect(), directory: tempfile::tempdir().unwrap() }
     }

@@ -141,7 +141,7 @@ fn the_embedded_store_has_keys_of_its_own() {
         wrong,
         [
             "raft.tls.cert 5 is not a string",
-            "raft.heartbeat_ms often is not an integer",
+            "raft.heartbeat_ms often didn't pass validation: Wrong value",
             "raft.snapshot_entries 1 didn't pass validation: Wrong value",
         ]
     );
