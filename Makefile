@@ -2,9 +2,10 @@
 # make test    every test there is
 # make check   everything CI checks besides; never writes to the tree
 # make bench   the embedded store beside etcd, our agent beside Patroni (QUICK=1: one round of each; ONLY=stores: the former alone)
+# make conformance   the contract of a store on every store, as one table
 # make fmt     formats
 
-.PHONY: demo test check bench fmt build
+.PHONY: demo test check bench conformance fmt build
 .DELETE_ON_ERROR:
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -51,6 +52,10 @@ bench:
 	@scripts/install-deps bench
 	@$(CARGO) build --release --quiet -p agent -p tests --bins
 	@$(TARGET)/release/bench $(if $(QUICK),--quick) $(if $(filter stores,$(ONLY)),--only-stores)
+
+conformance:
+	@scripts/install-deps test
+	@scripts/conformance
 
 fmt:
 	$(CARGO) fmt --all

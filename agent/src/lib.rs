@@ -10,7 +10,12 @@ pub mod http_client;
 pub mod peers;
 #[cfg(feature = "raft")]
 pub mod raft_controller;
-#[cfg(all(test, feature = "raft"))]
+#[cfg(feature = "raft")]
+pub mod raft_json;
+#[cfg(feature = "raft")]
+pub mod raft_recover;
+#[cfg(feature = "raft")]
+#[cfg(test)]
 mod raft_testing;
 pub mod rest;
 pub mod service_manager;

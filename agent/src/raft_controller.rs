@@ -3,12 +3,11 @@
 
 use std::sync::Arc;
 
-use dcs_core::BootClock;
+use dcs_core::{BootClock, chain};
 use dcs_raft::Node;
 
 use crate::config::{ConfigError, KeyError, LocalConfig};
 use crate::stores;
-use crate::supervise::chain;
 
 /// A witness cannot be brought up.
 #[derive(Debug, thiserror::Error)]

@@ -89,12 +89,12 @@ impl Access {
             #[cfg(feature = "etcd")]
             Backend::Etcd(ref etcd) => {
                 let config = etcd_config(settings)?;
-                etcd.set_access(&config).await.map_err(|error| settings.error("", crate::supervise::chain(&error)))
+                etcd.set_access(&config).await.map_err(|error| settings.error("", dcs_core::chain(&error)))
             }
             #[cfg(feature = "raft")]
             Backend::RaftNode(ref node) => {
                 let config = raft_config(settings)?;
-                node.reload(&config).await.map_err(|error| settings.error("", crate::supervise::chain(&error)))
+                node.reload(&config).await.map_err(|error| settings.error("", dcs_core::chain(&error)))
             }
             #[cfg(feature = "raft")]
             Backend::RaftNodes => raft_config(settings).map(drop),
@@ -135,7 +135,7 @@ pub async fn open(settings: &StoreSettings, timing: Timing, clock: Arc<dyn Clock
         && config.self_addr.is_some()
     {
         let node = dcs_raft::Node::start(config, Arc::clone(&clock)).await;
-        let node = node.map_err(|error| settings.error("", crate::supervise::chain(&error)))?;
+        let node = node.map_err(|error| settings.error("", dcs_core::chain(&error)))?;
         let store = Arc::new(dcs_raft::RaftStore::new(node.cluster(), timing, Arc::clone(&clock)));
         let backend = Backend::RaftNode(Box::new(node));
         return Ok(opened(settings, store, backend, cluster_path(settings), Consistency::Relaxed, timing, clock));

@@ -8,7 +8,7 @@
 
 use std::sync::Arc;
 
-use dcs_core::BootClock;
+use dcs_core::{BootClock, chain};
 use ha_engine::driver::{Ended, Engine, Parts};
 use ha_engine::postgres::{LocalPostgres, umask};
 use ha_engine::settings::{EffectiveSettings, SettingsError, SettingsSource};
@@ -118,7 +118,7 @@ impl Agent {
         for warning in warnings {
             tracing::warn!("{warning}");
         }
-        let rest = rest::serve(&rest_settings, handle.clone(), Arc::clone(&peers) as _).await?;
+        let rest = rest::serve(&rest_settings, handle.clone(), Arc::clone(&peers) as _, store.raft_node()).await?;
         let engine = tokio::spawn(engine.run());
         Ok(Some(Self { handle, engine, rest, settings, peers, store, reloads }))
     }
@@ -196,16 +196,4 @@ fn client(ctl: &CtlSettings) -> Result<reqwest::Client, HttpClientError> {
         insecure: true,
     }
     .client()
-}
-
-/// An error with all its causes, in one line.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }

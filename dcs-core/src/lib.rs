@@ -16,6 +16,7 @@ mod lease;
 #[cfg(feature = "memory")]
 pub mod memory;
 pub mod model;
+pub mod options;
 pub mod own_writes;
 #[cfg(feature = "tls")]
 pub mod tls;
@@ -26,7 +27,7 @@ pub use crate::clock::TokioClock;
 pub use crate::clock::{BootClock, Clock, Moment};
 pub use crate::dcs::{Acquisition, Dcs, InitializeWrite, Renewal, Timing, Touched, Write};
 pub use crate::deadline::{Deadline, DeadlineExpired};
-pub use crate::error::{BoxError, Error, ErrorKind, Fate};
+pub use crate::error::{BoxError, Error, ErrorKind, Fate, chain};
 pub use crate::kv::*;
 pub use crate::lease::LeaderLease;
 pub use crate::watch::{Interest, MemberInterest, Wake};

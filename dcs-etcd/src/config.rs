@@ -20,6 +20,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use dcs_core::options::{OptionError, Options};
 use dcs_core::tls::{ClientTls, Verify};
 use serde_json::{Map, Value};
 
@@ -51,22 +52,6 @@ pub(crate) struct Credentials {
     pub(crate) password: String,
 }
 
-/// An option of the section cannot be used.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{SECTION}{}{key}`: {problem}", if key.is_empty() { "" } else { "." })]
-pub struct ConfigError {
-    /// The option; empty if it is about the section as a whole.
-    pub key: &'static str,
-    /// What is wrong with it, and what to do.
-    pub problem: String,
-}
-
-impl ConfigError {
-    fn new(key: &'static str, problem: impl Into<String>) -> Self {
-        Self { key, problem: problem.into() }
-    }
-}
-
 impl Config {
     /// Reads the section. Unknown options are left to whoever reads the file; nothing is looked up or opened.
     ///
@@ -80,12 +65,12 @@ impl Config {
     /// let section = serde_json::json!({"hosts": "10.0.0.1:2379,10.0.0.2:2379", "username": "quorate", "password": "secret"});
     /// let config = dcs_etcd::Config::from_section(section.as_object().unwrap())?;
     /// assert!(!format!("{config:?}").contains("secret"));
-    /// # Ok::<(), dcs_etcd::ConfigError>(())
+    /// # Ok::<(), dcs_core::options::OptionError>(())
     /// ```
-    pub fn from_section(section: &Map<String, Value>) -> Result<Self, ConfigError> {
-        let section = Section(section);
-        let proxy = section.text("proxy")?;
-        let proxies = proxy.is_some() || section.truth("use_proxies")?.unwrap_or(false);
+    pub fn from_section(section: &Map<String, Value>) -> Result<Self, OptionError> {
+        let section = Section(Options::new(SECTION, section));
+        let proxy = section.0.text("proxy")?;
+        let proxies = proxy.is_some() || section.0.truth("use_proxies")?.unwrap_or(false);
         if !proxies {
             section.refuse_discovery()?;
         }
@@ -93,10 +78,10 @@ impl Config {
         let mut credentials = section.credentials()?;
         let url = match &proxy {
             Some(proxy) => Some(("proxy", proxy.clone())),
-            None => section.text("url")?.map(|url| ("url", url)),
+            None => section.0.text("url")?.map(|url| ("url", url)),
         };
         let endpoints = if let Some((key, url)) = url {
-            let (endpoint, user) = Endpoint::parse_url(&url).map_err(|problem| ConfigError::new(key, problem))?;
+            let (endpoint, user) = Endpoint::parse_url(&url).map_err(|problem| section.0.error(key, problem))?;
             if let Some(user) = user {
                 let password = user.password.unwrap_or_default();
                 credentials = Some(Credentials { username: user.username, password });
@@ -133,72 +118,35 @@ impl fmt::Debug for Credentials {
     }
 }
 
-/// The section with readers that name the key when they complain. Null and empty text count as absent.
-struct Section<'a>(&'a Map<String, Value>);
+/// What only this section has.
+struct Section<'a>(Options<'a>);
 
 impl Section<'_> {
-    fn value(&self, key: &'static str) -> Option<&Value> {
-        self.0.get(key).filter(|value| !value.is_null() && value.as_str().is_none_or(|text| !text.trim().is_empty()))
+    fn port(&self) -> Result<u16, OptionError> {
+        let Some(text) = self.0.text("port")? else { return Ok(DEFAULT_PORT) };
+        parse_port(&text).map_err(|problem| self.0.error("port", problem))
     }
 
-    fn text(&self, key: &'static str) -> Result<Option<String>, ConfigError> {
-        match self.value(key) {
-            None => Ok(None),
-            Some(Value::String(text)) => Ok(Some(text.clone())),
-            // A password of digits only, written without quotes.
-            Some(Value::Number(number)) => Ok(Some(number.to_string())),
-            Some(_) => Err(ConfigError::new(key, "it must be text")),
-        }
+    fn scheme(&self) -> Result<Scheme, OptionError> {
+        let Some(text) = self.0.text("protocol")? else { return Ok(Scheme::Http) };
+        Scheme::parse(text.trim()).ok_or_else(|| self.0.error("protocol", format!("`{text}` is neither `http` nor `https`")))
     }
 
-    fn truth(&self, key: &'static str) -> Result<Option<bool>, ConfigError> {
-        let Some(value) = self.value(key) else { return Ok(None) };
-        let text = match value {
-            Value::Bool(truth) => return Ok(Some(*truth)),
-            Value::String(text) => text.trim().to_ascii_lowercase(),
-            other => other.to_string(),
-        };
-        match text.as_str() {
-            "on" | "true" | "yes" | "1" => Ok(Some(true)),
-            "off" | "false" | "no" | "0" => Ok(Some(false)),
-            _ => Err(ConfigError::new(key, format!("`{text}` is neither true nor false"))),
-        }
-    }
-
-    fn port(&self) -> Result<u16, ConfigError> {
-        let Some(text) = self.text("port")? else { return Ok(DEFAULT_PORT) };
-        parse_port(&text).map_err(|problem| ConfigError::new("port", problem))
-    }
-
-    fn scheme(&self) -> Result<Scheme, ConfigError> {
-        let Some(text) = self.text("protocol")? else { return Ok(Scheme::Http) };
-        Scheme::parse(text.trim()).ok_or_else(|| ConfigError::new("protocol", format!("`{text}` is neither `http` nor `https`")))
-    }
-
-    fn hosts(&self) -> Result<Vec<Endpoint>, ConfigError> {
+    fn hosts(&self) -> Result<Vec<Endpoint>, OptionError> {
         let (scheme, port) = (self.scheme()?, self.port()?);
-        let (key, texts): (_, Vec<&str>) = match (self.value("hosts"), self.value("host")) {
-            (Some(Value::String(text)), _) => ("hosts", text.split(',').collect()),
-            (Some(Value::Array(list)), _) => {
-                let texts = list.iter().map(Value::as_str).collect::<Option<_>>();
-                let message = "every element must be text of the form `host:port`";
-                ("hosts", texts.ok_or_else(|| ConfigError::new("hosts", message))?)
-            }
-            (Some(_), _) => {
-                return Err(ConfigError::new("hosts", "it must be a list, or text with commas, of `host:port`"));
-            }
-            (None, Some(Value::String(text))) => ("host", vec![text.as_str()]),
-            (None, Some(_)) => return Err(ConfigError::new("host", "it must be text of the form `host:port`")),
+        let (key, texts) = match (self.0.value("hosts"), self.0.value("host")) {
+            (Some(_), _) => ("hosts", self.0.texts("hosts", "host:port")?),
+            (None, Some(Value::String(text))) => ("host", vec![text.trim()]),
+            (None, Some(_)) => return Err(self.0.error("host", "it must be text of the form `host:port`")),
             (None, None) => ("", Vec::new()),
         };
-        let texts: Vec<&str> = texts.into_iter().map(str::trim).filter(|text| !text.is_empty()).collect();
         if texts.is_empty() {
             let problem = "no server is named; set `hosts` to a list of `host:port`";
-            return Err(ConfigError::new(key, problem));
+            return Err(self.0.error(key, problem));
         }
         let mut endpoints = Vec::with_capacity(texts.len());
         for text in texts {
-            let endpoint = Endpoint::parse(text, scheme, port).map_err(|problem| ConfigError::new(key, format!("`{text}`: {problem}")))?;
+            let endpoint = Endpoint::parse(text, scheme, port).map_err(|problem| self.0.error(key, format!("`{text}`: {problem}")))?;
             if !endpoints.contains(&endpoint) {
                 endpoints.push(endpoint);
             }
@@ -206,30 +154,30 @@ impl Section<'_> {
         Ok(endpoints)
     }
 
-    fn refuse_discovery(&self) -> Result<(), ConfigError> {
+    fn refuse_discovery(&self) -> Result<(), OptionError> {
         for key in ["srv", "discovery_srv", "srv_domain", "srv_suffix"] {
-            if self.value(key).is_some() {
+            if self.0.value(key).is_some() {
                 let problem = "servers cannot be looked up in DNS service records yet; list them in `hosts`";
-                return Err(ConfigError::new(key, problem));
+                return Err(self.0.error(key, problem));
             }
         }
         Ok(())
     }
 
-    fn credentials(&self) -> Result<Option<Credentials>, ConfigError> {
-        match (self.text("username")?, self.text("password")?) {
+    fn credentials(&self) -> Result<Option<Credentials>, OptionError> {
+        match (self.0.text("username")?, self.0.text("password")?) {
             (Some(username), Some(password)) => Ok(Some(Credentials { username, password })),
-            (Some(_), None) => Err(ConfigError::new("password", "it is missing, although there is a `username`")),
-            (None, Some(_)) => Err(ConfigError::new("username", "it is missing, although there is a `password`")),
+            (Some(_), None) => Err(self.0.error("password", "it is missing, although there is a `username`")),
+            (None, Some(_)) => Err(self.0.error("username", "it is missing, although there is a `password`")),
             (None, None) => Ok(None),
         }
     }
 
-    fn tls(&self) -> Result<ClientTls, ConfigError> {
-        let path = |key| self.text(key).map(|text| text.map(PathBuf::from));
+    fn tls(&self) -> Result<ClientTls, OptionError> {
+        let path = |key| self.0.text(key).map(|text| text.map(PathBuf::from));
         let (ca, cert, key) = (path("cacert")?, path("cert")?, path("key")?);
         if key.is_some() && cert.is_none() {
-            return Err(ConfigError::new("cert", "it is missing, although there is a `key`"));
+            return Err(self.0.error("cert", "it is missing, although there is a `key`"));
         }
         let verify = if ca.is_some() { Verify::Full } else { Verify::Nothing };
         Ok(ClientTls { ca, cert, key, verify, ..ClientTls::default() })
@@ -240,7 +188,7 @@ impl Section<'_> {
 mod tests {
     use super::*;
 
-    fn read(section: Value) -> Result<Config, ConfigError> {
+    fn read(section: Value) -> Result<Config, OptionError> {
         Config::from_section(section.as_object().unwrap())
     }
 

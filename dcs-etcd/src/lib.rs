@@ -13,5 +13,5 @@ mod store;
 mod tries;
 mod watch;
 
-pub use crate::config::{Config, ConfigError};
+pub use crate::config::Config;
 pub use crate::store::Etcd;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use dcs_core::adapter::KeyValueDcs;
+use dcs_core::conformance::proxy::Proxy;
 use dcs_core::conformance::{self, AsyncRevoke, Harness, KeyValueOutside, Link, Need, Outside, Profile, Stage, Who};
 use dcs_core::keys::ClusterPath;
 use dcs_core::{BootClock, BoxError, Clock, Dcs, Entry, Timing};
@@ -14,7 +15,6 @@ use dcs_etcd::{Config, Etcd};
 use serde_json::json;
 use support::TIMING;
 use support::etcd::{Cluster, Options};
-use support::proxy::Proxy;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 /// Trials that run beside each other in one process. Most of them wait most of the time.
@@ -176,7 +176,7 @@ impl Stage for OnEtcd {
     async fn connect_through_link(&self, who: &Who) -> Result<(Arc<dyn Dcs>, Arc<dyn Link>), BoxError> {
         let mut proxies = Vec::new();
         for server in self.servers.addresses() {
-            proxies.push(Proxy::start(server).await);
+            proxies.push(Proxy::start(server).await?);
         }
         let hosts: Vec<_> = proxies.iter().map(|proxy| proxy.address().to_string()).collect();
         let section = json!({"hosts": hosts, "use_proxies": true});

@@ -64,9 +64,11 @@ impl<A: Ask> Client<A> {
     pub(crate) async fn ask_until_answered(&self, request: &Request, deadline: Deadline) -> Result<Response, ClusterError> {
         let mut may_be_taken = false;
         loop {
-            let problem = match self.ask.ask(request, deadline.at_most(ATTEMPT)).await {
+            let attempt = if may_be_repeated(request) { deadline.at_most(ATTEMPT) } else { deadline };
+            let problem = match self.ask.ask(request, attempt).await {
                 Ok(Response::Unknown(problem)) => {
                     may_be_taken = true;
+                    tracing::debug!("not known what became of a request, it is sent again: {problem}");
                     problem.into()
                 }
                 Ok(Response::Refused(problem)) => {
@@ -86,6 +88,15 @@ impl<A: Ask> Client<A> {
             }
             tokio::time::sleep(PAUSE).await;
         }
+    }
+}
+
+/// Whether asking somebody else, while the first one may still be at it, comes to the same. A change of the members that
+/// was carried out is refused when it is asked for again.
+fn may_be_repeated(request: &Request) -> bool {
+    match request {
+        Request::Propose { .. } | Request::Read { .. } | Request::Discover | Request::Status | Request::Wait { .. } => true,
+        Request::Join { .. } | Request::Remove { .. } | Request::Transfer { .. } => false,
     }
 }
 

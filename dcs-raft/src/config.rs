@@ -18,9 +18,10 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use dcs_core::options::{OptionError, Options};
 use serde_json::{Map, Value};
 
-use crate::transport::{Address, SecuritySettings, TlsFiles};
+use crate::transport::{Address, SecuritySettings, TlsFiles, TransportError};
 
 /// The section that these options stand in.
 const SECTION: &str = "raft";
@@ -55,22 +56,6 @@ pub struct Config {
     pub snapshot_entries: u64,
 }
 
-/// An option of the section cannot be used.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{SECTION}{}{key}`: {problem}", if key.is_empty() { "" } else { "." })]
-pub struct ConfigError {
-    /// The option; empty if it is about the section as a whole.
-    pub key: &'static str,
-    /// What is wrong with it, and what to do.
-    pub problem: String,
-}
-
-impl ConfigError {
-    fn new(key: &'static str, problem: impl Into<String>) -> Self {
-        Self { key, problem: problem.into() }
-    }
-}
-
 impl Config {
     /// Reads the section. Unknown options are left to whoever reads the file; nothing is looked up or opened.
     ///
@@ -85,10 +70,10 @@ impl Config {
     /// let config = dcs_raft::Config::from_section(section.as_object().unwrap())?;
     /// assert_eq!(config.partners.len(), 2);
     /// assert!(!format!("{config:?}").contains("secret"));
-    /// # Ok::<(), dcs_raft::ConfigError>(())
+    /// # Ok::<(), dcs_core::options::OptionError>(())
     /// ```
-    pub fn from_section(section: &Map<String, Value>) -> Result<Self, ConfigError> {
-        let section = Section(section);
+    pub fn from_section(section: &Map<String, Value>) -> Result<Self, OptionError> {
+        let section = Section(Options::new(SECTION, section));
         let self_addr = section.address("self_addr")?;
         let bind_addr = section.address("bind_addr")?;
         let partners: Vec<Address> =
@@ -96,23 +81,23 @@ impl Config {
         if self_addr.is_none() && partners.is_empty() {
             let problem =
                 "no node is named; set `self_addr` to where the others reach this node, and `partner_addrs` to a list of the others";
-            return Err(ConfigError::new("", problem));
+            return Err(section.0.error("", problem));
         }
         let heartbeat = section.milliseconds("heartbeat_ms", 10)?.unwrap_or(HEARTBEAT);
         let election = section.milliseconds("election_ms", 50)?.unwrap_or(ELECTION);
         if election < heartbeat * 3 {
             let problem = format!("it must be at least three times `heartbeat_ms`, which is {}", heartbeat.as_millis());
-            return Err(ConfigError::new("election_ms", problem));
+            return Err(section.0.error("election_ms", problem));
         }
         Ok(Self {
             self_addr,
             bind_addr,
             partners,
-            data_dir: section.text("data_dir")?.map_or_else(|| PathBuf::from("."), PathBuf::from),
-            security: SecuritySettings { password: section.text("password")?, tls: section.tls()? },
+            data_dir: section.0.text("data_dir")?.map_or_else(|| PathBuf::from("."), PathBuf::from),
+            security: SecuritySettings { password: section.0.text("password")?, tls: section.tls()? },
             heartbeat,
             election,
-            snapshot_entries: section.number("snapshot_entries", 100)?.unwrap_or(SNAPSHOT_ENTRIES),
+            snapshot_entries: section.0.number("snapshot_entries", 100)?.unwrap_or(SNAPSHOT_ENTRIES),
         })
     }
 }
@@ -129,54 +114,26 @@ impl fmt::Debug for Config {
     }
 }
 
-/// The section with readers that name the key when they complain. Null and empty text count as absent.
-struct Section<'a>(&'a Map<String, Value>);
+/// What only this section has.
+struct Section<'a>(Options<'a>);
 
 impl Section<'_> {
-    fn value(&self, key: &'static str) -> Option<&Value> {
-        self.0.get(key).filter(|value| !value.is_null() && value.as_str().is_none_or(|text| !text.trim().is_empty()))
+    fn milliseconds(&self, key: &'static str, least: u64) -> Result<Option<Duration>, OptionError> {
+        Ok(self.0.number(key, least)?.map(Duration::from_millis))
     }
 
-    fn text(&self, key: &'static str) -> Result<Option<String>, ConfigError> {
-        match self.value(key) {
-            None => Ok(None),
-            Some(Value::String(text)) => Ok(Some(text.clone())),
-            // A password of digits only, written without quotes.
-            Some(Value::Number(number)) => Ok(Some(number.to_string())),
-            Some(_) => Err(ConfigError::new(key, "it must be text")),
-        }
+    fn parse(&self, key: &'static str, text: &str) -> Result<Address, OptionError> {
+        text.trim().parse().map_err(|error: TransportError| self.0.error(key, error.to_string()))
     }
 
-    fn number(&self, key: &'static str, least: u64) -> Result<Option<u64>, ConfigError> {
-        let Some(text) = self.text(key)? else { return Ok(None) };
-        match text.trim().parse() {
-            Ok(number) if number >= least => Ok(Some(number)),
-            Ok(_) => Err(ConfigError::new(key, format!("it must be at least {least}"))),
-            Err(_) => Err(ConfigError::new(key, format!("`{text}` is not a whole number"))),
-        }
+    fn address(&self, key: &'static str) -> Result<Option<Address>, OptionError> {
+        self.0.text(key)?.map(|text| self.parse(key, &text)).transpose()
     }
 
-    fn milliseconds(&self, key: &'static str, least: u64) -> Result<Option<Duration>, ConfigError> {
-        Ok(self.number(key, least)?.map(Duration::from_millis))
-    }
-
-    fn address(&self, key: &'static str) -> Result<Option<Address>, ConfigError> {
-        self.text(key)?.map(|text| parse_address(key, &text)).transpose()
-    }
-
-    fn addresses(&self, key: &'static str) -> Result<Vec<Address>, ConfigError> {
-        let texts: Vec<&str> = match self.value(key) {
-            None => Vec::new(),
-            Some(Value::String(text)) => text.split(',').collect(),
-            Some(Value::Array(list)) => {
-                let texts = list.iter().map(Value::as_str).collect::<Option<_>>();
-                texts.ok_or_else(|| ConfigError::new(key, "every element must be text of the form `host:port`"))?
-            }
-            Some(_) => return Err(ConfigError::new(key, "it must be a list, or text with commas, of `host:port`")),
-        };
-        let mut addresses = Vec::with_capacity(texts.len());
-        for text in texts.into_iter().map(str::trim).filter(|text| !text.is_empty()) {
-            let address = parse_address(key, text)?;
+    fn addresses(&self, key: &'static str) -> Result<Vec<Address>, OptionError> {
+        let mut addresses = Vec::new();
+        for text in self.0.texts(key, "host:port")? {
+            let address = self.parse(key, text)?;
             if !addresses.contains(&address) {
                 addresses.push(address);
             }
@@ -184,21 +141,20 @@ impl Section<'_> {
         Ok(addresses)
     }
 
-    fn tls(&self) -> Result<Option<TlsFiles>, ConfigError> {
-        let Some(value) = self.value("tls") else { return Ok(None) };
-        let Value::Object(files) = value else { return Err(ConfigError::new("tls", "it must be a mapping of `cert`, `key` and `ca`")) };
-        let files = Section(files);
-        let wanted = |text: Option<String>, problem| text.map(PathBuf::from).ok_or_else(|| ConfigError::new("tls", problem));
+    fn tls(&self) -> Result<Option<TlsFiles>, OptionError> {
+        let Some(value) = self.0.value("tls") else { return Ok(None) };
+        let Value::Object(files) = value else { return Err(self.0.error("tls", "it must be a mapping of `cert`, `key` and `ca`")) };
+        let files = Options::new("raft.tls", files);
+        let file = |key, what: &str| match files.text(key)? {
+            Some(path) => Ok(PathBuf::from(path)),
+            None => Err(files.error(key, format!("{what} is missing"))),
+        };
         Ok(Some(TlsFiles {
-            cert: wanted(files.text("cert")?, "`cert`, the file of the certificate, is missing")?,
+            cert: file("cert", "the file of the certificate")?,
             key: files.text("key")?.map(PathBuf::from),
-            ca: wanted(files.text("ca")?, "`ca`, the file of the authority that signed all nodes' certificates, is missing")?,
+            ca: file("ca", "the file of the authority that signed all nodes' certificates")?,
         }))
     }
-}
-
-fn parse_address(key: &'static str, text: &str) -> Result<Address, ConfigError> {
-    text.trim().parse().map_err(|error: crate::transport::TransportError| ConfigError::new(key, error.to_string()))
 }
 
 #[cfg(test)]
@@ -207,7 +163,7 @@ mod tests {
 
     use super::*;
 
-    fn read(section: Value) -> Result<Config, ConfigError> {
+    fn read(section: Value) -> Result<Config, OptionError> {
         Config::from_section(section.as_object().unwrap())
     }
 
@@ -238,7 +194,7 @@ mod tests {
             (json!({"self_addr": "a:1", "heartbeat_ms": 500}), "raft.election_ms"),
             (json!({"self_addr": "a:1", "snapshot_entries": 1}), "raft.snapshot_entries"),
             (json!({"self_addr": "a:1", "password": ["x"]}), "raft.password"),
-            (json!({"self_addr": "a:1", "tls": {"cert": "x"}}), "raft.tls"),
+            (json!({"self_addr": "a:1", "tls": {"cert": "x"}}), "raft.tls.ca"),
         ];
         for (section, key) in cases {
             let error = read(section).unwrap_err().to_string();

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use dcs_core::{Clock, Moment};
+use dcs_core::{Clock, Deadline, Moment, chain};
 use tokio::sync::{oneshot, watch};
 
 use crate::changes::ChangeLog;
@@ -113,29 +113,20 @@ impl Driver {
         }
     }
 
-    /// Ends the thread, and waits until it has.
-    pub(crate) async fn stop(&self) {
-        // If the queue is full, the thread is asked by the end of the queue itself, when this is dropped.
-        let _ = self.inputs.try_send(Input::Stop);
-        let mut ended = self.ended.clone();
-        // It errs if the thread is gone already.
-        let _ = ended.wait_for(Option::is_some).await;
+    /// Ends the thread, and waits until it has, or until the deadline: a thread that waits for a disk which does not answer
+    /// cannot be ended.
+    pub(crate) async fn stop(&self, deadline: Deadline) {
+        let inputs = self.inputs.clone();
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(thread) = thread {
-            let _ = tokio::task::spawn_blocking(move || thread.join()).await;
+        let ended = tokio::task::spawn_blocking(move || {
+            // It errs if the thread has ended by itself.
+            let _ = inputs.send(Input::Stop);
+            thread.map(JoinHandle::join)
+        });
+        if deadline.bound("stop the Raft node", ended).await.is_err() {
+            tracing::warn!("the Raft node has not ended in time: its disk does not answer");
         }
     }
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }
 
 fn run<S: Storage>(

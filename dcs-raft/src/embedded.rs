@@ -1,17 +1,18 @@
 //! The node in this process: its storage, its connections, its thread, and the task that sees to it that it has a cluster.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use dcs_core::{Clock, Deadline};
+use dcs_core::{Clock, Deadline, chain};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::client::{Ask, AskError, Client};
 use crate::cluster::Cluster;
-use crate::command::Foundation;
+use crate::command::{Foundation, Member};
 use crate::config::Config;
 use crate::driver::Driver;
 use crate::identity::{ClusterId, NodeId};
@@ -45,6 +46,9 @@ const LONGEST_WAIT: Duration = Duration::from_secs(120);
 
 /// How long a leader that stops may take to hand over.
 const HAND_OVER: Duration = Duration::from_secs(1);
+
+/// How long its thread may take to end.
+const STOP: Duration = Duration::from_secs(5);
 
 /// A node cannot be started.
 #[derive(Debug, thiserror::Error)]
@@ -171,7 +175,7 @@ impl Node {
         self.listener.stop().await;
         // The others hold no driver of their own: whoever still asks is answered that the node has ended.
         if let Some(member) = self.shared.member.get() {
-            member.driver.stop().await;
+            member.driver.stop(Deadline::after(STOP)).await;
         }
     }
 
@@ -295,6 +299,7 @@ impl Shared {
         };
         let now = self.clock.now();
         let replica = blocking(move || Replica::new(remembered, storage, options, now)).await?;
+        self.check_files(foundation.cluster, replica.state().members()).await?;
         let local = LocalNode { id: self.id, address: self.address.to_string(), cluster: foundation.cluster };
         let links = PeerLinks::new(local, Arc::clone(&self.security), tokio::runtime::Handle::current());
         let driver = Driver::start(replica, Arc::new(links), Arc::clone(&self.clock), self.config.heartbeat)?;
@@ -310,11 +315,11 @@ impl Shared {
         let mut said: Option<tokio::time::Instant> = None;
         let mut majority_since: Option<tokio::time::Instant> = None;
         loop {
-            let answers = self.ask_partners().await;
+            let Answers { answers, refusals } = self.ask_partners().await;
             let majority = (1 + answers.len()) * 2 > 1 + partners.len();
             majority_since = majority_since.filter(|_| majority).or_else(|| majority.then(tokio::time::Instant::now));
             let patient = majority_since.is_none_or(|since| since.elapsed() < WAIT_FOR_ALL);
-            let problem = match membership::next_step(self.id, &address, &partners, &answers, patient) {
+            let mut problem = match membership::next_step(self.id, &address, &partners, &answers, patient) {
                 Step::Found(nodes) => {
                     tracing::info!("this node founds a Raft cluster of {} nodes", nodes.len());
                     return membership::foundation(ClusterId(fastrand::u128(..)), nodes, || NodeId(fastrand::u64(1..)));
@@ -328,43 +333,69 @@ impl Shared {
                 },
                 Step::Wait(why) => why,
             };
+            // Without these it would look as if the others were not there.
+            refusals.iter().for_each(|refusal| problem.push_str(&format!("; {refusal}")));
             if said.is_none_or(|said| said.elapsed() >= SAY_AGAIN) {
                 said = Some(tokio::time::Instant::now());
-                tracing::info!("{problem}");
+                if refusals.is_empty() {
+                    tracing::info!("{problem}");
+                } else {
+                    tracing::warn!("{problem}");
+                }
             }
             self.waiting_for.send_replace(problem);
             tokio::time::sleep(LOOK_AGAIN).await;
         }
     }
 
-    async fn ask_partners(&self) -> Vec<Identity> {
-        let questions = self.config.partners.iter().map(|partner| async move {
-            match self.ask(partner, &Request::Discover).await {
-                Ok(Response::Identity(identity)) => Some(identity),
-                Ok(_) => None,
-                Err(problem) => {
-                    tracing::debug!("{partner} does not say who it is: {problem}");
-                    None
-                }
+    async fn ask_partners(&self) -> Answers {
+        let questions = self.config.partners.iter().map(|partner| async move { (partner, self.ask(partner, &Request::Discover).await) });
+        let mut all = Answers::default();
+        for (partner, answer) in futures::future::join_all(questions).await {
+            match answer {
+                Ok(Response::Identity(identity)) => all.answers.push(identity),
+                Ok(_) => {}
+                Err(Unanswered { problem, needs_a_person: true }) => all.refusals.push(format!("{partner}: {problem}")),
+                Err(Unanswered { problem, .. }) => tracing::debug!("{partner} does not say who it is: {problem}"),
             }
-        });
-        futures::future::join_all(questions).await.into_iter().flatten().collect()
+        }
+        all
+    }
+
+    /// The files may be those of a node of another cluster. If the partners have one, this node must not serve another
+    /// beside it: clients would be answered by the wrong one. Nobody is asked as long as the files and the configuration
+    /// agree about who is a member.
+    async fn check_files(&self, cluster: ClusterId, members: &BTreeMap<NodeId, Member>) -> Result<(), AssembleError> {
+        let is_member = |address: &Address| members.values().any(|member| member.address == address.to_string());
+        if is_member(&self.address) && self.config.partners.iter().all(is_member) {
+            return Ok(());
+        }
+        let Answers { answers, .. } = self.ask_partners().await;
+        if answers.iter().any(|answer| answer.cluster == Some(cluster)) {
+            return Ok(());
+        }
+        match answers.into_iter().find_map(|answer| Some((answer.address, answer.cluster?))) {
+            Some((partner, theirs)) => Err(AssembleError::OtherCluster { ours: cluster, partner, theirs }),
+            None => Ok(()),
+        }
     }
 
     async fn join_through(&self, member: &str) -> Result<Foundation, String> {
         let member = member.parse::<Address>().map_err(|error| error.chain())?;
         let request = Request::Join { id: self.id, address: self.address.to_string() };
-        match self.ask(&member, &request).await? {
+        match self.ask(&member, &request).await.map_err(|unanswered| unanswered.problem)? {
             Response::Joined(foundation) => Ok(foundation),
             Response::Refused(problem) | Response::Unknown(problem) => Err(problem),
             _ => Err("its answer makes no sense".to_owned()),
         }
     }
 
-    async fn ask(&self, node: &Address, request: &Request) -> Result<Response, String> {
+    async fn ask(&self, node: &Address, request: &Request) -> Result<Response, Unanswered> {
         let deadline = Deadline::after(ASK);
-        let connection = ClientConnection::open(node, &self.security, deadline).await.map_err(|error| error.chain())?;
-        connection.request(request, deadline).await.map_err(|error| chain(&error))
+        let connection = ClientConnection::open(node, &self.security, deadline)
+            .await
+            .map_err(|error| Unanswered { problem: error.chain(), needs_a_person: error.needs_a_person() })?;
+        connection.request(request, deadline).await.map_err(|error| Unanswered { problem: chain(&error), needs_a_person: false })
     }
 
     /// A node that hears of no leader may have been removed, or be reached somewhere else than the others believe.
@@ -382,7 +413,8 @@ impl Shared {
         if status.leader.is_some() && known_here {
             return;
         }
-        for answer in self.ask_partners().await.into_iter().filter(|answer| answer.cluster == Some(member.cluster)) {
+        let Answers { answers, .. } = self.ask_partners().await;
+        for answer in answers.into_iter().filter(|answer| answer.cluster == Some(member.cluster)) {
             if answer.members.contains(&address) {
                 return;
             }
@@ -405,6 +437,27 @@ enum AssembleError {
     Replica(#[from] ReplicaError),
     #[error("cannot start a thread")]
     Thread(#[from] io::Error),
+    #[error(
+        "its files are those of another cluster, {ours}: {partner} belongs to {theirs}\n\n\
+         hint: stop the agent, move what is in `raft.data_dir` away and start it again: the node then joins the cluster of \
+         its partners; or correct `raft.partner_addrs`"
+    )]
+    OtherCluster { ours: ClusterId, partner: String, theirs: ClusterId },
+}
+
+/// What the partners say.
+#[derive(Debug, Default)]
+struct Answers {
+    answers: Vec<Identity>,
+    /// Those who are there and do not talk to this node until somebody changes a setting.
+    refusals: Vec<String>,
+}
+
+/// A node did not answer.
+#[derive(Debug)]
+struct Unanswered {
+    problem: String,
+    needs_a_person: bool,
 }
 
 async fn write_foundation(mut storage: RedbStorage, foundation: Foundation) -> Result<RedbStorage, WriteError> {
@@ -420,17 +473,6 @@ async fn blocking<T: Send + 'static>(action: impl FnOnce() -> T + Send + 'static
     tokio::task::spawn_blocking(action).await.expect("the action does not panic, and the runtime lives as long as its tasks")
 }
 
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
-}
-
 /// Who connects to this node.
 struct Door(Arc<Shared>);
 
@@ -438,10 +480,14 @@ struct Door(Arc<Shared>);
 impl Accept for Door {
     async fn welcome(&self, introduction: &Introduction) -> Welcome {
         let Some(member) = self.0.member.get() else {
-            return Welcome::Refused("this node has no cluster yet".to_owned());
+            return Welcome::Refused(format!("this node takes part in no cluster: {}", *self.0.waiting_for.borrow()));
         };
         if introduction.cluster != member.cluster {
-            return Welcome::Refused(format!("this node belongs to another cluster, {}", member.cluster));
+            return Welcome::Refused(format!(
+                "this node belongs to another cluster, {}; if that one was formed anew after a majority was lost, \
+                 stop the agent that is refused and move its `raft.data_dir` away: then it joins",
+                member.cluster
+            ));
         }
         if introduction.to != self.0.id {
             return Welcome::Refused(format!("this is node {}: the one that was here has lost its files or has moved", self.0.id));

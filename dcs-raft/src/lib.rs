@@ -1,4 +1,4 @@
-//! An embedded, replicated store of leader lock, members and cluster state: Raft without external servers.
+#![doc = include_str!("../README.md")]
 
 pub mod changes;
 mod client;
@@ -14,6 +14,7 @@ mod membership;
 pub mod message;
 mod node;
 pub mod record;
+pub mod recovery;
 mod remote;
 pub mod replica;
 pub mod state;
@@ -22,7 +23,7 @@ pub mod storage;
 pub mod store;
 pub mod transport;
 
-pub use config::{Config, ConfigError};
+pub use config::Config;
 pub use embedded::{Node, NodeHandle, StartError};
 pub use remote::RemoteCluster;
 pub use store::RaftStore;

@@ -32,6 +32,14 @@ impl RemoteCluster {
         Arc::clone(&self.0) as _
     }
 
+    /// The node that it is connected to, and asks next.
+    pub fn node_in_use(&self) -> Option<Address> {
+        let remote = self.0.asked();
+        let current = remote.current();
+        current.connection.as_ref().filter(|connection| !connection.is_closed())?;
+        remote.nodes.get(current.node).cloned()
+    }
+
     /// Asks one node after the other until one of them answers.
     ///
     /// # Errors

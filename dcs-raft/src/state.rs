@@ -21,7 +21,7 @@ mod properties;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
 
 use serde::{Deserialize, Serialize};
@@ -43,8 +43,13 @@ pub struct State {
     keys: BTreeMap<String, Stored>,
     handles: BTreeMap<u64, Life>,
     members: BTreeMap<NodeId, Member>,
+    /// Who was removed or replaced, the latest at the end: it does not come back under its id.
+    removed: VecDeque<NodeId>,
     recent: Recent,
 }
+
+/// How many removed nodes are remembered.
+const REMOVED: usize = 1024;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Stored {
@@ -82,8 +87,18 @@ impl State {
             keys: BTreeMap::new(),
             handles: BTreeMap::new(),
             members: foundation.members.iter().map(|member| (member.id, member.clone())).collect(),
+            removed: VecDeque::new(),
             recent: Recent::default(),
         }
+    }
+
+    /// This state as the beginning of another cluster, as of entry `index`. Keys, handles and answers stay; the members are
+    /// those of the foundation. Every handle lives its whole time from here on: whoever refreshed it last, and was told so,
+    /// may count on it until then, even if that refreshment is not in this state.
+    pub fn founded_anew(self, foundation: &Foundation, index: u64) -> Self {
+        let clock_ms = self.clock_ms;
+        let handles = self.handles.into_iter().map(|(handle, life)| (handle, Life::new(life.ttl_ms, clock_ms))).collect();
+        Self { handles, applied: index, ..Self { keys: self.keys, recent: self.recent, clock_ms, ..Self::founded(foundation) } }
     }
 
     /// Does what the entry at `index` says: first what is due at its time expires, then its command.
@@ -147,6 +162,11 @@ impl State {
         &self.members
     }
 
+    /// Whether the node was a member once, and was removed or replaced.
+    pub fn was_removed(&self, id: NodeId) -> bool {
+        self.removed.contains(&id)
+    }
+
     /// When the next handle ends on the log clock, if it is not refreshed.
     pub fn due_ms(&self) -> Option<u64> {
         self.handles.values().map(|life| life.expires_at_ms).min()
@@ -155,6 +175,16 @@ impl State {
     /// One key.
     pub fn get(&self, key: &str) -> Option<StoredKey> {
         self.keys.get(key).map(|stored| stored.named(key))
+    }
+
+    /// How many keys there are.
+    pub fn len(&self) -> usize {
+        self.keys.len()
+    }
+
+    /// Whether there is no key.
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty()
     }
 
     /// Every key that begins with `prefix`, in their order.
@@ -271,15 +301,26 @@ impl State {
                 if let Some(member) = self.members.get_mut(id) {
                     member.absent = false;
                     if let Some(replaced) = instead_of.filter(|replaced| replaced != id) {
-                        self.members.remove(&replaced);
+                        self.remove_member(replaced);
                     }
                 }
             }
-            MembershipChange::Remove(id) => drop(self.members.remove(id)),
+            MembershipChange::Remove(id) => self.remove_member(*id),
             MembershipChange::Move { id, address } => {
                 if let Some(member) = self.members.get_mut(id) {
                     member.address.clone_from(address);
                 }
+            }
+        }
+    }
+}
+
+impl State {
+    fn remove_member(&mut self, id: NodeId) {
+        if self.members.remove(&id).is_some() {
+            self.removed.push_back(id);
+            while self.removed.len() > REMOVED {
+                self.removed.pop_front();
             }
         }
     }

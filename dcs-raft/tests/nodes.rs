@@ -25,7 +25,7 @@ fn deadline() -> Deadline {
 
 impl Cluster {
     async fn start(count: usize) -> Self {
-        let _ = tracing_subscriber::fmt().with_max_level(tracing::Level::INFO).with_test_writer().try_init();
+        let _ = tracing_subscriber::fmt().with_env_filter("info,dcs_raft=debug").with_test_writer().try_init();
         let mut cluster = Self::prepare(count);
         for position in 0..count {
             cluster.start_node(position).await;
@@ -45,6 +45,7 @@ impl Cluster {
             "partner_addrs": self.addresses,
             "data_dir": self.directory.path().join(position.to_string()),
             "password": "secret",
+            "snapshot_entries": 100,
         });
         Config::from_section(section.as_object().expect("a section")).expect("a good section")
     }
@@ -98,6 +99,10 @@ impl Cluster {
 async fn put(store: &RaftStore, key: &str, value: &str) {
     let written = store.put(key, value.as_bytes(), Expect::Any, deadline()).await.expect("a write");
     assert!(written.is_applied(), "{written:?}");
+}
+
+async fn put_as(store: &RaftStore, key: String) {
+    put(store, &key, "x").await;
 }
 
 async fn read(store: &RaftStore, prefix: &str) -> Vec<(String, String)> {
@@ -179,6 +184,28 @@ async fn a_node_that_lost_its_files_comes_back_as_another_one() {
     assert_eq!(read(&cluster.store(2), "/a/").await, [pair("/a/x", "1")]);
 }
 
+/// The snapshot that takes the place of the log was made before the node was added, and does not name it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_joins_although_the_beginning_of_the_log_is_forgotten() {
+    let mut cluster = Cluster::start(3).await;
+    let store = cluster.store(0);
+    for round in 0..5 {
+        let writes = (0..24).map(|number| put_as(&store, format!("/a/{round}/{number}")));
+        futures::future::join_all(writes).await;
+    }
+    let forgotten = |statuses: &[Option<Status>]| statuses.iter().flatten().filter(|status| status.snapshot_index > 0).count() == 3;
+    let statuses = cluster.until("three snapshots", forgotten).await;
+    let before = statuses[2].as_ref().expect("a member").id;
+    cluster.stop_node(2).await;
+    std::fs::remove_dir_all(cluster.directory.path().join("2")).expect("its files");
+    cluster.start_node(2).await;
+    let replaced = |statuses: &[Option<Status>]| {
+        voters(statuses, 3) && statuses.iter().flatten().all(|status| status.peers.iter().all(|peer| peer.id != before))
+    };
+    cluster.until("three voters, without the one that is gone", replaced).await;
+    assert_eq!(read(&cluster.store(2), "/a/").await.len(), 5 * 24);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn members_are_added_and_removed_in_a_running_cluster() {
     let mut cluster = Cluster::start(3).await;
@@ -205,4 +232,26 @@ async fn members_are_added_and_removed_in_a_running_cluster() {
 fn voters(statuses: &[Option<Status>], count: usize) -> bool {
     let sees = |status: &Status| status.peers.len() + 1 == count && status.peers.iter().all(|peer| peer.voter);
     statuses.iter().all(|status| status.as_ref().is_some_and(sees))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_removed_node_does_not_come_back_by_itself() {
+    let cluster = Cluster::start(3).await;
+    let statuses = cluster.until("three voters", |statuses| voters(statuses, 3)).await;
+    let removed = (cluster.leader().await + 1) % 3;
+    let id = statuses[removed].as_ref().expect("a member").id;
+    let client = RemoteCluster::new(&cluster.config(0));
+    let request = Request::Remove { address: cluster.addresses[removed].clone() };
+    assert_eq!(client.request(&request, deadline()).await.expect("an answer"), Response::Done);
+    // As the node does when it hears of no leader.
+    let request = Request::Join { id, address: cluster.addresses[removed].clone() };
+    let leader = cluster.addresses[cluster.leader().await].parse().expect("an address");
+    let answer = client.request_of(&leader, &request, deadline()).await.expect("an answer");
+    assert!(matches!(&answer, Response::Refused(why) if why.contains("move its data directory away")), "{answer:?}");
+    let others = |statuses: &[Option<Status>]| {
+        let left: Vec<_> =
+            statuses.iter().enumerate().filter(|(position, _)| *position != removed).map(|(_, status)| status.clone()).collect();
+        voters(&left, 2)
+    };
+    cluster.until("two voters", others).await;
 }

@@ -6,9 +6,10 @@ use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use agent::config::{Environment, LocalConfig, LogLevel, ValidateOptions};
-use agent::supervise::{Agent, chain};
+use agent::supervise::Agent;
 use agent::telemetry::Log;
 use clap::{Parser, Subcommand};
+use dcs_core::chain;
 use ha_engine::driver::Ended;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
@@ -63,6 +64,16 @@ enum Command {
         #[arg(value_name = "CONFIG")]
         config: Option<PathBuf>,
     },
+    /// Form a new cluster of the embedded store from what this stopped node has, when its majority is lost for good.
+    #[cfg(feature = "raft")]
+    RaftRecover {
+        /// The configuration, of which the section `raft` is read.
+        #[arg(value_name = "CONFIG")]
+        config: Option<PathBuf>,
+        /// Do not ask for the id of the cluster.
+        #[arg(long)]
+        force: bool,
+    },
 }
 
 /// What is run until a signal comes.
@@ -97,6 +108,8 @@ fn main() -> ExitCode {
         None => serve(Service::Agent, arguments.config.as_deref(), environment),
         #[cfg(feature = "raft")]
         Some(Command::RaftController { config }) => serve(Service::RaftController, config.as_deref(), environment),
+        #[cfg(feature = "raft")]
+        Some(Command::RaftRecover { config, force }) => recover(config.as_deref(), environment, force),
     }
 }
 
@@ -135,6 +148,26 @@ fn serve(service: Service, config: Option<&Path>, environment: Environment) -> E
         }
         _ => code,
     }
+}
+
+/// Forms a new cluster of the embedded store, in a conversation.
+#[cfg(feature = "raft")]
+fn recover(config: Option<&Path>, environment: Environment, force: bool) -> ExitCode {
+    use agent::ctl::failure::Failure;
+    use agent::ctl::prompt::Console;
+
+    let recovered = || {
+        let local = LocalConfig::load(config, environment).map_err(|error| Failure::error(chain(&error)))?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let ended = runtime.block_on(agent::raft_recover::run(&local, force, &mut Console::standard()));
+        runtime.shutdown_background();
+        ended
+    };
+    let Err(failure) = recovered() else { return ExitCode::SUCCESS };
+    if let Some(report) = failure.report() {
+        eprint!("{report}");
+    }
+    ExitCode::from(failure.exit_status())
 }
 
 /// Takes the `log` section into use; `false` if it cannot be used, which is then said.
@@ -312,7 +345,7 @@ mod tests {
         for line in ["quorate raft-controller w.yml", "/usr/bin/patroni_raft_controller w.yml"] {
             match parse(line).command {
                 Some(Command::RaftController { config }) => assert_eq!(config.as_deref(), Some(Path::new("w.yml")), "{line}"),
-                None => panic!("{line} starts an agent"),
+                other => panic!("{line}: {other:?}"),
             }
         }
     }

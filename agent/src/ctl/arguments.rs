@@ -4,6 +4,8 @@
 //! that it has, defaults filled in.
 
 mod typed;
+#[cfg(feature = "raft")]
+mod typed_raft;
 mod usage;
 
 use std::ffi::OsString;
@@ -56,6 +58,8 @@ pub enum Command {
     Flush(flush::Options),
     Remove(remove::Options),
     Dsn(dsn::Options),
+    #[cfg(feature = "raft")]
+    Raft(super::commands::raft::Options),
     /// A command of Patroni's tool that is not there yet.
     Missing(&'static str),
 }
@@ -80,6 +84,8 @@ impl Command {
             Self::Flush(_) => "flush",
             Self::Remove(_) => "remove",
             Self::Dsn(_) => "dsn",
+            #[cfg(feature = "raft")]
+            Self::Raft(_) => "raft",
             Self::Missing(name) => name,
         }
     }

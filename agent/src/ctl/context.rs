@@ -45,6 +45,9 @@ pub struct Context {
     pub time: LocalTime,
     /// The stores.
     pub stores: Box<dyn Stores>,
+    /// The nodes of the embedded store, or why they are not known.
+    #[cfg(feature = "raft")]
+    pub raft: Result<dcs_raft::Config, String>,
     /// The agents.
     pub agents: Box<dyn Agents>,
     /// Editors and pagers.

@@ -23,13 +23,15 @@ pub mod members;
 pub mod output;
 pub mod prompt;
 pub mod python;
+#[cfg(feature = "raft")]
+pub mod raft_nodes;
 mod rest_client;
 pub mod settings;
 mod stores;
 pub mod summary;
 pub mod table;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 pub mod time;

@@ -1,6 +1,7 @@
 //! The agents' REST API over the network.
 
 use async_trait::async_trait;
+use dcs_core::chain;
 use http::Method;
 use serde_json::Value;
 
@@ -73,17 +74,6 @@ impl Agents for RestClient {
         let text = response.text().await.map_err(|error| Unreachable(format!("{url}: {}", explain(error))))?;
         Ok(Answer { status, text })
     }
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -67,6 +67,8 @@ pub(crate) struct Tool {
     answers: Vec<Step>,
     agents: Scripted,
     printed: Captured,
+    #[cfg(feature = "raft")]
+    pub(crate) raft: Result<dcs_raft::Config, String>,
 }
 
 /// What a command did.
@@ -117,6 +119,8 @@ impl Tool {
             answers: Vec::new(),
             agents: Scripted::default(),
             printed: Captured::default(),
+            #[cfg(feature = "raft")]
+            raft: Err("no nodes".to_owned()),
         };
         for (key, value) in keys {
             put(&tool.server, key, value).await;
@@ -165,6 +169,8 @@ impl Tool {
             console: Console::new(Box::new(printed.clone()), false, Box::new(answers)),
             time: LocalTime::new(Arc::clone(self.server.clock()), TimeZone::fixed(Offset::constant(2))),
             stores: Box::new(MemoryStores(Arc::clone(&self.server))),
+            #[cfg(feature = "raft")]
+            raft: self.raft.clone(),
             agents: Box::new(self.agents.clone()),
             programs: self.programs.clone(),
         };
@@ -223,11 +229,12 @@ impl Stores for MemoryStores {
     }
 }
 
+/// Output that a test reads.
 #[derive(Clone, Default)]
-struct Captured(Arc<Mutex<Vec<u8>>>);
+pub(crate) struct Captured(Arc<Mutex<Vec<u8>>>);
 
 impl Captured {
-    fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         String::from_utf8(self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()).expect("the output is text")
     }
 }
@@ -240,6 +247,13 @@ impl Write for Captured {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
+}
+
+/// A conversation with these answers; then the input ends.
+#[cfg(feature = "raft")]
+pub(crate) fn console(printed: &Captured, answers: &[&str]) -> Console {
+    let answers = ScriptedAnswers(answers.iter().map(|answer| Step::Say((*answer).to_owned())).collect());
+    Console::new(Box::new(printed.clone()), false, Box::new(answers))
 }
 
 struct ScriptedAnswers(VecDeque<Step>);

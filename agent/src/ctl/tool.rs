@@ -82,6 +82,8 @@ async fn run(invocation: Invocation, program: Option<OsString>) -> Result<(), Fa
         console: Console::standard(),
         time: LocalTime::system(),
         agents: Box::new(RestClient::new(&config, global.insecure)?),
+        #[cfg(feature = "raft")]
+        raft: super::raft_nodes::configured(&config),
         stores: Box::new(ConfiguredStores::new(config)),
         programs: Programs::of_this_process(),
     };
@@ -99,6 +101,8 @@ pub async fn execute(context: &mut Context, command: Command) -> Result<(), Fail
         Command::Switchover(options) => switchover::run(context, options).await,
         Command::Failover(options) => failover::run(context, options).await,
         Command::Restart(options) => restart::run(context, options).await,
+        #[cfg(feature = "raft")]
+        Command::Raft(options) => super::commands::raft::run(context, options).await,
         Command::Reload(options) => reload::run(context, options).await,
         Command::Reinit(options) => reinit::run(context, options).await,
         Command::Pause(options) => pause::run(context, options).await,

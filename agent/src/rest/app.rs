@@ -14,6 +14,7 @@ use super::cache::Cache;
 use super::reply::{Decoration, Reply};
 use crate::cluster_json::Modes;
 use crate::config::RestApiSettings;
+use crate::stores::RaftNode;
 
 /// What the settings say, ready for use.
 #[derive(Clone, Debug, Default)]
@@ -34,13 +35,15 @@ pub(super) struct App {
     pub(super) handle: EngineHandle,
     pub(super) peers: Arc<dyn Peers>,
     pub(super) cache: Cache,
+    /// The node of the embedded store that this agent is.
+    pub(super) raft: Option<RaftNode>,
     live: RwLock<Arc<Live>>,
 }
 
 impl App {
-    pub(super) fn new(handle: EngineHandle, peers: Arc<dyn Peers>, live: Live) -> Self {
+    pub(super) fn new(handle: EngineHandle, peers: Arc<dyn Peers>, raft: Option<RaftNode>, live: Live) -> Self {
         let cache = Cache::new(handle.clone());
-        Self { handle, peers, cache, live: RwLock::new(Arc::new(live)) }
+        Self { handle, peers, cache, raft, live: RwLock::new(Arc::new(live)) }
     }
 
     pub(super) fn live(&self) -> Arc<Live> {

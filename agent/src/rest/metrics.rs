@@ -129,14 +129,15 @@ impl Display for Seconds {
     }
 }
 
-struct Page {
+/// A page in the exposition format. Every sample bears scope and name of the member.
+pub(super) struct Page {
     labels: String,
-    text: String,
+    pub(super) text: String,
 }
 
 impl Page {
-    fn new(scope: &str, name: &str) -> Self {
-        Self { labels: format!("{{scope=\"{}\",name=\"{}\"}}", escaped(scope), escaped(name)), text: String::new() }
+    pub(super) fn new(scope: &str, name: &str) -> Self {
+        Self { labels: format!("scope=\"{}\",name=\"{}\"", escaped(scope), escaped(name)), text: String::new() }
     }
 
     fn gauge(&mut self, name: &str, help: &str, value: impl Display) {
@@ -148,13 +149,25 @@ impl Page {
     }
 
     fn metric(&mut self, kind: &str, name: &str, help: &str, value: impl Display) {
-        let labels = &self.labels;
+        let name = format!("patroni_{name}");
+        self.head(kind, &name, help);
+        self.sample(&name, "", value);
+    }
+
+    /// What a metric is; its samples follow.
+    pub(super) fn head(&mut self, kind: &str, name: &str, help: &str) {
         // Writing to a string cannot fail.
-        let _ = write!(self.text, "# HELP patroni_{name} {help}\n# TYPE patroni_{name} {kind}\npatroni_{name}{labels} {value}\n");
+        let _ = write!(self.text, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
+    }
+
+    /// A value of the metric; `more` labels begin with a comma.
+    pub(super) fn sample(&mut self, name: &str, more: &str, value: impl Display) {
+        let labels = &self.labels;
+        let _ = writeln!(self.text, "{name}{{{labels}{more}}} {value}");
     }
 }
 
 /// A label value as the exposition format wants it.
-fn escaped(text: &str) -> String {
+pub(super) fn escaped(text: &str) -> String {
     text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }

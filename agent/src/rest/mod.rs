@@ -18,6 +18,8 @@ pub mod dto;
 pub mod health;
 pub mod metrics;
 pub mod query;
+#[cfg(feature = "raft")]
+mod raft_metrics;
 pub mod reply;
 mod routes;
 mod server;

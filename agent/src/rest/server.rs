@@ -18,6 +18,7 @@ use super::app::{App, Live};
 use super::connection::{Acceptor, Connection};
 use super::{socket, tls};
 use crate::config::{RestApiSettings, RestListen};
+use crate::stores::RaftNode;
 
 /// How long a client may take to send the head of its request, and how long a connection may be idle.
 const HEAD_LIMIT: Duration = Duration::from_secs(10);
@@ -57,14 +58,19 @@ impl RestError {
     }
 }
 
-/// Serves the REST API of a node until it is shut down.
+/// Serves the REST API of a node until it is shut down. `raft`: the node of the embedded store that it is as well.
 ///
 /// # Errors
 ///
 /// The address or the certificates cannot be used.
-pub async fn serve(settings: &RestApiSettings, handle: EngineHandle, peers: Arc<dyn Peers>) -> Result<RestServer, RestError> {
+pub async fn serve(
+    settings: &RestApiSettings,
+    handle: EngineHandle,
+    peers: Arc<dyn Peers>,
+    raft: Option<RaftNode>,
+) -> Result<RestServer, RestError> {
     let acceptor = Acceptor::new(tls::config(settings).await?);
-    let app = Arc::new(App::new(handle, peers, Live::new(settings).await));
+    let app = Arc::new(App::new(handle, peers, raft, Live::new(settings).await));
     let listening = Listening::start(settings, &acceptor, &app).await?;
     let certificates = tls::watch(settings, acceptor.clone(), tls::PERIOD);
     Ok(RestServer { app, acceptor, running: Mutex::new(Running { settings: settings.clone(), listening, certificates }) })

@@ -19,6 +19,7 @@
 
 mod cases;
 mod harness;
+pub mod proxy;
 mod scene;
 
 mod cancel;

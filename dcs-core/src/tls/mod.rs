@@ -219,14 +219,7 @@ impl ServerTls {
 impl TlsError {
     /// The whole chain in one line, for a log line that stands alone.
     pub fn chain(&self) -> String {
-        let mut text = self.to_string();
-        let mut cause = std::error::Error::source(self);
-        while let Some(error) = cause {
-            text.push_str(": ");
-            text.push_str(&error.to_string());
-            cause = error.source();
-        }
-        text
+        crate::chain(self)
     }
 }
 

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
+use dcs_core::conformance::proxy::Proxy;
 use dcs_core::{ChangeKind, Changes, Consistency, Cursor, Deadline, Expect, KeyValueStore};
 use dcs_etcd::Etcd;
 use etcd_client::Client;
 use serde_json::json;
 
 use crate::support::etcd::{Cluster, Options};
-use crate::support::proxy::Proxy;
 use crate::support::{TIMING, can_run};
 use crate::{LEADER, MEMBER, PREFIX, soon, store, store_with, wins};
 
@@ -25,7 +25,7 @@ fn named(changes: &Changes) -> Vec<(&str, ChangeKind)> {
 }
 
 async fn behind_a_link(cluster: &Cluster) -> (Etcd, Proxy) {
-    let proxy = Proxy::start(cluster.addresses()[0]).await;
+    let proxy = Proxy::start(cluster.addresses()[0]).await.expect("a port");
     let section = json!({"host": proxy.address().to_string(), "use_proxies": true});
     (store_with(section.as_object().expect("it is one"), TIMING), proxy)
 }

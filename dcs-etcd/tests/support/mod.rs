@@ -1,10 +1,9 @@
-//! Real etcd servers, links that misbehave, and certificates, for the tests of this crate.
+//! Real etcd servers and certificates, for the tests of this crate.
 
 #![allow(dead_code, unreachable_pub, reason = "each test program uses its own part")]
 
 pub mod certificates;
 pub mod etcd;
-pub mod proxy;
 
 use std::future::Future;
 use std::path::{Path, PathBuf};

@@ -33,6 +33,11 @@ impl Log {
         self.snapshot.get_metadata().index
     }
 
+    /// Whom the snapshot names; nothing if there is none.
+    pub(super) fn snapshot_configuration(&self) -> Option<&ConfState> {
+        (self.snapshot_index() > 0).then(|| self.snapshot.get_metadata().get_conf_state())
+    }
+
     fn last(&self) -> u64 {
         self.snapshot_index() + self.entries.len() as u64
     }

@@ -17,7 +17,7 @@ use raft::{Config, ProgressState, RawNode, ReadOnlyOption, Ready, SnapshotStatus
 use self::log::Log;
 use crate::command::MembershipChange;
 use crate::identity::NodeId;
-use crate::message::{Configuration, RaftMessage, SnapshotData};
+use crate::message::{Configuration, LogEntry, RaftMessage, SnapshotData};
 use crate::storage::{Batch, HardState, Remembered};
 
 /// How large one message of log entries gets, about, in bytes.
@@ -311,6 +311,14 @@ impl Node {
         self.raw.store().snapshot_index()
     }
 
+    /// Whether there is a snapshot, made before one of the nodes was added: the protocol does not let it take that.
+    pub(crate) fn snapshot_lacks_a_node(&self) -> bool {
+        let Some(named) = self.raw.store().snapshot_configuration() else { return false };
+        let Configuration { voters, learners, .. } = self.configuration();
+        let names = |id: &u64| named.voters.contains(id) || named.learners.contains(id) || named.voters_outgoing.contains(id);
+        !voters.iter().chain(&learners).all(names)
+    }
+
     /// Whether the leader has an entry of its own term that a majority has: before that it does not know what is
     /// committed.
     pub(crate) fn has_committed_in_its_term(&self) -> bool {
@@ -366,6 +374,12 @@ fn configuration_change(change: &MembershipChange) -> Option<ConfChangeV2> {
         MembershipChange::Move { .. } => return None,
     };
     Some(ConfChangeV2 { transition: ConfChangeTransition::Auto, changes: changes.into(), ..ConfChangeV2::default() })
+}
+
+/// What an entry of the log holds; an error if it is of a kind that this version does not know.
+pub(crate) fn record_of(entry: &LogEntry) -> Result<Option<Vec<u8>>, NodeError> {
+    let unknown = || NodeError(format!("entry {} is of an unknown kind, {}", entry.index, entry.kind));
+    convert::entry_to_raft(entry.clone()).map(|entry| read_entry(entry).record).ok_or_else(unknown)
 }
 
 fn read_entry(entry: Entry) -> Committed {

@@ -91,6 +91,15 @@ enum Unwritten {
     Compaction(SnapshotData),
 }
 
+/// A write that failed.
+#[derive(Debug)]
+struct Stuck {
+    unwritten: Unwritten,
+    problem: String,
+    /// When it was tried last.
+    tick: u64,
+}
+
 /// One node.
 #[derive(Debug)]
 pub struct Replica<S> {
@@ -102,8 +111,8 @@ pub struct Replica<S> {
     state: State,
     clock: LogClock,
     questions: Questions,
-    /// What could not be written yet, and why.
-    unwritten: Option<(Unwritten, String)>,
+    /// What could not be written yet. Nothing else happens as long as there is something.
+    stuck: Option<Stuck>,
     /// When each other node was last heard of.
     heard: BTreeMap<NodeId, Moment>,
     /// What was last said in the log about who leads.
@@ -142,7 +151,7 @@ impl<S: Storage> Replica<S> {
             storage,
             state,
             clock: LogClock::default(),
-            unwritten: None,
+            stuck: None,
             heard: BTreeMap::new(),
             announced: None,
             started: now,
@@ -173,7 +182,7 @@ impl<S: Storage> Replica<S> {
     /// One heartbeat's time has passed.
     pub fn tick(&mut self, now: Moment, outlet: &mut impl Outlet) {
         self.ticks += 1;
-        if self.unwritten.is_some() {
+        if self.stuck.is_some() {
             // A node that cannot write keeps silent, so that others can take over.
             self.questions.expire(self.ticks, self.patience(), outlet);
             return;
@@ -187,7 +196,7 @@ impl<S: Storage> Replica<S> {
     /// A frame of another node came.
     pub fn frame(&mut self, now: Moment, from: NodeId, frame: PeerFrame, outlet: &mut impl Outlet) {
         self.heard.insert(from, now);
-        if self.unwritten.is_some() {
+        if self.stuck.is_some() {
             return;
         }
         match frame {
@@ -208,14 +217,14 @@ impl<S: Storage> Replica<S> {
 
     /// Frames for a node were lost, or may have been.
     pub fn lost_frames(&mut self, node: NodeId) {
-        if self.unwritten.is_none() {
+        if self.stuck.is_none() {
             self.node.is_unreachable(node);
         }
     }
 
     /// A snapshot for a node was lost, or may have been.
     pub fn lost_snapshot(&mut self, node: NodeId) {
-        if self.unwritten.is_none() {
+        if self.stuck.is_none() {
             self.node.lost_snapshot(node);
         }
     }
@@ -224,16 +233,17 @@ impl<S: Storage> Replica<S> {
     ///
     /// # Errors
     ///
-    /// The node cannot go on. (A write that fails is not such an error: it is tried again with the next call.)
+    /// The node cannot go on. (A write that fails is not such an error: it is tried again after the next tick.)
     pub fn settle(&mut self, now: Moment, outlet: &mut impl Outlet) -> Result<(), ReplicaError> {
-        if let Some((unwritten, _)) = self.unwritten.take() {
-            self.write(unwritten, outlet)?;
+        let ticks = self.ticks;
+        if let Some(stuck) = self.stuck.take_if(|stuck| stuck.tick != ticks) {
+            self.write(stuck.unwritten, Some(stuck.problem), outlet)?;
         }
-        while self.unwritten.is_none() {
+        while self.stuck.is_none() {
             self.notice_leader(now, outlet);
             let Some(mut work) = self.node.work() else {
                 match self.due_snapshot() {
-                    Some(snapshot) => self.write(Unwritten::Compaction(snapshot), outlet)?,
+                    Some(snapshot) => self.write(Unwritten::Compaction(snapshot), None, outlet)?,
                     None => break,
                 }
                 continue;
@@ -241,13 +251,14 @@ impl<S: Storage> Replica<S> {
             for message in std::mem::take(&mut work.at_once) {
                 outlet.send(NodeId(message.to), PeerFrame::Raft(message));
             }
-            self.write(Unwritten::Work(Box::new(work)), outlet)?;
+            self.write(Unwritten::Work(Box::new(work)), None, outlet)?;
         }
         Ok(())
     }
 
-    /// Writes, and goes on with what may happen only then. What cannot be written stays.
-    fn write(&mut self, unwritten: Unwritten, outlet: &mut impl Outlet) -> Result<(), ReplicaError> {
+    /// Writes, and goes on with what may happen only then. What cannot be written stays; `before` is why it could not be
+    /// the last time.
+    fn write(&mut self, unwritten: Unwritten, before: Option<String>, outlet: &mut impl Outlet) -> Result<(), ReplicaError> {
         let written = match &unwritten {
             Unwritten::Work(work) => work.batch.as_ref().map_or(Ok(()), |batch| self.storage.write(batch)),
             Unwritten::Compaction(snapshot) => self.storage.write(&Batch {
@@ -261,10 +272,15 @@ impl<S: Storage> Replica<S> {
             let problem = dcs_core::Error::new(crate::STORE, "write", dcs_core::ErrorKind::Unavailable, dcs_core::Fate::Unknown)
                 .because(error)
                 .chain();
-            tracing::error!("{problem}; this node takes no part until it can write again");
+            if before.as_ref() != Some(&problem) {
+                tracing::error!("{problem}; this node takes no part until it can write again");
+            }
             self.questions.give_up_all("the Raft storage of this node cannot be written to", outlet);
-            self.unwritten = Some((unwritten, problem));
+            self.stuck = Some(Stuck { unwritten, problem, tick: self.ticks });
             return Ok(());
+        }
+        if before.is_some() {
+            tracing::info!("this node can write to its Raft storage again, and takes part again");
         }
         match unwritten {
             Unwritten::Work(work) => self.go_on(*work, outlet),
@@ -323,10 +339,12 @@ impl<S: Storage> Replica<S> {
         self.ask_parked(now, outlet);
     }
 
-    /// A snapshot of the own state, if the log has become long.
+    /// A snapshot of the own state, if the log has become long, or somebody was added after the last one: a node takes no
+    /// snapshot that does not name it.
     fn due_snapshot(&self) -> Option<SnapshotData> {
         let applied = self.state.applied();
-        if applied.saturating_sub(self.node.snapshot_index()) < self.options.snapshot_entries {
+        let since = applied.saturating_sub(self.node.snapshot_index());
+        if since < self.options.snapshot_entries && !(since > 0 && self.node.snapshot_lacks_a_node()) {
             return None;
         }
         let term = self.node.term_of(applied)?;

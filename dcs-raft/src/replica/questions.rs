@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use dcs_core::Moment;
 
-use super::{Outlet, Replica};
+use super::{Outlet, Replica, Stuck};
 use crate::command::{Command, MembershipChange, Record, Reply, Transaction};
 use crate::identity::{NodeId, ProposalId};
 use crate::message::{PeerFrame, Request, Response};
@@ -186,7 +186,7 @@ impl<S: Storage> Replica<S> {
         if let Some(response) = self.answer_here(&request, now) {
             return asker.answer(response, outlet);
         }
-        if let Some((_, problem)) = &self.unwritten {
+        if let Some(Stuck { problem, .. }) = &self.stuck {
             return asker.answer(Response::Unknown(problem.clone()), outlet);
         }
         if let Request::Read { prefix } = request {
@@ -244,12 +244,24 @@ impl<S: Storage> Replica<S> {
                 Ok(false) => add(&mut self.questions.joins, id, asker, self.ticks),
                 Err(response) => asker.answer(response, outlet),
             },
+            // Once it is removed, no answer reaches it any more. Whoever asked it asks another one.
+            Request::Remove { address } if self.is_at(asker, &address) => {
+                asker.answer(Response::Unknown("the node that is to be removed cannot be told about it".to_owned()), outlet);
+            }
             Request::Remove { address } => match self.take_removal(now, &address) {
                 Ok(node) => add(&mut self.questions.removals, node, asker, self.ticks),
                 Err(response) => asker.answer(response, outlet),
             },
             Request::Transfer { to } => asker.answer(self.hand_over(to), outlet),
             Request::Discover | Request::Status | Request::Read { .. } | Request::Wait { .. } => {}
+        }
+    }
+
+    /// Whether the asker is the node at this address.
+    fn is_at(&self, asker: Asker, address: &str) -> bool {
+        match asker {
+            Asker::Here(_) => false,
+            Asker::Node { node, .. } => self.state.members().get(&node).is_some_and(|member| member.address == address),
         }
     }
 

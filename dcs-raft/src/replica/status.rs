@@ -24,23 +24,29 @@ impl<S: Storage> Replica<S> {
     pub fn status(&self, now: Moment) -> Status {
         let configuration = self.node.configuration();
         let votes = |id: u64| configuration.voters.contains(&id) || configuration.voters_outgoing.contains(&id);
-        let role = if !self.state.members().contains_key(&self.id) {
+        // A node that cannot write takes no part, and knows nothing of what the others do meanwhile.
+        let takes_part = self.stuck.is_none();
+        // Who has applied nothing was let in, and has not heard of it yet.
+        let role = if !self.state.members().contains_key(&self.id) && self.state.applied() > 0 {
             NodeRole::Removed
         } else if !votes(self.id.0) {
             NodeRole::Learner
         } else {
             match self.node.role() {
-                Role::Leader => NodeRole::Leader,
+                Role::Leader if takes_part => NodeRole::Leader,
+                Role::Leader => NodeRole::Follower,
                 Role::Follower => NodeRole::Follower,
                 Role::Candidate => NodeRole::Candidate,
             }
         };
         let active = configuration.voters.iter().filter(|id| **id == self.id.0 || self.is_active(crate::identity::NodeId(**id))).count();
-        let has_quorum = match self.node.role() {
-            Role::Leader => active > configuration.voters.len() / 2,
-            Role::Follower => self.node.leader().is_some(),
-            Role::Candidate => false,
-        };
+        let leader = self.node.leader().filter(|_| takes_part);
+        let has_quorum = takes_part
+            && match self.node.role() {
+                Role::Leader => active > configuration.voters.len() / 2,
+                Role::Follower => self.node.leader().is_some(),
+                Role::Candidate => false,
+            };
         let peers = self.state.members().values().filter(|member| member.id != self.id).map(|member| {
             let progress = self.node.progress(member.id);
             PeerStatus {
@@ -59,7 +65,7 @@ impl<S: Storage> Replica<S> {
             address: self.options.address.clone(),
             cluster: self.foundation.cluster,
             role,
-            leader: self.node.leader().and_then(|leader| self.state.members().get(&leader)).map(|member| member.address.clone()),
+            leader: leader.and_then(|leader| self.state.members().get(&leader)).map(|member| member.address.clone()),
             term: self.node.term(),
             commit: self.node.commit(),
             applied: self.state.applied(),
@@ -71,7 +77,7 @@ impl<S: Storage> Replica<S> {
             peers: peers.collect(),
             uptime_ms: milliseconds(now, self.started),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            storage_problem: self.unwritten.as_ref().map(|(_, problem)| problem.clone()),
+            storage_problem: self.stuck.as_ref().map(|stuck| stuck.problem.clone()),
         }
     }
 }

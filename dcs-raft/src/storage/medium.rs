@@ -13,6 +13,9 @@ use ::redb::backends::FileBackend;
 /// The name of the file in its directory.
 pub const FILE_NAME: &str = "raft.db";
 
+/// What the file is called, before a number, when another one took its place for good.
+const KEPT_NAME: &str = "raft.db.before-recovery-";
+
 /// A place for one file, which is made whole or not at all.
 pub trait Medium: Debug + Send {
     /// What the file is called in messages.
@@ -39,6 +42,14 @@ pub trait Medium: Debug + Send {
     ///
     /// It was not done, or it may not last.
     fn install(&self, fresh: &Fresh, replace: bool) -> io::Result<bool>;
+
+    /// Gives the file that is in its place a second name, durably: there it stays when another file takes its place. The
+    /// answer is that name.
+    ///
+    /// # Errors
+    ///
+    /// It was not done, or it may not last.
+    fn keep(&self) -> io::Result<String>;
 
     /// Removes a new file that will not be put in its place.
     fn discard(&self, fresh: &Fresh);
@@ -147,6 +158,21 @@ impl Medium for Directory {
         }
         sync_directory(&self.path)?;
         Ok(true)
+    }
+
+    fn keep(&self) -> io::Result<String> {
+        let mut number = 1_u64;
+        loop {
+            let kept = self.path.join(format!("{KEPT_NAME}{number}"));
+            match fs::hard_link(self.file(), &kept) {
+                Ok(()) => {
+                    sync_directory(&self.path)?;
+                    return Ok(kept.display().to_string());
+                }
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => number += 1,
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     fn discard(&self, fresh: &Fresh) {

@@ -90,19 +90,54 @@ impl RedbStorage {
     /// See [`OpenError`].
     pub fn open_on(medium: Box<dyn Medium>, fresh: NodeId) -> Result<(Self, Remembered), OpenError> {
         let failed = |failure: Failure| failure.into_open_error(medium.place());
-        let file = match medium.open().map_err(|error| failed(error.into()))? {
-            Some(file) => file,
+        let there = match load_if_there(&*medium).map_err(failed)? {
+            Some(there) => Some(there),
             None => {
                 make(&*medium, &Remembered::of_new(fresh), false).map_err(failed)?;
-                match medium.open().map_err(|error| failed(error.into()))? {
-                    Some(file) => file,
-                    None => return Err(failed(io::Error::from(io::ErrorKind::NotFound).into())),
-                }
+                load_if_there(&*medium).map_err(failed)?
             }
         };
-        let (opened, remembered) = load(Container::new(file)).map_err(failed)?;
+        match there {
+            Some((opened, remembered)) => Ok(Self::of(medium, opened, remembered)),
+            None => Err(failed(io::Error::from(io::ErrorKind::NotFound).into())),
+        }
+    }
+
+    /// Opens the storage that is there. Makes none.
+    ///
+    /// # Errors
+    ///
+    /// See [`OpenError`].
+    pub(crate) fn open_if_there(medium: Box<dyn Medium>) -> Result<Option<(Self, Remembered)>, OpenError> {
+        let there = load_if_there(&*medium).map_err(|failure| failure.into_open_error(medium.place()))?;
+        Ok(there.map(|(opened, remembered)| Self::of(medium, opened, remembered)))
+    }
+
+    fn of(medium: Box<dyn Medium>, opened: Opened, remembered: Remembered) -> (Self, Remembered) {
         medium.sweep();
-        Ok((Self { medium, id: remembered.id, state: State::Open(opened), replaced: None }, remembered))
+        (Self { medium, id: remembered.id, state: State::Open(opened), replaced: None }, remembered)
+    }
+
+    /// Puts a new storage with this in it in the place of this one, all at once. This one is kept under another name, which
+    /// is the answer. It stays locked until then: no node works on either meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// Either of them is in its place.
+    pub(crate) fn replace_with(self, remembered: &Remembered) -> Result<String, WriteError> {
+        let replaced = || {
+            let fresh = self.medium.create()?;
+            let installed = fill(Arc::clone(&fresh.file), remembered).and_then(|()| {
+                let kept = self.medium.keep()?;
+                self.medium.install(&fresh, true)?;
+                Ok(kept)
+            });
+            if installed.is_err() {
+                self.medium.discard(&fresh);
+            }
+            installed
+        };
+        replaced().map_err(|failure: Failure| WriteError { place: self.medium.place(), source: failure.into() })
     }
 
     /// Does something with the open database, which is opened again first if it has to be.
@@ -144,7 +179,7 @@ impl RedbStorage {
                 return Err(Failure::Damaged("it is now the storage of another node".to_owned()));
             }
             self.medium.sweep();
-            tracing::info!("the Raft storage `{}` was opened again after a failed write", self.medium.place());
+            tracing::debug!("the Raft storage `{}` was opened again after a failed write", self.medium.place());
             self.state = State::Open(opened);
         }
         match &mut self.state {
@@ -191,10 +226,11 @@ impl Opened {
                 self.head = head;
                 Ok(())
             }
-            Err(failure) => {
-                transaction.abort()?;
-                Err(failure)
-            }
+            Err(failure) => match (failure, transaction.abort()) {
+                (Failure::Batch(_), Err(error)) => Err(error.into()),
+                // After a failed write the library refuses to abort as well; the reason is what failed first.
+                (failure, _) => Err(failure),
+            },
         }
     }
 }
@@ -259,6 +295,10 @@ fn fill(file: Arc<dyn StorageBackend>, remembered: &Remembered) -> Result<(), Fa
     // Closed in order, so that what is put in its place is a whole file.
     opened.database.close()?;
     Ok(())
+}
+
+fn load_if_there(medium: &dyn Medium) -> Result<Option<(Opened, Remembered)>, Failure> {
+    medium.open()?.map(|file| load(Container::new(file))).transpose()
 }
 
 /// Opens a file, checks everything in it, and makes sure that what is returned lasts.

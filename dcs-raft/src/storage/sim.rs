@@ -255,12 +255,21 @@ impl Medium for SimDisk {
         Ok(true)
     }
 
+    fn keep(&self) -> io::Result<String> {
+        let mut disk = self.lock();
+        disk.operation()?;
+        let Some(file) = disk.names.get(IN_PLACE).copied() else { return Err(io::ErrorKind::NotFound.into()) };
+        let kept = format!("{IN_PLACE}.kept.{}", disk.names.len());
+        disk.names.insert(kept.clone(), file);
+        Ok(kept)
+    }
+
     fn discard(&self, fresh: &Fresh) {
         self.lock().names.remove(&fresh.name);
     }
 
     fn sweep(&self) {
-        self.lock().names.retain(|name, _| name == IN_PLACE);
+        self.lock().names.retain(|name, _| !name.ends_with(".new"));
     }
 }
 

@@ -5,11 +5,11 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use dcs_core::Deadline;
 use dcs_core::model::ServerState;
+use dcs_core::{Deadline, chain};
 
 use super::book::Stage;
-use super::connection::{Connection, PATIENT_OPTIONS, chain};
+use super::connection::{Connection, PATIENT_OPTIONS};
 use super::conninfo::ConnInfo;
 use super::options::{self, MethodContext};
 use super::runner::Program;

@@ -128,7 +128,7 @@ impl LocalPostgres {
             match program.run(cancel, None).await {
                 Ok(done) if done.success() => return true,
                 Ok(done) => tracing::error!("Error when fetching backup: pg_basebackup exited with code={}", done.code()),
-                Err(error) => tracing::error!("Error when fetching backup with pg_basebackup: {}", super::connection::chain(&error)),
+                Err(error) => tracing::error!("Error when fetching backup with pg_basebackup: {}", dcs_core::chain(&error)),
             }
             if attempt < ATTEMPTS && !cancel.is_cancelled() {
                 tracing::warn!("Trying again in {} seconds", PAUSE.as_secs());
@@ -171,7 +171,7 @@ impl LocalPostgres {
                 done.code()
             ),
             Err(error) => {
-                tracing::error!("Error creating replica using method {}: {}", method.name, super::connection::chain(&error));
+                tracing::error!("Error creating replica using method {}: {}", method.name, dcs_core::chain(&error));
             }
         }
         if !method.keep_data {

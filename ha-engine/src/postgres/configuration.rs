@@ -86,7 +86,7 @@ impl LocalPostgres {
                     None
                 }
                 Err(error) => {
-                    tracing::error!("{}", super::connection::chain(&error));
+                    tracing::error!("{}", dcs_core::chain(&error));
                     None
                 }
             }

@@ -1,9 +1,9 @@
 //! What two servers' histories look like.
 
-use dcs_core::Deadline;
 use dcs_core::model::{HistoryLine, Lsn, Timeline};
+use dcs_core::{Deadline, chain};
 
-use super::connection::{CONNECT_TIMEOUT, Connection, SHORT_OPTIONS, SqlError, Target, chain};
+use super::connection::{CONNECT_TIMEOUT, Connection, SHORT_OPTIONS, SqlError, Target};
 use super::control_data::LocalPosition;
 use super::walsender::Walsender;
 use super::{LocalPostgres, history, waldump};

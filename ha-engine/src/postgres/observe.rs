@@ -179,7 +179,7 @@ impl LocalPostgres {
         match ask.await {
             Ok(identity) => Some(identity.timeline),
             Err(error) => {
-                tracing::error!("Can not fetch local timeline and lsn from replication connection: {}", super::connection::chain(&error));
+                tracing::error!("Can not fetch local timeline and lsn from replication connection: {}", dcs_core::chain(&error));
                 None
             }
         }

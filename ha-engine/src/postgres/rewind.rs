@@ -152,7 +152,7 @@ impl LocalPostgres {
                 Ok(done) => done,
                 Err(error) => {
                     tracing::info!("pg_rewind exit code=None");
-                    tracing::error!("{}", super::connection::chain(&error));
+                    tracing::error!("{}", dcs_core::chain(&error));
                     return if cancel.is_cancelled() { None } else { Some(false) };
                 }
             };

@@ -129,6 +129,25 @@ fn a_port_in_use_is_refused_unless_told_otherwise() {
 }
 
 #[test]
+fn the_embedded_store_has_keys_of_its_own() {
+    let setup = Setup::new();
+    let with = |more: &str| bare(setup.with(&format!("raft: {{self_addr: 'h:2222', partner_addrs: [], {more}}}")));
+    let good = "heartbeat_ms: 50, election_ms: '500', snapshot_entries: 1000, tls: {cert: /c, key: /k, ca: /a}";
+    let without = with("data_dir: /d");
+    assert_eq!(with(good), without, "nothing to complain about in them");
+    let mut wrong = with("heartbeat_ms: often, snapshot_entries: 1, tls: {cert: 5, ca: /a}");
+    wrong.retain(|line| !without.contains(line));
+    assert_eq!(
+        wrong,
+        [
+            "raft.tls.cert 5 is not a string",
+            "raft.heartbeat_ms often is not an integer",
+            "raft.snapshot_entries 1 didn't pass validation: Wrong value",
+        ]
+    );
+}
+
+#[test]
 fn two_tags_that_say_the_same_exclude_each_other() {
     let setup = Setup::new();
     assert_eq!(

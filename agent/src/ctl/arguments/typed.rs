@@ -66,6 +66,9 @@ enum TypedCommand {
     /// Query a PostgreSQL member
     #[command(disable_help_flag = true)]
     Query(Anything),
+    /// Look at the nodes of the embedded store, and operate them
+    #[cfg(feature = "raft")]
+    Raft(super::typed_raft::TypedRaft),
     /// Reinitialize cluster member
     Reinit(TypedReinit),
     /// Reload cluster member configuration
@@ -168,10 +171,10 @@ impl Watch {
 }
 
 #[derive(Debug, Args)]
-struct Force {
+pub(super) struct Force {
     /// Do not ask for confirmation at any point
     #[arg(long)]
-    force: bool,
+    pub(super) force: bool,
 }
 
 #[derive(Debug, Args)]
@@ -458,6 +461,8 @@ impl TypedCommand {
                 role: typed.role,
                 force: typed.force.force,
             }),
+            #[cfg(feature = "raft")]
+            Self::Raft(typed) => Command::Raft(typed.options(program)?),
             Self::Reinit(typed) => Command::Reinit(reinit::Options {
                 target: typed.cluster.target(),
                 members: typed.members,

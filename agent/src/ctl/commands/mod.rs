@@ -8,6 +8,8 @@ mod handover;
 pub mod history;
 pub mod list;
 pub mod pause;
+#[cfg(feature = "raft")]
+pub mod raft;
 pub mod reinit;
 pub mod reload;
 pub mod remove;

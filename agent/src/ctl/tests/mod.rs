@@ -4,3 +4,5 @@ mod changing;
 mod configuring;
 mod looking;
 mod members;
+#[cfg(feature = "raft")]
+mod raft;

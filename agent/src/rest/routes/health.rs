@@ -5,6 +5,7 @@ use std::sync::Arc;
 use dcs_core::model::{Role, ServerState};
 use http::{StatusCode, Uri};
 
+use super::raft;
 use crate::rest::app::App;
 use crate::rest::cache::{Report, Status};
 use crate::rest::health::{self, Node};
@@ -83,5 +84,7 @@ pub(super) async fn readiness(app: &App, uri: &Uri) -> Reply {
 
 pub(super) async fn metrics(app: &App) -> Reply {
     let status = app.cache.status(Report::Persistent).await;
-    Reply::metrics(metrics_text(&status, &app.handle.me))
+    let mut text = metrics_text(&status, &app.handle.me);
+    text.push_str(&raft::metrics(app).await);
+    Reply::metrics(text)
 }

@@ -7,6 +7,7 @@ mod cluster;
 mod config;
 mod failsafe;
 mod health;
+mod raft;
 mod reinitialize;
 mod restart;
 mod switchover;
@@ -62,6 +63,7 @@ async fn read(app: &App, element: &str, uri: &http::Uri) -> Reply {
         "metrics" => health::metrics(app).await,
         "config" => config::get(app).await,
         "failsafe" => failsafe::get(app),
+        "raft" => raft::get(app).await,
         _ => health::with_body(app, uri).await,
     }
 }

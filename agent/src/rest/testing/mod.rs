@@ -27,6 +27,7 @@ use self::postgres::FakePostgres;
 use super::status::Facts;
 use super::{RestServer, serve};
 use crate::config::{AgentSettings, Environment, LocalConfig, RestApiSettings};
+use crate::stores::RaftNode;
 
 const CONFIGURATION: &str = "
 scope: batman
@@ -207,6 +208,11 @@ impl Node {
     }
 
     pub(crate) async fn with(settings: &RestApiSettings) -> Self {
+        Self::with_raft(settings, None).await
+    }
+
+    /// The same in an agent that is a node of the embedded store, or is not.
+    pub(crate) async fn with_raft(settings: &RestApiSettings, raft: Option<RaftNode>) -> Self {
         let clock = Arc::new(HandClock::default());
         let as_clock: Arc<dyn Clock> = Arc::clone(&clock) as _;
         let store = Server::new(Arc::clone(&as_clock));
@@ -227,7 +233,7 @@ impl Node {
         tokio::spawn(play(commands, Arc::clone(&script)));
         let handle = EngineHandle::assemble("a".into(), mailbox, receiver, Arc::clone(&dcs), Arc::clone(&postgres) as _, as_clock);
         let peers = Arc::new(FakePeers::default());
-        let server = serve(settings, handle, Arc::clone(&peers) as _).await.unwrap();
+        let server = serve(settings, handle, Arc::clone(&peers) as _, raft).await.unwrap();
         let address = server.local_addr().await;
         let client = reqwest::Client::builder().no_proxy().build().unwrap();
         Self { server, address, clock, postgres, peers, script, snapshot, plan, dcs, store, client }

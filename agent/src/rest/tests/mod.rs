@@ -3,6 +3,8 @@
 mod config;
 mod fuzz;
 mod http;
+#[cfg(feature = "raft")]
+mod raft;
 mod status;
 mod switchover;
 mod tasks;

@@ -1,5 +1,6 @@
 //! A link between one client and one server that can be slow, lossy or cut.
 
+use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
@@ -11,19 +12,19 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep_until};
 
 /// What the link does.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Condition {
+#[derive(Clone, Copy, Debug, Default)]
+struct Condition {
     /// Answers come this much later.
-    pub delay: Duration,
+    delay: Duration,
     /// Questions go through; answers vanish.
-    pub loses_answers: bool,
+    loses_answers: bool,
     /// Nothing goes through, in either direction.
-    pub cut: bool,
+    cut: bool,
     /// Connections made before this number changed are broken.
-    pub generation: u64,
+    generation: u64,
 }
 
-/// The link.
+/// The link. Works until it is dropped.
 #[derive(Debug)]
 pub struct Proxy {
     listen: SocketAddr,
@@ -38,12 +39,17 @@ impl Drop for Proxy {
 }
 
 impl Proxy {
-    pub async fn start(server: SocketAddr) -> Self {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port");
-        let listen = listener.local_addr().expect("an address");
+    /// A link to `server`, which need not be there yet.
+    ///
+    /// # Errors
+    ///
+    /// There is no port to listen on.
+    pub async fn start(server: SocketAddr) -> io::Result<Self> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        let listen = listener.local_addr()?;
         let (condition, observed) = watch::channel(Condition::default());
         let task = tokio::spawn(serve(listener, server, observed)).abort_handle();
-        Self { listen, condition, task }
+        Ok(Self { listen, condition, task })
     }
 
     /// Where the client connects.
@@ -51,11 +57,12 @@ impl Proxy {
         self.listen
     }
 
+    /// Delays every answer; zero ends it.
     pub fn delay_answers(&self, delay: Duration) {
         self.condition.send_modify(|condition| condition.delay = delay);
     }
 
-    /// Ending it breaks the connections: what was lost never comes.
+    /// Lets questions through and keeps answers back. Ending it breaks the connections: what was lost never comes.
     pub fn lose_answers(&self, lose: bool) {
         self.condition.send_modify(|condition| {
             condition.loses_answers = lose;
@@ -63,6 +70,7 @@ impl Proxy {
         });
     }
 
+    /// Lets nothing through, and tells nobody.
     pub fn cut(&self) {
         self.condition.send_modify(|condition| condition.cut = true);
     }
@@ -72,6 +80,7 @@ impl Proxy {
         self.condition.send_modify(|condition| condition.generation += 1);
     }
 
+    /// Ends everything, and breaks the connections.
     pub fn heal(&self) {
         self.condition.send_modify(|condition| {
             *condition = Condition { generation: condition.generation + 1, ..Condition::default() };
