@@ -10,10 +10,10 @@ use nix::unistd::Pid;
 use tests::checker::Pace;
 use tests::poll::{self, PATIENCE};
 use tests::settings::Times;
-use tests::{Agent, Cluster, Loss, Node, postgres, process};
+use tests::{Agent, Cluster, Loss, Node, StoreKind, postgres, process};
 use tokio::time::{Instant, sleep};
 
-use crate::load;
+use crate::{load, store};
 
 /// How much is measured.
 #[derive(Clone, Copy, Debug)]
@@ -28,16 +28,30 @@ pub(crate) struct Plan {
     idle: Duration,
     /// How long requests are sent, and how often.
     load: (Duration, usize),
+    /// What is asked of the stores.
+    pub(crate) stores: store::Plan,
 }
 
 impl Plan {
     /// What `make bench` does: about a quarter of an hour.
-    pub(crate) const FULL: Self =
-        Self { switchovers: 5, postmasters: 5, nodes: 3, idle: Duration::from_secs(30), load: (Duration::from_secs(3), 3) };
+    pub(crate) const FULL: Self = Self {
+        switchovers: 5,
+        postmasters: 5,
+        nodes: 3,
+        idle: Duration::from_secs(30),
+        load: (Duration::from_secs(3), 3),
+        stores: store::Plan { span: Duration::from_secs(10), elections: 5 },
+    };
 
     /// One round of each, for trying it out.
-    pub(crate) const QUICK: Self =
-        Self { switchovers: 1, postmasters: 1, nodes: 1, idle: Duration::from_secs(10), load: (Duration::from_secs(1), 1) };
+    pub(crate) const QUICK: Self = Self {
+        switchovers: 1,
+        postmasters: 1,
+        nodes: 1,
+        idle: Duration::from_secs(10),
+        load: (Duration::from_secs(1), 1),
+        stores: store::Plan { span: Duration::from_secs(3), elections: 1 },
+    };
 }
 
 /// The medians for one agent.
@@ -98,6 +112,16 @@ pub(crate) async fn all(agent: Agent, programs: Option<&Path>, plan: &Plan) -> R
     tell(agent, &format!("dead nodes, after the lock expired: {}", in_millis(&nodes)));
     cluster.finish(Loss::SUDDEN_DEATH).await?;
     Ok(Measured { switchover: median(switchovers), postmaster: median(postmasters), node: median(nodes), memory, processor, requests })
+}
+
+/// Memory in MiB and processor time in milliseconds per second of our idle agent with this store, for the mean of three nodes.
+pub(crate) async fn idle_with(store: StoreKind, plan: &Plan) -> Result<(f64, f64)> {
+    let cluster = Cluster::builder().agent(Agent::Quorate).store(store).times(Times::default_of_patroni()).assemble().await?;
+    cluster.start_all()?;
+    cluster.eventually_settled().await?;
+    let measured = idle(&cluster, plan.idle).await?;
+    cluster.finish_unchecked();
+    Ok(measured)
 }
 
 fn tell(agent: Agent, what: &str) {
