@@ -1,7 +1,8 @@
 //! Measuring one agent.
 
+use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -184,11 +185,12 @@ async fn requests(cluster: &Cluster, plan: &Plan) -> Result<f64> {
 /// Memory in MiB and processor time in milliseconds per second, for the mean node.
 async fn idle(cluster: &Cluster, span: Duration) -> Result<(f64, f64)> {
     let nodes = u32::try_from(cluster.nodes().len())?;
-    let before = cluster.nodes().iter().map(processor_time).sum::<Result<Duration>>()?;
+    let times = || cluster.nodes().iter().map(processor_times).collect::<Result<Vec<_>>>();
+    let before = times()?;
     let began = Instant::now();
     // Nothing is awaited here: the span itself is what is measured.
     sleep(span).await;
-    let used = cluster.nodes().iter().map(processor_time).sum::<Result<Duration>>()?.saturating_sub(before);
+    let used: Duration = times()?.iter().zip(&before).map(|(after, before)| spent_between(before, after)).sum();
     let processor = used.as_secs_f64() * 1000.0 / began.elapsed().as_secs_f64() / f64::from(nodes);
     let memory = cluster.nodes().iter().map(resident_memory).sum::<Result<f64>>()?;
     Ok((memory / f64::from(nodes), processor))
@@ -214,16 +216,22 @@ fn resident_memory(node: &Node) -> Result<f64> {
 }
 
 /// What the scheduler gave to every thread. The ticks in `stat` would miss most of what a process does in short bursts.
-fn processor_time(node: &Node) -> Result<Duration> {
-    let mut nanoseconds = 0;
+fn processor_times(node: &Node) -> Result<BTreeMap<PathBuf, Duration>> {
+    let mut times = BTreeMap::new();
     for pid in agent_processes(node)? {
         for thread in fs::read_dir(format!("/proc/{pid}/task"))?.flatten() {
             // A thread may end between being listed and being read.
             let spent = fs::read_to_string(thread.path().join("schedstat")).unwrap_or_default();
-            nanoseconds += spent.split_whitespace().next().and_then(|field| field.parse::<u64>().ok()).unwrap_or(0);
+            let nanoseconds = spent.split_whitespace().next().and_then(|field| field.parse().ok()).unwrap_or(0);
+            times.insert(thread.path(), Duration::from_nanos(nanoseconds));
         }
     }
-    Ok(Duration::from_nanos(nanoseconds))
+    Ok(times)
+}
+
+/// What the threads used that are there at the end. One that ended takes what it had used before with it, and is not to be subtracted.
+fn spent_between(before: &BTreeMap<PathBuf, Duration>, after: &BTreeMap<PathBuf, Duration>) -> Duration {
+    after.iter().map(|(thread, spent)| spent.saturating_sub(before.get(thread).copied().unwrap_or_default())).sum()
 }
 
 fn in_millis(durations: &[Duration]) -> String {
