@@ -106,9 +106,10 @@ fn separates(character: char) -> bool {
     is_break(character) || matches!(character, '\0' | ' ' | '\t' | '\r')
 }
 
-/// Whether it may stand unescaped. The very last code point counts as unprintable, as in PyYAML.
+/// Whether it may stand unescaped. The very last code point counts as unprintable, as in PyYAML; so do, other than there,
+/// the line breaks that YAML 1.2 no longer knows: a reader of that version does not see where the line ends.
 fn printable(character: char) -> bool {
-    let unicode = matches!(character, '\u{85}' | '\u{a0}'..='\u{d7ff}' | '\u{e000}'..='\u{fffd}' | '\u{10000}'..='\u{10fffe}')
+    let unicode = matches!(character, '\u{a0}'..='\u{2027}' | '\u{202a}'..='\u{d7ff}' | '\u{e000}'..='\u{fffd}' | '\u{10000}'..='\u{10fffe}')
         && character != '\u{feff}';
     unicode || matches!(character, '\n' | ' '..='~')
 }
