@@ -317,7 +317,7 @@ impl Shared {
         let mut majority_since: Option<tokio::time::Instant> = None;
         loop {
             let Answers { answers, refusals } = self.ask_partners().await;
-            let majority = (1 + answers.len()) * 2 > 1 + partners.len();
+            let majority = membership::is_majority_there(&partners, &answers);
             majority_since = majority_since.filter(|_| majority).or_else(|| majority.then(tokio::time::Instant::now));
             let patient = majority_since.is_none_or(|since| since.elapsed() < WAIT_FOR_ALL);
             let mut problem = match membership::next_step(self.id, &address, &partners, &answers, patient) {
@@ -360,6 +360,7 @@ impl Shared {
                 Err(Unanswered { problem, .. }) => tracing::debug!("{partner} does not say who it is: {problem}"),
             }
         }
+        all.answers = membership::of_others(self.id, all.answers);
         all
     }
 

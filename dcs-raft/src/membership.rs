@@ -36,7 +36,7 @@ pub(crate) fn next_step(id: NodeId, address: &str, partners: &[String], answers:
         let doing = if is_there { "is waiting for a majority of its partners" } else { "does not answer" };
         return Step::Wait(format!("there is no cluster yet; {founder} founds it, because its address is the first, and {doing}"));
     }
-    if there <= everybody.len() / 2 || (patient && there < everybody.len()) {
+    if !is_majority_there(partners, answers) || (patient && there < everybody.len()) {
         let missing: Vec<&str> = everybody
             .iter()
             .copied()
@@ -53,6 +53,17 @@ pub(crate) fn next_step(id: NodeId, address: &str, partners: &[String], answers:
         None => (other == address).then_some(id),
     };
     Step::Found(everybody.into_iter().map(|other| (other.to_owned(), id_of(other))).collect())
+}
+
+/// Whether a node that knows `partners` and got these answers, one of each node, is in a majority with those who answered.
+pub(crate) fn is_majority_there(partners: &[String], answers: &[Identity]) -> bool {
+    (1 + answers.len()) * 2 > 1 + partners.len()
+}
+
+/// The answers of other nodes, one of each: a node may be known under several names, this one among them.
+pub(crate) fn of_others(id: NodeId, answers: impl IntoIterator<Item = Identity>) -> Vec<Identity> {
+    let mut seen = BTreeSet::from([id]);
+    answers.into_iter().filter(|answer| seen.insert(answer.id)).collect()
 }
 
 /// The foundation of a cluster of these nodes. Those without an id get a placeholder.
@@ -88,6 +99,14 @@ mod tests {
         let answers = [answer(2, "b:1", None)];
         assert!(matches!(next_step(NodeId(1), "a:1", &others, &answers, true), Step::Wait(why) if why.ends_with("missing are c:1")));
         assert_eq!(next_step(NodeId(1), "a:1", &others, &answers, false), Step::Found(nodes));
+    }
+
+    #[test]
+    fn nobody_is_counted_twice() {
+        let answers = of_others(NodeId(1), [answer(2, "b:1", None), answer(1, "a:1", None), answer(2, "b:1", None)]);
+        assert_eq!(answers, [answer(2, "b:1", None)]);
+        // Three names of one partner are no majority of four.
+        assert!(!is_majority_there(&partners(&["b:1", "b.example:1", "10.0.0.2:1"]), &answers));
     }
 
     #[test]

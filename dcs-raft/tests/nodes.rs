@@ -156,7 +156,9 @@ async fn two_of_three_found_a_cluster_and_the_third_takes_its_place() {
     cluster.start_node(2).await;
     let everybody = |statuses: &[Option<Status>]| {
         statuses.iter().all(|status| {
-            status.as_ref().is_some_and(|status| status.peers.len() == 2 && status.peers.iter().all(|peer| peer.voter && !peer.absent))
+            status.as_ref().is_some_and(|status| {
+                !status.changing && status.peers.len() == 2 && status.peers.iter().all(|peer| peer.voter && !peer.absent)
+            })
         })
     };
     cluster.until("three voters, and nobody else", everybody).await;
@@ -177,7 +179,9 @@ async fn a_node_that_lost_its_files_comes_back_as_another_one() {
     cluster.start_node(2).await;
     let three_voters = |statuses: &[Option<Status>]| {
         statuses.iter().all(|status| {
-            status.as_ref().is_some_and(|status| status.peers.len() == 2 && status.peers.iter().all(|peer| peer.voter && peer.id != before))
+            status.as_ref().is_some_and(|status| {
+                !status.changing && status.peers.len() == 2 && status.peers.iter().all(|peer| peer.voter && peer.id != before)
+            })
         })
     };
     cluster.until("three voters, without the one that is gone", three_voters).await;
@@ -230,7 +234,7 @@ async fn members_are_added_and_removed_in_a_running_cluster() {
 }
 
 fn voters(statuses: &[Option<Status>], count: usize) -> bool {
-    let sees = |status: &Status| status.peers.len() + 1 == count && status.peers.iter().all(|peer| peer.voter);
+    let sees = |status: &Status| !status.changing && status.peers.len() + 1 == count && status.peers.iter().all(|peer| peer.voter);
     statuses.iter().all(|status| status.as_ref().is_some_and(sees))
 }
 
