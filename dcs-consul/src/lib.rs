@@ -1,0 +1,1 @@
+//! Consul as a store of leader lock, members and cluster state.

@@ -1,0 +1,1 @@
+//! ZooKeeper as a store of leader lock, members and cluster state.

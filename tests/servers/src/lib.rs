@@ -1,0 +1,1 @@
+//! Real servers of the stores, for the tests of all crates.
