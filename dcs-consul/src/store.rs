@@ -191,9 +191,7 @@ impl Consul {
     async fn create_lock(&self, key: &str, owner: &str, held: &Held, deadline: Deadline) -> Result<LockAttempt, Failure> {
         let steps = [Step::Absent(key), Step::Lock(key, owner.as_bytes(), &held.id)];
         Ok(match self.write(key, &steps, deadline).await? {
-            Transacted::Applied(index) => {
-                LockAttempt::Won(Grip { lease: held.lease, written: Some(Revision::from(index)) })
-            }
+            Transacted::Applied(index) => LockAttempt::Won(Grip { lease: held.lease, written: Some(Revision::from(index)) }),
             Transacted::Differs | Transacted::Missing => LockAttempt::Held(None),
         })
     }

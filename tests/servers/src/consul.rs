@@ -50,15 +50,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self {
-            servers: 1,
-            agent: false,
-            session_ttl_min: "1s",
-            acl: false,
-            tls: None,
-            client_certificates: false,
-            address: None,
-        }
+        Self { servers: 1, agent: false, session_ttl_min: "1s", acl: false, tls: None, client_certificates: false, address: None }
     }
 }
 
@@ -89,9 +81,8 @@ impl Options {
     pub fn plan(&self, network: &Network, directory: &Path) -> Result<Vec<Plan>> {
         let program = consul()?;
         let count = self.servers + u8::from(self.agent);
-        let gossip = (0..count)
-            .map(|index| Ok(network.free(crate::network::SERVERS + index, 8301)?.to_string()))
-            .collect::<Result<Vec<_>>>()?;
+        let gossip =
+            (0..count).map(|index| Ok(network.free(crate::network::SERVERS + index, 8301)?.to_string())).collect::<Result<Vec<_>>>()?;
         let mut plans = Vec::new();
         for index in 0..count {
             let is_server = index < self.servers;
@@ -116,11 +107,13 @@ impl Options {
         let is_server = index < self.servers;
         let port = |usual| Ok::<_, anyhow::Error>(network.free(crate::network::SERVERS + index, usual)?.port());
         let (http, https) = if self.tls.is_some() { (-1, i32::from(client.port())) } else { (i32::from(client.port()), -1) };
+        let own = network.address(crate::network::SERVERS + index).to_string();
         let own_gossip = gossip[usize::from(index)].rsplit(':').next().unwrap_or_default().parse::<u16>()?;
         let mut config = json!({
             "node_name": name,
             "data_dir": DATA,
-            "bind_addr": network.address(crate::network::SERVERS + index).to_string(),
+            "bind_addr": own,
+            "addresses": {"dns": own},
             "client_addr": client.ip().to_string(),
             "server": is_server,
             "ports": {
@@ -189,9 +182,9 @@ pub async fn serves(servers: &Servers, index: usize) {
 /// These are not servers of Consul.
 #[must_use]
 pub fn dns(servers: &Servers, index: usize) -> SocketAddr {
-    let plan = servers.plan(index);
-    let port = config_of(plan)["ports"]["dns"].as_u64().and_then(|port| u16::try_from(port).ok()).expect("every plan has a port for DNS");
-    SocketAddr::new(plan.address.ip(), port)
+    let config = config_of(servers.plan(index));
+    let address = format!("{}:{}", config["bind_addr"].as_str().unwrap_or_default(), config["ports"]["dns"]);
+    address.parse().expect("every plan has an address for DNS")
 }
 
 /// What finds out which server leads, as the `host:port` of its clients: the last of `servers` is asked each time.
