@@ -222,10 +222,9 @@ impl KeyValueStore for Consul {
     fn capabilities(&self) -> Capabilities {
         Capabilities {
             watch: WatchScope::Prefix,
-            empties_sync: false,
-            follower_delay: Duration::ZERO,
             expiry_granularity: Duration::from_secs(2),
             max_value: Some(LARGEST_VALUE),
+            ..Capabilities::default()
         }
     }
 

@@ -2,10 +2,13 @@
 
 use std::net::Ipv4Addr;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use dcs_consul::Consul;
-use dcs_core::{Consistency, Deadline, ErrorKind, Expect, Fate, KeyValueStore, LockRenewal};
+use dcs_core::keys::ClusterPath;
+use dcs_core::model::MemberRecord;
+use dcs_core::{BootClock, Consistency, Deadline, ErrorKind, Expect, Fate, KeyValueStore, LockRenewal};
 use serde_json::{Value, json};
 use store_servers::certificates::{Files, Workshop};
 use store_servers::consul::{MASTER_TOKEN, Options};
@@ -60,6 +63,22 @@ async fn a_token_needs_just_the_rights_that_the_documentation_names() {
 
     let elsewhere = a.put("/elsewhere", b"", Expect::Any, soon()).await.expect_err("it may not");
     assert_eq!((elsewhere.kind, elsewhere.fate), (ErrorKind::Denied, Fate::NotApplied), "{}", elsewhere.chain());
+
+    // The service, by the same token.
+    let options = section(&servers, 0, json!({"token": token, "register_service": true}));
+    let (_, cluster) = dcs_consul::open(config(&options), TIMING, Arc::new(BootClock), ClusterPath::new(None, "demo"), "demo", "n1".into());
+    let record = |state: &str| MemberRecord {
+        role: Some("replica".to_owned()),
+        state: Some(state.to_owned()),
+        api_url: Some("http://127.0.0.1:8008/patroni".to_owned()),
+        conn_url: Some("postgres://127.0.0.1:5432/postgres".to_owned()),
+        ..MemberRecord::default()
+    };
+    for (state, registered) in [("running", true), ("stopped", false)] {
+        cluster.touch_member(&record(state), soon()).await.unwrap_or_else(|error| panic!("{}", error.chain()));
+        assert_eq!(hand.get("agent/services").await["demo/n1"].is_object(), registered, "{state}");
+    }
+
     let master = with_token(&servers, Some(MASTER_TOKEN));
     master.put("/elsewhere", b"", Expect::Any, soon()).await.expect("the master may");
 }
