@@ -282,6 +282,8 @@ impl KeyValueStore for Client {
             // An expiry is a change, and nobody else may be there to notice it.
             let until = self.server.next_expiry().map_or(deadline, |expiry| deadline.at_most(expiry));
             tokio::select! {
+                // In order, so that simulations repeat themselves.
+                biased;
                 _ = changed.changed() => {}
                 () = tokio::time::sleep_until(until.instant()) => {}
             }
