@@ -13,6 +13,8 @@ use super::term::{Leadership, Term};
 use crate::model::{ClusterView, Leader, MemberName};
 use crate::{Acquisition, Clock, Dcs, Deadline, Error, ErrorKind, Fate, Interest, Moment, Renewal, Timing};
 
+/// How long a candidate that has just let the lock go leaves it to others, unless one of them takes it.
+const COURTESY: Duration = Duration::from_secs(1);
 /// The longest pause after something failed.
 const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(1);
 
@@ -48,6 +50,9 @@ pub(super) struct Runner {
     seen_at: Moment,
     /// The lock may be ours: an acquisition was confirmed or got no answer, and no release of it was confirmed since.
     unsettled: bool,
+    /// Until then others may take the lock that was let go. They have to hear of it first, and whoever let it go would always
+    /// be faster.
+    courtesy: Moment,
     /// The last operation failed.
     failing: bool,
 }
@@ -63,7 +68,8 @@ impl Runner {
         let seen = watch::Sender::new(Seen::Unknown);
         let observed = seen.subscribe();
         let seen_at = clock.now();
-        (Self { dcs, me, clock, timing, campaigns, seen, seen_at, unsettled: false, failing: false }, observed)
+        let runner = Self { dcs, me, clock, timing, campaigns, seen, seen_at, unsettled: false, courtesy: seen_at, failing: false };
+        (runner, observed)
     }
 
     /// Runs until nobody can want anything any more.
@@ -92,7 +98,9 @@ impl Runner {
             Err(error) => return self.give_up_or_go_on(standing, error),
         };
         let free_or_mine = view.leader_name().is_none_or(|leader| *leader == self.me);
+        let courtesy = self.courtesy.saturating_since(self.clock.now());
         match standing {
+            Standing::Candidate(campaign) if view.is_unlocked() && !courtesy.is_zero() => (Standing::Candidate(campaign), courtesy),
             // A name of ours alone does not tell that the lock is: that may be an earlier process, whose lock expires.
             Standing::Candidate(campaign) if free_or_mine => self.attempt(campaign).await,
             Standing::Aside if self.unsettled && self.leads(&view).is_some() => match self.release().await {
@@ -209,8 +217,11 @@ impl Runner {
     /// Lets the lock go, if it is ours.
     async fn release(&mut self) -> Result<(), Error> {
         match self.dcs.release_leader(None, self.soon()).await {
-            Ok(_) => {
+            Ok(released) => {
                 self.unsettled = false;
+                if released {
+                    self.courtesy = self.clock.now() + COURTESY.min(self.timing.loop_wait);
+                }
                 self.succeeded();
                 Ok(())
             }

@@ -213,7 +213,8 @@ impl Leadership {
         }
     }
 
-    /// Gives the lock up, so that somebody else can lead at once. All work that acted as leader must have ended before.
+    /// Gives the lock up, so that somebody else can lead at once. All work that acted as leader must have ended before. A
+    /// campaign of the same candidate leaves it to the others for a second.
     ///
     /// # Errors
     ///

@@ -270,9 +270,10 @@ impl KeyValueStore for Client {
     }
 
     async fn wait_for_changes(&self, prefix: &str, after: Cursor, deadline: Deadline) -> Result<Changes, Error> {
-        let mut changed = self.server.changes.subscribe();
         loop {
-            changed.mark_unchanged();
+            let mut changed = std::pin::pin!(self.server.changes.notified());
+            // From here on nothing is missed.
+            changed.as_mut().enable();
             let (keys, cursor) = self.server.change(|state| (state.changes_after(prefix, after), Cursor(state.revision())));
             let unnamed = keys.is_none();
             let keys = keys.unwrap_or_default();
@@ -284,7 +285,7 @@ impl KeyValueStore for Client {
             tokio::select! {
                 // In order, so that simulations repeat themselves.
                 biased;
-                _ = changed.changed() => {}
+                () = changed => {}
                 () = tokio::time::sleep_until(until.instant()) => {}
             }
         }

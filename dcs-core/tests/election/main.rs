@@ -90,6 +90,28 @@ async fn resigning_lets_the_next_one_in_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_has_resigned_lets_others_go_first_but_not_for_long() {
+    let server = server();
+    let plan = plan();
+    let (alice, bob) = (candidate(&server, "alice", &self::plan()), candidate(&server, "bob", &plan));
+    let leadership = wins(&alice).await;
+    // Whatever bob is told and says takes a while.
+    plan.always(Some(Fault::Delay(Duration::from_millis(200))));
+    let waiting = tokio::spawn(async move { (bob.campaign().await.unwrap(), bob) });
+    tokio::time::sleep(TIMING.loop_wait / 2).await;
+    leadership.resign().await.unwrap();
+    let again = tokio::spawn(async move { (alice.campaign().await.unwrap(), alice) });
+    let (leadership, _bob) = timeout(TIMING.loop_wait, waiting).await.expect("bob is next").unwrap();
+    assert!(!again.is_finished());
+    leadership.resign().await.unwrap();
+    let (leadership, alice) = timeout(TIMING.loop_wait, again).await.expect("then alice").unwrap();
+    leadership.resign().await.unwrap();
+    let resigned = Instant::now();
+    let _leadership = timeout(TIMING.loop_wait, alice.campaign()).await.expect("nobody else wants to").unwrap();
+    assert!(resigned.elapsed() <= Duration::from_millis(1_100), "{:?}", resigned.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_dropped_leadership_keeps_others_out_until_its_lease_has_ended() {
     let server = server();
     let (alice, bob) = (candidate(&server, "alice", &plan()), candidate(&server, "bob", &plan()));
