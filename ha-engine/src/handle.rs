@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use dcs_core::model::{ClusterView, MemberName, ScheduledTime, Tags};
+use dcs_core::model::{ClusterView, MemberName, Role, ScheduledTime, ServerState, Tags};
 use dcs_core::{Clock, Dcs, LeaderLease, Moment};
 use serde_json::{Map, Value};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -176,6 +176,17 @@ impl EngineHandle {
     /// The clock that judges leases.
     pub fn clock(&self) -> &Arc<dyn Clock> {
         &self.clock
+    }
+
+    /// Proof that the local PostgreSQL is the primary of the cluster, as good as it is now: for programs that have something
+    /// to do where the primary is and nowhere else. What is begun on the strength of it must end before it does.
+    ///
+    /// Nothing on every other node, while a promotion is under way, and for a primary that maintenance mode keeps going
+    /// without the lock.
+    pub fn primary_lease(&self) -> Option<LeaderLease> {
+        let local = self.postgres.local();
+        let lease = self.snapshot().lease.filter(|lease| lease.is_valid(self.clock.now()))?;
+        (local.role == Role::Primary && local.state == ServerState::Running).then_some(lease)
     }
 
     /// Sends a command.

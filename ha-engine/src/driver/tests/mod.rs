@@ -212,6 +212,23 @@ async fn a_leader_cut_off_from_the_store_stops_before_another_can_lead() {
         .await;
 }
 
+#[tokio::test(start_paused = true)]
+async fn only_the_primary_has_proof_of_being_one_and_only_while_its_lease_lasts() {
+    let cluster = Cluster::new();
+    let [a, b, c] = cluster.of_three().await;
+    let lease = a.handle.primary_lease().expect("a is the primary");
+    assert!(lease.is_valid(cluster.clock.now()));
+    assert!(b.handle.primary_lease().is_none() && c.handle.primary_lease().is_none());
+    // The lock is one thing, the server another.
+    cluster.world.change("a", |server| server.running = false);
+    cluster.until(Duration::from_secs(1), "the proof is gone", || a.handle.primary_lease().is_none()).await;
+    cluster.until(Duration::from_secs(60), "it is back", || a.handle.primary_lease().is_some()).await;
+    a.plan.set_connection(Connection::Silent);
+    let last = a.handle.primary_lease().expect("it was renewed");
+    cluster.until(Duration::from_secs(60), "the proof is gone", || a.handle.primary_lease().is_none()).await;
+    assert!(cluster.clock.now() <= last.valid_until());
+}
+
 /// Row 47 of the situations; with hardening rule X18.
 #[tokio::test(start_paused = true)]
 async fn an_agent_that_is_restarted_keeps_its_primary_its_lock_and_the_slots_of_absent_members() {
