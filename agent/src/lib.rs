@@ -28,3 +28,8 @@ pub use ha_engine::{Command, EngineHandle};
 
 pub use crate::config::{Environment, LocalConfig};
 pub use crate::supervise::{Agent, StartError};
+
+// What the guide says is compiled, and run where it needs no server.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/embedding.md")]
+mod embedding_guide {}
