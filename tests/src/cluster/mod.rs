@@ -43,7 +43,7 @@ pub struct Cluster {
     checker: Option<Checker>,
     nodes: Vec<Node>,
     /// The store.
-    pub store: Store,
+    pub store: Box<dyn Store>,
     /// A node of the embedded store without a PostgreSQL, if one was asked for.
     pub witness: Option<Server>,
     /// The cluster's name.
@@ -251,7 +251,7 @@ impl Cluster {
     /// If they do not in time, or the store is another one.
     pub async fn eventually_all_vote(&self) -> Result<()> {
         let raft = self.store.raft()?;
-        poll::until("all nodes of the Raft cluster are up to date", PATIENCE, async || raft.all_up_to_date().await).await
+        poll::until("all nodes of the Raft cluster are up to date", PATIENCE, async || raft.all_healthy().await).await
     }
 
     /// Asks `via` for a switchover, and returns its answer.
@@ -321,7 +321,7 @@ impl Cluster {
         let links = node.links.as_ref().context("this cluster was built without links to cut")?;
         if link != Link::Peers {
             links.store.iter().for_each(|proxy| proxy.set(condition));
-            if let Store::Raft(raft) = &self.store {
+            if let Ok(raft) = self.store.raft() {
                 for (other, proxy) in self.nodes.iter().zip(raft.proxies()) {
                     if other.name == node.name {
                         proxy.set(condition);

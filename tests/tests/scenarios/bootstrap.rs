@@ -9,12 +9,16 @@ use serde_json::{Value, json};
 use tests::poll::{self, PATIENCE};
 use tests::{Cluster, Loss, StoreKind};
 
-on_every_store![
-    three_empty_nodes_become_one_leader_and_two_streaming_replicas,
-    the_cluster_begins_with_the_options_and_settings_of_its_file,
-    scripts_make_files_for_postgresql_alone_and_the_log_is_as_open_as_the_umask_says,
-    the_control_tool_lists_every_member_with_its_role_and_state,
-];
+on_every_store! {
+    every_store: [
+        three_empty_nodes_become_one_leader_and_two_streaming_replicas,
+    ]
+    etcd_and_raft: [
+        the_cluster_begins_with_the_options_and_settings_of_its_file,
+        scripts_make_files_for_postgresql_alone_and_the_log_is_as_open_as_the_umask_says,
+        the_control_tool_lists_every_member_with_its_role_and_state,
+    ]
+}
 
 async fn three_empty_nodes_become_one_leader_and_two_streaming_replicas(store: StoreKind) -> Result<()> {
     let mut cluster = Cluster::builder().store(store).assemble().await?;

@@ -1,28 +1,28 @@
 //! Real clusters under real faults, each with clients that write and watch; see the crate `tests`.
 
-/// Makes tests of scenarios: each one on etcd, as `etcd::NAME`, and on the embedded store, as `raft::NAME`.
-macro_rules! on_every_store {
-    ($($scenario:ident,)+) => {
-        mod etcd {
+/// A module with tests of scenarios on one store.
+macro_rules! on {
+    ($module:ident, $kind:ident, $($scenario:ident,)*) => {
+        mod $module {
             $(
                 #[tokio::test(flavor = "multi_thread")]
                 async fn $scenario() -> anyhow::Result<()> {
-                    super::$scenario(tests::StoreKind::Etcd).await
-                }
-            )+
-        }
-
-        mod raft {
-            $(
-                #[tokio::test(flavor = "multi_thread")]
-                async fn $scenario() -> anyhow::Result<()> {
-                    if tests::skip::unless_quorate("another agent does not have the embedded store")? {
+                    if tests::skip::unless_there(tests::StoreKind::$kind)? {
                         return Ok(());
                     }
-                    super::$scenario(tests::StoreKind::Raft).await
+                    super::$scenario(tests::StoreKind::$kind).await
                 }
-            )+
+            )*
         }
+    };
+}
+
+/// Makes tests of scenarios: `etcd::NAME`, `raft::NAME` and so on. What an agent does with a store is tried on every one of them; what it does
+/// with PostgreSQL, on etcd and on the embedded store.
+macro_rules! on_every_store {
+    ($(every_store: [$($every:ident,)+])? $(etcd_and_raft: [$($most:ident,)+])?) => {
+        on!(etcd, Etcd, $($($every,)+)? $($($most,)+)?);
+        on!(raft, Raft, $($($every,)+)? $($($most,)+)?);
     };
 }
 

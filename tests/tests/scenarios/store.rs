@@ -38,14 +38,14 @@ async fn when_the_whole_store_hangs_the_primary_steps_down_before_its_lock_can_e
     let cluster = Cluster::builder().store_servers(3).start().await?;
 
     let silent = Instant::now();
-    cluster.store.etcd()?.signal_all(Signal::SIGSTOP)?;
+    cluster.store.signal_all(Signal::SIGSTOP)?;
     eventually_nobody_takes_writes(&cluster).await?;
     let last = cluster.history()?.rows().last().map(|row| row.write.acknowledged);
     let lasted = last.map(|last| last.duration_since(silent)).unwrap_or_default();
     // The last renewal came before the silence, so the lock's life had begun before it.
     ensure!(lasted < cluster.times.ttl, "a write was acknowledged {lasted:?} after the store fell silent");
 
-    cluster.store.etcd()?.signal_all(Signal::SIGCONT)?;
+    cluster.store.signal_all(Signal::SIGCONT)?;
     cluster.eventually_settled().await?;
     cluster.finish(Loss::SUDDEN_DEATH).await
 }
@@ -54,10 +54,10 @@ async fn when_the_whole_store_hangs_the_primary_steps_down_before_its_lock_can_e
 async fn when_every_server_of_the_store_is_killed_and_restarted_the_cluster_comes_back() -> Result<()> {
     let cluster = Cluster::builder().store_servers(3).start().await?;
 
-    cluster.store.etcd()?.signal_all(Signal::SIGKILL)?;
+    cluster.store.signal_all(Signal::SIGKILL)?;
     eventually_nobody_takes_writes(&cluster).await?;
     for server in 0..3 {
-        cluster.store.etcd()?.resurrect(server)?;
+        cluster.store.resurrect(server)?;
     }
 
     cluster.eventually_settled().await?;
@@ -71,13 +71,13 @@ async fn one_dead_and_one_slow_server_of_the_store_cost_nobody_the_lead() -> Res
     let postmaster = leader.postmaster();
     let lives = 2 * cluster.times.ttl.as_secs();
 
-    cluster.store.etcd()?.signal(0, Signal::SIGKILL)?;
+    cluster.store.signal(0, Signal::SIGKILL)?;
     eventually_has_read_the_store_for(leader, lives).await?;
-    cluster.store.etcd()?.resurrect(0)?;
-    poll::until("the store has all its servers again", PATIENCE, async || cluster.store.etcd()?.all_healthy().await).await?;
-    cluster.store.etcd()?.signal(1, Signal::SIGSTOP)?;
+    cluster.store.resurrect(0)?;
+    cluster.store.eventually_all_healthy().await?;
+    cluster.store.signal(1, Signal::SIGSTOP)?;
     eventually_has_read_the_store_for(leader, lives).await?;
-    cluster.store.etcd()?.signal(1, Signal::SIGCONT)?;
+    cluster.store.signal(1, Signal::SIGCONT)?;
 
     ensure!(cluster.leader().await?.name == leader.name);
     ensure!(leader.postmaster() == postmaster, "PostgreSQL was restarted");
@@ -111,9 +111,9 @@ async fn a_leader_that_dies_while_the_store_is_silent_is_replaced_when_it_speaks
     let cluster = Cluster::builder().start().await?;
     let old = cluster.leader().await?;
 
-    cluster.store.etcd()?.signal_all(Signal::SIGSTOP)?;
+    cluster.store.signal_all(Signal::SIGSTOP)?;
     old.kill().await?;
-    cluster.store.etcd()?.signal_all(Signal::SIGCONT)?;
+    cluster.store.signal_all(Signal::SIGCONT)?;
 
     let new = cluster.eventually_leader_other_than(old).await?;
     old.start()?;
