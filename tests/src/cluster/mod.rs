@@ -18,8 +18,8 @@ use crate::poll::{self, PATIENCE};
 use crate::process::{self, Finished};
 use crate::proxy::Condition;
 use crate::sandbox::Sandbox;
-use crate::settings::Times;
-use crate::stores::{Server, Store};
+use crate::settings::{self, Times};
+use crate::stores::{Guest, Server, Store, StoreKind};
 
 pub use builder::Builder;
 
@@ -348,6 +348,23 @@ impl Cluster {
         Ok(())
     }
 
+    /// Starts a store of another kind beside the one there is, writes it into every node's file, and returns the former. The agents know
+    /// nothing of it before they are started anew.
+    ///
+    /// # Errors
+    ///
+    /// If something that is needed is not installed.
+    pub async fn write_another_store_into_the_files(&mut self, kind: StoreKind) -> Result<Box<dyn Store>> {
+        let directories: Vec<PathBuf> = self.nodes.iter().map(|node| node.directory.clone()).collect();
+        let store = kind.start(&self.sandbox, 1, &directories, false).await?;
+        for (index, node) in self.nodes.iter().enumerate() {
+            let guest = Guest { index, name: &node.name, scope: &self.scope, directory: &node.directory, through: None };
+            let (section, options) = store.welcome(&guest).await?;
+            node.change_file(|settings| settings::exchange_store(settings, section, options))?;
+        }
+        Ok(std::mem::replace(&mut self.store, store))
+    }
+
     /// Runs the control tool with the configuration of the first node.
     ///
     /// # Errors
@@ -356,6 +373,20 @@ impl Cluster {
     pub async fn ctl(&self, arguments: &[&str]) -> Result<Finished> {
         let node = self.nodes.first().context("a cluster has nodes")?;
         let program = node.program(&self.control_tool).arguments(["-c".into(), node.file().into_os_string()]);
+        program.arguments(arguments).run().await
+    }
+
+    /// Runs the control tool with another file, and answers its questions with these lines.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be started.
+    pub async fn ctl_with(&self, file: &Path, arguments: &[&str], answers: &[&str]) -> Result<Finished> {
+        let node = self.nodes.first().context("a cluster has nodes")?;
+        let script = r#"answers=$1; shift; printf '%s' "$answers" | "$@""#;
+        let answers: String = answers.iter().map(|answer| format!("{answer}\n")).collect();
+        let program = node.program(Path::new("/bin/sh")).arguments(["-c", script, "sh", &answers]);
+        let program = program.arguments([self.control_tool.clone().into_os_string(), "-c".into(), file.as_os_str().to_owned()]);
         program.arguments(arguments).run().await
     }
 

@@ -26,10 +26,18 @@ macro_rules! on_every_store {
     };
 }
 
+/// The same for what happens to a store that has servers of its own.
+macro_rules! on_every_outside_store {
+    ($($scenario:ident,)+) => {
+        on!(etcd, Etcd, $($scenario,)+);
+    };
+}
+
 mod bootstrap;
 mod damage;
 mod disk;
 mod failover;
+mod moving;
 mod partition;
 mod pause;
 mod raft;

@@ -4,8 +4,13 @@ use anyhow::{Result, ensure};
 use nix::sys::signal::Signal;
 use serde_json::json;
 use tests::poll::{self, PATIENCE};
-use tests::{Cluster, Loss, Node, settings};
+use tests::{Cluster, Loss, Node, StoreKind, settings};
 use tokio::time::Instant;
+
+on_every_outside_store! {
+    when_the_whole_store_hangs_the_primary_steps_down_before_its_lock_can_expire_and_comes_back,
+    each_of_three_servers_dies_hangs_and_restarts_in_turn_and_every_role_stays,
+}
 
 /// What etcd says to whom it does not let in.
 const WRONG_PASSWORD: &str = "invalid user ID or password";
@@ -33,9 +38,8 @@ async fn eventually_has_read_the_store_for(node: &Node, seconds: u64) -> Result<
     .await
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn when_the_whole_store_hangs_the_primary_steps_down_before_its_lock_can_expire_and_comes_back() -> Result<()> {
-    let cluster = Cluster::builder().store_servers(3).start().await?;
+async fn when_the_whole_store_hangs_the_primary_steps_down_before_its_lock_can_expire_and_comes_back(store: StoreKind) -> Result<()> {
+    let cluster = Cluster::builder().store(store).start().await?;
 
     let silent = Instant::now();
     cluster.store.signal_all(Signal::SIGSTOP)?;
@@ -64,23 +68,33 @@ async fn when_every_server_of_the_store_is_killed_and_restarted_the_cluster_come
     cluster.finish(Loss::SUDDEN_DEATH).await
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn one_dead_and_one_slow_server_of_the_store_cost_nobody_the_lead() -> Result<()> {
-    let cluster = Cluster::builder().store_servers(3).start().await?;
+async fn each_of_three_servers_dies_hangs_and_restarts_in_turn_and_every_role_stays(store: StoreKind) -> Result<()> {
+    let cluster = Cluster::builder().store(store).store_servers(3).start().await?;
     let leader = cluster.leader().await?;
-    let postmaster = leader.postmaster();
-    let lives = 2 * cluster.times.ttl.as_secs();
+    let postmasters: Vec<_> = cluster.nodes().iter().map(Node::postmaster).collect();
+    let life = cluster.times.ttl.as_secs();
 
-    cluster.store.signal(0, Signal::SIGKILL)?;
-    eventually_has_read_the_store_for(leader, lives).await?;
-    cluster.store.resurrect(0)?;
-    cluster.store.eventually_all_healthy().await?;
-    cluster.store.signal(1, Signal::SIGSTOP)?;
-    eventually_has_read_the_store_for(leader, lives).await?;
-    cluster.store.signal(1, Signal::SIGCONT)?;
+    for server in 0..3 {
+        cluster.store.signal(server, Signal::SIGKILL)?;
+        eventually_has_read_the_store_for(leader, life).await?;
+        cluster.store.resurrect(server)?;
+        cluster.store.eventually_all_healthy().await?;
+        cluster.store.signal(server, Signal::SIGSTOP)?;
+        eventually_has_read_the_store_for(leader, life).await?;
+        cluster.store.signal(server, Signal::SIGCONT)?;
+        cluster.store.eventually_all_healthy().await?;
+    }
+    // One after the other, each as soon as the one before is back, as an upgrade does.
+    for server in 0..3 {
+        cluster.store.signal(server, Signal::SIGKILL)?;
+        cluster.store.resurrect(server)?;
+        cluster.store.eventually_all_healthy().await?;
+    }
 
-    ensure!(cluster.leader().await?.name == leader.name);
-    ensure!(leader.postmaster() == postmaster, "PostgreSQL was restarted");
+    ensure!(cluster.eventually_settled().await?.name == leader.name, "another node leads");
+    ensure!(leader.timeline().await? == 1, "somebody was promoted");
+    let after: Vec<_> = cluster.nodes().iter().map(Node::postmaster).collect();
+    ensure!(after == postmasters, "a PostgreSQL was restarted");
     cluster.finish(Loss::None).await
 }
 
