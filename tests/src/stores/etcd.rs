@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use super::server::Server;
 use super::{Guest, Store};
+use crate::node::client;
 use crate::poll;
 use crate::sandbox::Sandbox;
 
@@ -160,6 +161,18 @@ impl Store for Etcd {
             }
         }
         bail!("no server of etcd leads")
+    }
+
+    /// Messages of gRPC: one for each request, also for each that comes through the HTTP gateway, and one for each renewal of a lease.
+    async fn requests(&self) -> Result<u64> {
+        let mut sum = 0;
+        for host in self.hosts() {
+            let metrics = client()?.get(format!("http://{host}/metrics")).timeout(ANSWER).send().await?.text().await?;
+            let received = metrics.lines().filter(|line| line.starts_with("grpc_server_msg_received_total{"));
+            let counts = received.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok());
+            sum += counts.sum::<u64>();
+        }
+        Ok(sum)
     }
 
     fn etcd(&self) -> Result<&Etcd> {

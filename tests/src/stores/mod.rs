@@ -33,6 +33,18 @@ pub enum StoreKind {
 }
 
 impl StoreKind {
+    /// Those with servers of their own.
+    pub const OUTSIDE: [Self; 1] = [Self::Etcd];
+
+    /// What people call it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Etcd => "etcd",
+            Self::Raft => "embedded",
+        }
+    }
+
     /// What is not installed that it needs, and what to do about it.
     #[must_use]
     pub fn lacking(self) -> Option<String> {
@@ -143,6 +155,15 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// If none does now.
     async fn leader(&self) -> Result<usize> {
         bail!("this store does not say who leads it");
+    }
+
+    /// How many requests of clients its servers have received since they were started.
+    ///
+    /// # Errors
+    ///
+    /// If the store does not say so.
+    async fn requests(&self) -> Result<u64> {
+        bail!("this store does not count its requests");
     }
 
     /// The servers of etcd.
