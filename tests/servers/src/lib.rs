@@ -13,6 +13,7 @@
 
 pub mod certificates;
 pub mod conformance;
+pub mod consul;
 pub mod etcd;
 mod find;
 pub mod network;
