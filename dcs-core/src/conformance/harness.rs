@@ -64,6 +64,8 @@ pub struct Profile {
     pub watches_everything: bool,
     /// Two keys never have a revision in common.
     pub revisions_are_unique: bool,
+    /// Each bound key lives by itself: [`Capabilities::liveness_per_key`](crate::Capabilities::liveness_per_key).
+    pub liveness_per_key: bool,
 }
 
 impl Default for Profile {
@@ -76,6 +78,7 @@ impl Default for Profile {
             expires_members: true,
             watches_everything: true,
             revisions_are_unique: true,
+            liveness_per_key: false,
         }
     }
 }
