@@ -228,6 +228,7 @@ impl KeyValueStore for Consul {
             follower_delay: Duration::ZERO,
             expiry_granularity: Duration::from_secs(2),
             max_value: Some(LARGEST_VALUE),
+            liveness_per_key: false,
         }
     }
 

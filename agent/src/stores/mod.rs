@@ -6,6 +6,8 @@
 //!                                                                      └── the engine, or the control tool
 //! ```
 
+#[cfg(feature = "consul")]
+mod consul;
 #[cfg(feature = "etcd")]
 mod etcd;
 #[cfg(feature = "raft")]
@@ -34,8 +36,12 @@ pub enum RaftNode {}
 /// The store that a section stands for, if it is built in.
 fn find(section: &str) -> Option<&'static dyn Factory> {
     match section {
+        #[cfg(feature = "consul")]
+        "consul" => Some(&consul::Consul),
         #[cfg(feature = "etcd")]
-        "etcd3" => Some(&etcd::Etcd3),
+        "etcd" => Some(&etcd::V2),
+        #[cfg(feature = "etcd")]
+        "etcd3" => Some(&etcd::V3),
         #[cfg(feature = "raft")]
         "raft" => Some(&raft::Raft),
         _ => None,
@@ -88,7 +94,7 @@ impl Opening<'_> {
         };
         let name = MemberName::from(self.settings.name.as_str());
         let dcs = KeyValueDcs::new(store, Arc::clone(&self.clock), self.path(), name, self.timing).with_consistency(consistency);
-        Opened { dcs: Arc::new(dcs), access: Access { section: self.settings.section, reload: Box::new(access) } }
+        Opened { dcs: Arc::new(dcs), access: Access::new(self.settings, access) }
     }
 }
 
@@ -124,6 +130,10 @@ trait Reload: Send + Sync + fmt::Debug {
 }
 
 impl Access {
+    fn new(settings: &StoreSettings, reload: impl Reload + 'static) -> Self {
+        Self { section: settings.section, reload: Box::new(reload) }
+    }
+
     /// Takes over what can be changed while the store is in use. Anything else waits for a restart of the agent.
     ///
     /// # Errors

@@ -22,9 +22,19 @@ const ANSWER: Duration = Duration::from_secs(2);
 /// Who may manage users.
 const ROOT: (&str, &str) = ("root", "root-secret");
 
+/// What agents speak with etcd.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Api {
+    /// Of old; keys of the other cannot be seen.
+    V2,
+    /// gRPC.
+    V3,
+}
+
 /// The servers of one store.
 #[derive(Debug)]
 pub struct Etcd {
+    api: Api,
     endpoints: Vec<SocketAddr>,
     servers: Vec<Server>,
 }
@@ -35,11 +45,12 @@ impl Etcd {
     /// # Errors
     ///
     /// If etcd is not installed or does not start.
-    pub async fn start(sandbox: &Sandbox, count: u8) -> Result<Self> {
-        let options = Options { servers: count, ..Options::default() };
+    pub async fn start(sandbox: &Sandbox, count: u8, api: Api) -> Result<Self> {
+        let more = if api == Api::V2 { vec!["--enable-v2".to_owned()] } else { Vec::new() };
+        let options = Options { servers: count, more, ..Options::default() };
         let plans = options.plan(sandbox.network(), sandbox.directory())?;
         let (endpoints, servers) = Server::start_all(plans, sandbox)?;
-        let store = Self { endpoints, servers };
+        let store = Self { api, endpoints, servers };
         poll::until("etcd takes writes", poll::PATIENCE, async || store.put("/harness", "up").await).await?;
         Ok(store)
     }
@@ -118,10 +129,15 @@ impl Store for Etcd {
             // Or the agent asks the store for its servers, and finds the way around the proxies.
             section["use_proxies"] = json!(true);
         }
-        Ok(("etcd3", section))
+        Ok((if self.api == Api::V2 { "etcd" } else { "etcd3" }, section))
     }
 
     async fn get(&self, key: &str) -> Result<Option<String>> {
+        if self.api == Api::V2 {
+            let url = format!("http://{}/v2/keys{key}?quorum=true", self.endpoints.first().context("a server")?);
+            let answer: Value = client()?.get(url).timeout(ANSWER).send().await?.json().await?;
+            return Ok(answer["node"]["value"].as_str().map(str::to_owned));
+        }
         let answer = self.connect(&self.hosts()).await?.get(key, None).await?;
         Ok(answer.kvs().first().map(|entry| String::from_utf8_lossy(entry.value()).into_owned()))
     }

@@ -1,6 +1,7 @@
 //! The stores that a cluster can have: real servers, or the one that its agents are.
 
 mod client;
+mod consul;
 mod etcd;
 mod raft;
 mod server;
@@ -18,7 +19,8 @@ use crate::poll;
 use crate::sandbox::Sandbox;
 
 pub use client::Client;
-pub use etcd::Etcd;
+pub use consul::Consul;
+pub use etcd::{Api, Etcd};
 pub use raft::Raft;
 pub use server::Server;
 
@@ -28,20 +30,26 @@ pub enum StoreKind {
     /// Servers of etcd.
     #[default]
     Etcd,
+    /// Servers of etcd, through their API of old.
+    EtcdV2,
     /// The agents themselves.
     Raft,
+    /// Servers of Consul.
+    Consul,
 }
 
 impl StoreKind {
     /// Those with servers of their own.
-    pub const OUTSIDE: [Self; 1] = [Self::Etcd];
+    pub const OUTSIDE: [Self; 3] = [Self::Etcd, Self::EtcdV2, Self::Consul];
 
     /// What people call it.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::Etcd => "etcd",
+            Self::EtcdV2 => "etcd v2",
             Self::Raft => "embedded",
+            Self::Consul => "Consul",
         }
     }
 
@@ -49,7 +57,8 @@ impl StoreKind {
     #[must_use]
     pub fn lacking(self) -> Option<String> {
         let found = match self {
-            Self::Etcd => store_servers::etcd::Version::default().program().map(drop),
+            Self::Etcd | Self::EtcdV2 => store_servers::etcd::Version::default().program().map(drop),
+            Self::Consul => store_servers::consul::consul().map(drop),
             Self::Raft => Ok(()),
         };
         found.err().map(|error| format!("{error:#}"))
@@ -63,7 +72,9 @@ impl StoreKind {
     /// If something that is needed is not installed.
     pub async fn start(self, sandbox: &Sandbox, servers: u8, directories: &[PathBuf], links: bool) -> Result<Box<dyn Store>> {
         Ok(match self {
-            Self::Etcd => Box::new(Etcd::start(sandbox, servers).await?),
+            Self::Etcd => Box::new(Etcd::start(sandbox, servers, Api::V3).await?),
+            Self::EtcdV2 => Box::new(Etcd::start(sandbox, servers, Api::V2).await?),
+            Self::Consul => Box::new(Consul::start(sandbox, servers).await?),
             Self::Raft => Box::new(Raft::plan(sandbox, directories, links).await?),
         })
     }

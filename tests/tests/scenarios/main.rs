@@ -17,12 +17,14 @@ macro_rules! on {
     };
 }
 
-/// Makes tests of scenarios: `etcd::NAME`, `raft::NAME` and so on. What an agent does with a store is tried on every one of them; what it does
-/// with PostgreSQL, on etcd and on the embedded store.
+/// Makes tests of scenarios: `etcd::NAME`, `raft::NAME` and so on. What an agent does with a store is tried on every one of them, and the
+/// plainest of it also in the older forms that two of them have; what it does with PostgreSQL, on etcd and on the embedded store.
 macro_rules! on_every_store {
-    ($(every_store: [$($every:ident,)+])? $(etcd_and_raft: [$($most:ident,)+])?) => {
-        on!(etcd, Etcd, $($($every,)+)? $($($most,)+)?);
-        on!(raft, Raft, $($($every,)+)? $($($most,)+)?);
+    ($(every_form: [$($form:ident,)+])? $(every_store: [$($every:ident,)+])? $(etcd_and_raft: [$($most:ident,)+])?) => {
+        on!(etcd, Etcd, $($($form,)+)? $($($every,)+)? $($($most,)+)?);
+        on!(etcd_v2, EtcdV2, $($($form,)+)?);
+        on!(raft, Raft, $($($form,)+)? $($($every,)+)? $($($most,)+)?);
+        on!(consul, Consul, $($($form,)+)? $($($every,)+)?);
     };
 }
 
@@ -30,6 +32,7 @@ macro_rules! on_every_store {
 macro_rules! on_every_outside_store {
     ($($scenario:ident,)+) => {
         on!(etcd, Etcd, $($scenario,)+);
+        on!(consul, Consul, $($scenario,)+);
     };
 }
 
