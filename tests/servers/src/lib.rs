@@ -21,6 +21,7 @@ mod plan;
 mod poll;
 mod report;
 mod servers;
+pub mod zookeeper;
 
 pub use find::{directory, on_the_path, program};
 pub use network::Network;
