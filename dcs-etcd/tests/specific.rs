@@ -1,13 +1,13 @@
 //! What only etcd can do or get wrong: leases, transactions, rotation, compaction, users and TLS.
 
-mod support;
-
 #[path = "specific/access.rs"]
 mod access;
 #[path = "specific/leases.rs"]
 mod leases;
 #[path = "specific/servers.rs"]
 mod servers;
+#[path = "specific/support.rs"]
+mod support;
 #[path = "specific/watching.rs"]
 mod watching;
 
@@ -17,8 +17,8 @@ use std::time::Duration;
 use dcs_core::{BootClock, Consistency, Deadline, Entry, Error, KeyValueStore, LockAttempt, LockRenewal, Timing};
 use dcs_etcd::{Config, Etcd};
 use serde_json::{Map, Value};
-use support::TIMING;
-use support::etcd::Cluster;
+use store_servers::conformance::TIMING;
+use support::Cluster;
 
 const PREFIX: &str = "/service/demo/";
 const LEADER: &str = "/service/demo/leader";

@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use store_servers::on_the_path;
 
 /// Names the agent that scenarios run with: `quorate` (default) or `patroni`.
 pub const CHOICE: &str = "QUORATE_TEST_AGENT";
@@ -96,13 +97,6 @@ fn patroni(name: &str) -> Result<PathBuf> {
     }
     on_the_path(name)
         .with_context(|| format!("`{name}` is not installed\n\nhint: `pip install patroni[etcd3]`, and its directory in {PATRONI}"))
-}
-
-/// The program that a shell would start.
-#[must_use]
-pub fn on_the_path(name: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path).map(|directory| directory.join(name)).find(|program| program.is_file())
 }
 
 /// Whether any user can enter this directory, or run this program: a checkout below root's home is closed to the user that runs agents.

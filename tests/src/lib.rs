@@ -20,7 +20,6 @@ pub mod cluster;
 pub mod history;
 pub mod node;
 pub mod poll;
-pub mod ports;
 pub mod postgres;
 pub mod process;
 pub mod proxy;

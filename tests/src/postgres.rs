@@ -10,8 +10,6 @@ use tokio::time::timeout;
 use tokio_postgres::config::TargetSessionAttrs;
 use tokio_postgres::{Client, NoTls};
 
-use crate::agents;
-
 /// Names the directory of PostgreSQL's programs, if it is not an obvious one.
 pub const BIN_DIR: &str = "QUORATE_TEST_PG_BIN";
 
@@ -47,7 +45,7 @@ fn newest_of_debian() -> Option<PathBuf> {
 }
 
 fn of_pg_config() -> Option<PathBuf> {
-    let output = Command::new(agents::on_the_path("pg_config")?).arg("--bindir").output().ok()?;
+    let output = Command::new(store_servers::on_the_path("pg_config")?).arg("--bindir").output().ok()?;
     let bin = PathBuf::from(String::from_utf8(output.stdout).ok()?.trim());
     has_server(&bin).then_some(bin)
 }

@@ -14,9 +14,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
+use store_servers::Network;
 
 use crate::agents;
-use crate::ports::Network;
 use crate::process::{self, Account};
 use crate::shared_memory;
 

@@ -16,7 +16,7 @@ async fn a_daemon_in_a_session_of_its_own_ends_with_the_sandbox() -> Result<()> 
     let sandbox = Sandbox::create()?;
     let directory = sandbox.directory().to_owned();
     let home = sandbox.make("daemon")?;
-    let Some(setsid) = agents::on_the_path("setsid") else { anyhow::bail!("there is no `setsid` on the search path") };
+    let Some(setsid) = store_servers::on_the_path("setsid") else { anyhow::bail!("there is no `setsid` on the search path") };
     // As a postmaster does: its parent ends, and the session is its own. This one even works elsewhere, and only its environment tells.
     let program = Program::new(&setsid, &home, sandbox.account()).arguments(["--fork", "sh", "-c", "cd /; exec sleep 600 >/dev/null 2>&1"]);
     program.run().await?.success()?;
@@ -37,7 +37,7 @@ async fn a_daemon_in_a_session_of_its_own_ends_with_the_sandbox() -> Result<()> 
 async fn a_frozen_process_ends_with_the_sandbox() -> Result<()> {
     let sandbox = Sandbox::create()?;
     let home = sandbox.make("frozen")?;
-    let Some(sleep) = agents::on_the_path("sleep") else { anyhow::bail!("there is no `sleep` on the search path") };
+    let Some(sleep) = store_servers::on_the_path("sleep") else { anyhow::bail!("there is no `sleep` on the search path") };
     let mut child = Program::new(&sleep, &home, sandbox.account()).arguments(["600"]).spawn(&home.join("log"))?;
     process::signal_all(&process::working_in(&home), Signal::SIGSTOP);
 

@@ -8,10 +8,12 @@ use dcs_etcd::{Config, Etcd};
 use etcd_client::{Client, Permission};
 use serde_json::{Value, json};
 
-use crate::support::certificates::{Files, Workshop};
-use crate::support::etcd::{Cluster, Options};
-use crate::support::{TIMING, can_run, eventually, report_not_run};
+use crate::support::{Cluster, can_run};
 use crate::{LEADER, loads, loads_by, renews, soon, store, store_with, wins};
+use store_servers::certificates::{Files, Workshop};
+use store_servers::conformance::TIMING;
+use store_servers::etcd::Options;
+use store_servers::{eventually, report_not_run};
 
 /// A connection that is refused is tried again until the time is over: here there need not be much of it.
 const PATIENCE: Duration = Duration::from_secs(1);

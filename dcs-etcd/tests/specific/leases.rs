@@ -8,9 +8,10 @@ use dcs_core::model::{Lsn, MemberRecord, Status};
 use dcs_core::{Acquisition, BootClock, Dcs, Deletion, KeyValueStore, LockRenewal, Renewal, Timing};
 use serde_json::json;
 
-use crate::support::etcd::{Cluster, Options};
-use crate::support::{TIMING, can_run};
+use crate::support::{Cluster, can_run};
 use crate::{LEADER, MEMBER, entry, existing, quick, renews, soon, store, store_with, wins};
+use store_servers::conformance::TIMING;
+use store_servers::etcd::Options;
 
 fn lease_of(entry: &dcs_core::Entry) -> i64 {
     entry.handle.as_ref().and_then(|handle| handle.as_str().parse().ok()).expect("it hangs on a lease")

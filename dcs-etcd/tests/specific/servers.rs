@@ -9,9 +9,11 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
 use tokio::time::Instant;
 
-use crate::support::etcd::{Cluster, Options};
-use crate::support::{TIMING, can_run, eventually};
+use crate::support::{Cluster, can_run};
 use crate::{LEADER, PREFIX, existing, loads, loads_by, renews, soon, store, store_with, wins};
+use store_servers::conformance::TIMING;
+use store_servers::etcd::Options;
+use store_servers::eventually;
 
 fn section(value: Value) -> serde_json::Map<String, Value> {
     value.as_object().expect("it is one").clone()

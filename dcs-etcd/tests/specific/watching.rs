@@ -8,9 +8,10 @@ use dcs_etcd::Etcd;
 use etcd_client::Client;
 use serde_json::json;
 
-use crate::support::etcd::{Cluster, Options};
-use crate::support::{TIMING, can_run};
+use crate::support::{Cluster, can_run};
 use crate::{LEADER, MEMBER, PREFIX, soon, store, store_with, wins};
+use store_servers::conformance::TIMING;
+use store_servers::etcd::Options;
 
 async fn position(store: &Etcd) -> Cursor {
     store.read(PREFIX, Consistency::Relaxed, soon()).await.unwrap_or_else(|error| panic!("{}", error.chain())).cursor

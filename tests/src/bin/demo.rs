@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use anyhow::{Result, bail, ensure};
 use serde_json::json;
 use tests::poll::{self, PATIENCE};
-use tests::{Agent, Cluster, Loss, Node, StoreKind, agents, postgres};
+use tests::{Agent, Cluster, Loss, Node, StoreKind, postgres};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
 
@@ -204,7 +204,7 @@ fn how_to_look_around(cluster: &Cluster) -> Result<()> {
     println!("    {control} list");
     println!("    {control} switchover {}", cluster.scope);
     println!("    {control} topology");
-    let psql = agents::on_the_path("psql").unwrap_or(postgres::bin_dir()?.join("psql"));
+    let psql = store_servers::on_the_path("psql").unwrap_or(postgres::bin_dir()?.join("psql"));
     println!(
         "    {} 'host={} port={} user={user} password={password} dbname=postgres target_session_attrs=read-write'",
         psql.display(),

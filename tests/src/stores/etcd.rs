@@ -7,13 +7,12 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use etcd_client::{Client, ConnectOptions, DeleteOptions, EventType, GetOptions, PutOptions};
 use nix::sys::signal::Signal;
+use store_servers::etcd::Options;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::server::Server;
-use crate::agents;
 use crate::poll;
-use crate::process::Program;
 use crate::sandbox::Sandbox;
 
 const ANSWER: Duration = Duration::from_secs(2);
@@ -35,45 +34,9 @@ impl Etcd {
     ///
     /// If etcd is not installed or does not start.
     pub async fn start(sandbox: &Sandbox, count: u8) -> Result<Self> {
-        let Some(path) = agents::on_the_path("etcd") else {
-            bail!("there is no `etcd` on the search path\n\nhint: `apt-get install etcd-server`");
-        };
-        // Addresses from 101 upwards: those below belong to the nodes.
-        let addresses = (0..count)
-            .map(|index| Ok((sandbox.network().free(101 + index, 2379)?, sandbox.network().free(101 + index, 2380)?)))
-            .collect::<Result<Vec<_>>>()?;
-        let peers: Vec<String> =
-            addresses.iter().enumerate().map(|(index, (_, peer))| format!("etcd{}=http://{peer}", index + 1)).collect();
-        let mut servers = Vec::new();
-        for (index, (client, peer)) in addresses.iter().enumerate() {
-            let name = format!("etcd{}", index + 1);
-            let directory = sandbox.make(&name)?;
-            let client_url = format!("http://{client}");
-            let peer_url = format!("http://{peer}");
-            let program = Program::new(&path, &directory, sandbox.account()).arguments([
-                "--name",
-                &name,
-                "--data-dir",
-                "data",
-                "--listen-client-urls",
-                &client_url,
-                "--advertise-client-urls",
-                &client_url,
-                "--listen-peer-urls",
-                &peer_url,
-                "--initial-advertise-peer-urls",
-                &peer_url,
-                "--initial-cluster",
-                &peers.join(","),
-                "--initial-cluster-token",
-                &sandbox.directory().to_string_lossy(),
-                "--heartbeat-interval",
-                "100",
-                "--election-timeout",
-                "1000",
-            ]);
-            servers.push((*client, Server::new(&name, program)));
-        }
+        let options = Options { servers: count, ..Options::default() };
+        let plans = options.plan(sandbox.network(), sandbox.directory())?;
+        let servers = plans.into_iter().map(|plan| Ok((plan.address, Server::planned(plan, sandbox)?))).collect::<Result<_>>()?;
         let store = Self { servers };
         store.servers.iter().try_for_each(|(_, server)| server.start())?;
         poll::until("etcd takes writes", poll::PATIENCE, async || store.put("/harness", "up").await).await?;

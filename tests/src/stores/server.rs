@@ -6,9 +6,11 @@ use std::sync::{Mutex, PoisonError};
 use anyhow::{Context, Result};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use store_servers::Plan;
 use tokio::process::Child;
 
 use crate::process::Program;
+use crate::sandbox::Sandbox;
 
 /// One server of a store.
 #[derive(Debug)]
@@ -23,6 +25,24 @@ impl Server {
     /// One that does not run yet. Its log goes where it works.
     pub(super) fn new(name: &str, program: Program) -> Self {
         Self { name: name.to_owned(), log: program.directory.join("log"), program, child: Mutex::new(None) }
+    }
+
+    /// A planned one that does not run yet, in a sandbox.
+    ///
+    /// # Errors
+    ///
+    /// If its directory cannot be made.
+    pub(super) fn planned(plan: Plan, sandbox: &Sandbox) -> Result<Self> {
+        std::fs::create_dir_all(&plan.directory).with_context(|| format!("cannot make {}", plan.directory.display()))?;
+        sandbox.account().own(&plan.directory)?;
+        for (name, content) in &plan.files {
+            let path = plan.directory.join(name);
+            std::fs::write(&path, content)?;
+            sandbox.account().own(&path)?;
+        }
+        let mut program = Program::new(&plan.program, &plan.directory, sandbox.account()).arguments(plan.arguments);
+        program.environment = plan.environment;
+        Ok(Self::new(&plan.name, program))
     }
 
     /// What it says.

@@ -1,7 +1,7 @@
 //! Addresses and ports that nobody else uses.
 //!
-//! A node that is restarted must find its port free again, but a port that the kernel handed out once on 127.0.0.1 may meanwhile have become
-//! the local end of somebody's outgoing connection. So each sandbox claims a loopback network of its own, 127.x.y.0/24: connections to it
+//! A server that is restarted must find its port free again, but a port that the kernel handed out once on 127.0.0.1 may meanwhile have become
+//! the local end of somebody's outgoing connection. So each test claims a loopback network of its own, 127.x.y.0/24: connections to it
 //! come from 127.0.0.1, so only those who were given an address there ever bind to it.
 //!
 //! The claim is a locked file: other test processes see it, and it ends with the process that made it, however that ends.
@@ -12,7 +12,10 @@ use std::os::unix::fs::PermissionsExt;
 
 use anyhow::{Context, Result, bail};
 
-/// A loopback network that belongs to one sandbox.
+/// The first host number of servers of a store; those below belong to the nodes of a cluster.
+pub const SERVERS: u8 = 101;
+
+/// A loopback network that belongs to one test.
 #[derive(Debug)]
 pub struct Network {
     x: u8,

@@ -6,7 +6,9 @@ use std::process::Command;
 /// A certificate and its key.
 #[derive(Clone, Debug)]
 pub struct Files {
+    /// The certificate.
     pub cert: PathBuf,
+    /// Its key.
     pub key: PathBuf,
 }
 
@@ -16,11 +18,18 @@ pub struct Workshop(tempfile::TempDir);
 
 impl Workshop {
     /// Nothing if there is no `openssl` here.
+    ///
+    /// # Panics
+    ///
+    /// There can be no directory.
+    #[must_use]
     pub fn open() -> Option<Self> {
         super::on_the_path("openssl")?;
         Some(Self(tempfile::tempdir().expect("a directory")))
     }
 
+    /// Where they are.
+    #[must_use]
     pub fn path(&self) -> &Path {
         self.0.path()
     }
@@ -30,6 +39,11 @@ impl Workshop {
     }
 
     /// The one plain certificate that is CA, server and client at once: `openssl req -x509`.
+    ///
+    /// # Panics
+    ///
+    /// `openssl` does not do it.
+    #[must_use]
     pub fn self_signed(&self, name: &str, alternative_names: &str) -> Files {
         let files = self.files(name);
         let names = format!("subjectAltName={alternative_names}");
@@ -41,6 +55,11 @@ impl Workshop {
     }
 
     /// A certificate of `authority`.
+    ///
+    /// # Panics
+    ///
+    /// `openssl` does not do it.
+    #[must_use]
     pub fn signed_by(&self, authority: &Files, name: &str, alternative_names: &str, days: &str) -> Files {
         let files = self.files(name);
         let (request, extensions) = (self.path().join(format!("{name}.csr")), self.path().join(format!("{name}.ext")));
