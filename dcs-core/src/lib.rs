@@ -20,6 +20,7 @@ pub mod options;
 pub mod own_writes;
 #[cfg(feature = "tls")]
 pub mod tls;
+pub mod tries;
 mod watch;
 
 #[cfg(feature = "memory")]

@@ -10,8 +10,12 @@
 mod consul;
 #[cfg(feature = "etcd")]
 mod etcd;
+#[cfg(feature = "kubernetes")]
+mod kubernetes;
 #[cfg(feature = "raft")]
 mod raft;
+#[cfg(feature = "zookeeper")]
+mod zookeeper;
 
 use std::fmt;
 use std::sync::Arc;
@@ -42,8 +46,14 @@ fn find(section: &str) -> Option<&'static dyn Factory> {
         "etcd" => Some(&etcd::V2),
         #[cfg(feature = "etcd")]
         "etcd3" => Some(&etcd::V3),
+        #[cfg(feature = "zookeeper")]
+        "exhibitor" => Some(&zookeeper::EXHIBITOR),
+        #[cfg(feature = "kubernetes")]
+        "kubernetes" => Some(&kubernetes::Kubernetes),
         #[cfg(feature = "raft")]
         "raft" => Some(&raft::Raft),
+        #[cfg(feature = "zookeeper")]
+        "zookeeper" => Some(&zookeeper::NAMED),
         _ => None,
     }
 }

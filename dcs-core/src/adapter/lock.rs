@@ -2,10 +2,11 @@
 
 use std::sync::{MutexGuard, PoisonError};
 
-use super::{KeyValueDcs, Tries};
+use super::KeyValueDcs;
 use crate::codec;
 use crate::keys::Key;
 use crate::model::{Leader, Lsn, MemberName, Status};
+use crate::tries::Tries;
 use crate::{Acquisition, Deadline, Deletion, Entry, Error, Grip, LeaderLease, LockAttempt, LockRenewal, Moment, Renewal};
 
 /// How the lock may be taken.

@@ -142,7 +142,8 @@ pub(super) async fn a65_a_member_that_slept_past_its_ttl_does_not_believe_in_its
     let seen = b.leader().await.expect("b leads");
     tokio::time::sleep(scene.timing.ttl * 2 + scene.profile.expiry_granularity).await;
     let renewed = b.renews(&seen).await;
-    assert_eq!(renewed.is_some(), scene.profile.recreates_lock);
+    // Where a lock expires only in the eyes of others, it is still there to be renewed.
+    assert!(renewed.is_some() || !scene.profile.recreates_lock);
     assert_eq!(a.view().await.leader_name(), renewed.map(|_| &b.name));
     if let Some(lease) = renewed {
         assert!(lease.is_valid(b.clock.now()));

@@ -50,15 +50,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self {
-            servers: 1,
-            agent: false,
-            session_ttl_min: "1s",
-            acl: false,
-            tls: None,
-            client_certificates: false,
-            address: None,
-        }
+        Self { servers: 1, agent: false, session_ttl_min: "1s", acl: false, tls: None, client_certificates: false, address: None }
     }
 }
 
@@ -89,9 +81,8 @@ impl Options {
     pub fn plan(&self, network: &Network, directory: &Path) -> Result<Vec<Plan>> {
         let program = consul()?;
         let count = self.servers + u8::from(self.agent);
-        let gossip = (0..count)
-            .map(|index| Ok(network.free(crate::network::SERVERS + index, 8301)?.to_string()))
-            .collect::<Result<Vec<_>>>()?;
+        let gossip =
+            (0..count).map(|index| Ok(network.free(crate::network::SERVERS + index, 8301)?.to_string())).collect::<Result<Vec<_>>>()?;
         let mut plans = Vec::new();
         for index in 0..count {
             let is_server = index < self.servers;

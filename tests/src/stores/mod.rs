@@ -3,8 +3,10 @@
 mod client;
 mod consul;
 mod etcd;
+mod kubernetes;
 mod raft;
 mod server;
+mod zookeeper;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -21,8 +23,10 @@ use crate::sandbox::Sandbox;
 pub use client::Client;
 pub use consul::Consul;
 pub use etcd::{Api, Etcd};
+pub use kubernetes::{Kubernetes, Objects};
 pub use raft::Raft;
 pub use server::Server;
+pub use zookeeper::ZooKeeper;
 
 /// Which store a cluster has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -36,11 +40,17 @@ pub enum StoreKind {
     Raft,
     /// Servers of Consul.
     Consul,
+    /// Servers of ZooKeeper.
+    ZooKeeper,
+    /// Kubernetes, in Endpoints.
+    Kubernetes,
+    /// Kubernetes, in ConfigMaps.
+    ConfigMaps,
 }
 
 impl StoreKind {
     /// Those with servers of their own.
-    pub const OUTSIDE: [Self; 3] = [Self::Etcd, Self::EtcdV2, Self::Consul];
+    pub const OUTSIDE: [Self; 6] = [Self::Etcd, Self::EtcdV2, Self::Consul, Self::ZooKeeper, Self::Kubernetes, Self::ConfigMaps];
 
     /// What people call it.
     #[must_use]
@@ -50,6 +60,9 @@ impl StoreKind {
             Self::EtcdV2 => "etcd v2",
             Self::Raft => "embedded",
             Self::Consul => "Consul",
+            Self::ZooKeeper => "ZooKeeper",
+            Self::Kubernetes => "Kubernetes Endpoints",
+            Self::ConfigMaps => "Kubernetes ConfigMaps",
         }
     }
 
@@ -57,6 +70,8 @@ impl StoreKind {
     #[must_use]
     pub fn lacking(self) -> Option<String> {
         let found = match self {
+            Self::ZooKeeper => return store_servers::zookeeper::missing(),
+            Self::Kubernetes | Self::ConfigMaps => return store_servers::apiserver::missing(store_servers::apiserver::Options::default()),
             Self::Etcd | Self::EtcdV2 => store_servers::etcd::Version::default().program().map(drop),
             Self::Consul => store_servers::consul::consul().map(drop),
             Self::Raft => Ok(()),
@@ -75,6 +90,9 @@ impl StoreKind {
             Self::Etcd => Box::new(Etcd::start(sandbox, servers, Api::V3).await?),
             Self::EtcdV2 => Box::new(Etcd::start(sandbox, servers, Api::V2).await?),
             Self::Consul => Box::new(Consul::start(sandbox, servers).await?),
+            Self::ZooKeeper => Box::new(ZooKeeper::start(sandbox, servers).await?),
+            Self::Kubernetes => Box::new(Kubernetes::start(sandbox, servers, Objects::Endpoints).await?),
+            Self::ConfigMaps => Box::new(Kubernetes::start(sandbox, servers, Objects::ConfigMaps).await?),
             Self::Raft => Box::new(Raft::plan(sandbox, directories, links).await?),
         })
     }

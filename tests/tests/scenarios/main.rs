@@ -25,6 +25,9 @@ macro_rules! on_every_store {
         on!(etcd_v2, EtcdV2, $($($form,)+)?);
         on!(raft, Raft, $($($form,)+)? $($($every,)+)? $($($most,)+)?);
         on!(consul, Consul, $($($form,)+)? $($($every,)+)?);
+        on!(zookeeper, ZooKeeper, $($($form,)+)? $($($every,)+)?);
+        on!(kubernetes, Kubernetes, $($($form,)+)? $($($every,)+)?);
+        on!(kubernetes_configmaps, ConfigMaps, $($($form,)+)?);
     };
 }
 
@@ -33,6 +36,8 @@ macro_rules! on_every_outside_store {
     ($($scenario:ident,)+) => {
         on!(etcd, Etcd, $($scenario,)+);
         on!(consul, Consul, $($scenario,)+);
+        on!(zookeeper, ZooKeeper, $($scenario,)+);
+        on!(kubernetes, Kubernetes, $($scenario,)+);
     };
 }
 
