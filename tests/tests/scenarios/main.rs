@@ -42,6 +42,7 @@ macro_rules! on_every_outside_store {
 }
 
 mod bootstrap;
+mod control_tool;
 mod damage;
 mod disk;
 mod failover;

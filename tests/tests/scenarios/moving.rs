@@ -17,13 +17,18 @@ fn step(command: &str) -> Result<Vec<&str>> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cluster_moves_from_etcd_to_the_embedded_store_and_writes_go_on() -> Result<()> {
-    if skip::unless_there(StoreKind::Raft)? {
-        return Ok(());
-    }
     moves(StoreKind::Etcd, StoreKind::Raft).await
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_moves_from_etcd_to_consul_and_writes_go_on() -> Result<()> {
+    moves(StoreKind::Etcd, StoreKind::Consul).await
+}
+
 async fn moves(from: StoreKind, to: StoreKind) -> Result<()> {
+    if skip::unless_there(from)? || skip::unless_there(to)? {
+        return Ok(());
+    }
     let mut cluster = Cluster::builder().store(from).start().await?;
     let primary = cluster.leader().await?.name.clone();
     cluster.patch_config(&json!({"postgresql": {"parameters": {"work_mem": "9MB"}}})).await?;
