@@ -24,6 +24,7 @@ const WITNESS: &str = "witness";
 pub struct Builder {
     agent: Option<Agent>,
     programs: Option<PathBuf>,
+    daemon: Option<PathBuf>,
     scope: String,
     members: u8,
     store: StoreKind,
@@ -43,6 +44,7 @@ impl Default for Builder {
         Self {
             agent: None,
             programs: None,
+            daemon: None,
             scope: "demo".to_owned(),
             members: 3,
             store: StoreKind::default(),
@@ -71,6 +73,13 @@ impl Builder {
     #[must_use]
     pub fn programs_in(mut self, directory: &Path) -> Self {
         self.programs = Some(directory.to_owned());
+        self
+    }
+
+    /// Another program that is the agent of each node: it gets the configuration file as its argument.
+    #[must_use]
+    pub fn daemon(mut self, program: &Path) -> Self {
+        self.daemon = Some(program.to_owned());
         self
     }
 
@@ -164,7 +173,7 @@ impl Builder {
         let times = self.times.unwrap_or_else(|| Times::low(agent));
         let bin_dir = postgres::bin_dir()?;
         let sandbox = Sandbox::create()?;
-        let (daemon, control_tool) = programs(agent, self.programs.as_deref(), &sandbox)?;
+        let (daemon, control_tool) = programs(agent, self.programs.as_deref(), self.daemon.as_deref(), &sandbox)?;
         let store = self.start_store(agent, &sandbox).await?;
         let mut dynamic = settings::dynamic(times);
         settings::merge(&mut dynamic, &self.dynamic);

@@ -45,6 +45,7 @@ mod bootstrap;
 mod control_tool;
 mod damage;
 mod disk;
+mod embedding;
 mod failover;
 mod moving;
 mod partition;
