@@ -21,18 +21,25 @@ pub(super) struct Tries<'a> {
     pause: Duration,
     /// An earlier attempt may have been applied, or may still be.
     unknown: bool,
+    /// An earlier attempt has failed.
+    failed: bool,
     /// The handle was gone once already.
     handle_gone: bool,
 }
 
 impl<'a> Tries<'a> {
     pub(super) fn new(store: &'static str, operation: &'static str, deadline: Deadline, jitter: &'a super::Jitter) -> Self {
-        Self { store, operation, deadline, jitter, pause: FIRST_PAUSE, unknown: false, handle_gone: false }
+        Self { store, operation, deadline, jitter, pause: FIRST_PAUSE, unknown: false, failed: false, handle_gone: false }
     }
 
     /// Whether an earlier attempt may have been applied: then a refusal may be the echo of our own success.
     pub(super) fn may_have_been_applied(&self) -> bool {
         self.unknown
+    }
+
+    /// Whether an earlier attempt has failed, whatever it said about its fate.
+    pub(super) fn have_failed(&self) -> bool {
+        self.failed
     }
 
     /// Runs one attempt, not past the deadline.
@@ -45,6 +52,7 @@ impl<'a> Tries<'a> {
 
     /// Pauses before the next attempt, or gives up: if repeating cannot help, or no time is left for it.
     pub(super) async fn after(&mut self, error: Error) -> Result<(), Error> {
+        self.failed = true;
         self.unknown |= error.fate == Fate::Unknown;
         let pause = match error.kind {
             ErrorKind::Denied | ErrorKind::Malformed | ErrorKind::Misconfigured => return Err(self.last(error)),
