@@ -386,3 +386,6 @@ impl<W: Wire> Shared<W> {
         outcome
     }
 }
+
+#[cfg(test)]
+mod tests;

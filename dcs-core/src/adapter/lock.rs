@@ -57,7 +57,7 @@ impl KeyValueDcs {
             }
         }
         let Some(entry) = entry else { return Ok(Acquisition::Lost(None)) };
-        if self.store.capabilities().liveness_per_key && tries.may_have_been_applied() && self.is_ours(&entry) {
+        if self.store.capabilities().liveness_per_key && tries.have_failed() && self.is_ours(&entry) {
             return self.prove_by_renewing(key, &entry, tries, deadline).await;
         }
         // The proof is that of the handle: the key was seen bound to it, and lives until it ends.
@@ -71,7 +71,7 @@ impl KeyValueDcs {
         }
     }
 
-    /// The key holds our name after an attempt that got no answer, and no handle tells which process of ours wrote it. The
+    /// The key holds our name after an attempt that failed, and no handle tells which process of ours wrote it. The
     /// name is what counts, and a renewal both says whose the key is and counts the lease from now on.
     async fn prove_by_renewing(
         &self,

@@ -139,10 +139,17 @@ impl Wire for Connection {
 }
 
 impl Connection {
-    /// Does `request` and makes sense of the answer.
+    /// Does `request` and makes sense of the answer. One about another key is none, whoever gave it.
     pub(super) async fn send(&self, request: &Request<'_>) -> Result<Reply, Failure> {
         let response = self.begin(request).await?;
-        self.finish(response).await
+        let reply = self.finish(response).await?;
+        match &reply.outcome {
+            Ok(event) if event.node.key != request.key.trim_end_matches('/') || event.node.modified_index == 0 => {
+                let cause = format!("the answer is about `{}`, not `{}`", event.node.key, request.key);
+                Err(Failure { class: Class::Malformed, fate: Fate::Unknown, cause: cause.into() })
+            }
+            _ => Ok(reply),
+        }
     }
 
     /// Sends `request`, and comes back when the beginning of the answer is there.

@@ -16,7 +16,7 @@ const CODES: &[(u32, u32, Class, Fate)] = &[
     // "Raft internal error": timed out, no leader, stopping. "During leader election". Another server may do better.
     (300, 301, Class::NextServer, Fate::Unknown),
     // A watch that the server has ended.
-    (400, 400, Class::Busy, Fate::NotApplied),
+    (400, 400, Class::Busy, Fate::Unknown),
 ];
 
 /// Answers that are not in etcd's form: status from, to, what to do, what became of a write.
@@ -123,7 +123,7 @@ mod tests {
             (500, no(300, "Raft Internal Error", "etcdserver: request timed out"), ErrorKind::Unavailable, NextServer, Unknown),
             (500, no(300, "Raft Internal Error", "etcdserver: no leader"), ErrorKind::Unavailable, NextServer, Unknown),
             (500, no(301, "During Leader Election", ""), ErrorKind::Unavailable, NextServer, Unknown),
-            (400, no(400, "watcher is cleared due to etcd recovery", ""), ErrorKind::Unavailable, Busy, NotApplied),
+            (400, no(400, "watcher is cleared due to etcd recovery", ""), ErrorKind::Unavailable, Busy, Unknown),
             (500, no(999, "a code of the future", ""), ErrorKind::Unavailable, NextServer, Unknown),
             (404, "404 page not found\n".to_owned(), ErrorKind::Unavailable, NextServer, NotApplied),
             (405, "Method Not Allowed".to_owned(), ErrorKind::Unavailable, NextServer, NotApplied),
