@@ -279,7 +279,7 @@ impl Client {
             }
             409 => {
                 let refused = answer.json::<TransactionAnswer>().ok().and_then(|answer| answer.errors).unwrap_or_default();
-                // Consul stops at the first step that it cannot carry out.
+                // Consul names every step that it could not carry out. Conditions stand in front, so that the first tells why.
                 refused.first().map_or_else(|| Err(answer.failure()), |error| judge_refusal(&error.what))
             }
             _ => Err(answer.failure()),

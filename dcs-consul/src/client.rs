@@ -241,7 +241,8 @@ impl Client {
         let url = format!("{}/v1/{}", self.0.endpoint, request.path);
         let mut headers = HeaderMap::new();
         if let Some(token) = self.token() {
-            let mut value = HeaderValue::try_from(token).map_err(|_| Failure::settings("`consul.token` cannot be sent in an HTTP header"))?;
+            let mut value =
+                HeaderValue::try_from(token).map_err(|_| Failure::settings("`consul.token` cannot be sent in an HTTP header"))?;
             value.set_sensitive(true);
             headers.insert("X-Consul-Token", value);
         }
@@ -262,11 +263,8 @@ impl Client {
         if let Some(http) = &*lock(&self.0.http) {
             return Ok(http.clone());
         }
-        let tls = if self.is_plain() {
-            ClientTls { verify: Verify::Nothing, ..ClientTls::default() }
-        } else {
-            lock(&self.0.access).tls.clone()
-        };
+        let tls =
+            if self.is_plain() { ClientTls { verify: Verify::Nothing, ..ClientTls::default() } } else { lock(&self.0.access).tls.clone() };
         let timing = self.timing();
         let made = tokio::task::spawn_blocking(move || make(&tls, timing)).await.map_err(Failure::late)??;
         *lock(&self.0.http) = Some(made.clone());

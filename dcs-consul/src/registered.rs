@@ -9,12 +9,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use dcs_core::adapter::KeyValueDcs;
 use dcs_core::keys::ClusterPath;
-use dcs_core::model::{
-    ClusterView, FailoverRequest, HandleId, Leader, Lsn, MemberName, MemberRecord, Revision, Status, SyncRecord,
-};
-use dcs_core::{
-    Acquisition, Clock, Dcs, Deadline, Error, InitializeWrite, Interest, KeyValueStore, Renewal, Timing, Touched, Wake, Write,
-};
+use dcs_core::model::{ClusterView, FailoverRequest, HandleId, Leader, Lsn, MemberName, MemberRecord, Revision, Status, SyncRecord};
+use dcs_core::{Acquisition, Clock, Dcs, Deadline, Error, InitializeWrite, Interest, KeyValueStore, Renewal, Timing, Touched, Wake, Write};
 use serde_json::{Map, Value};
 
 use crate::api::Service;

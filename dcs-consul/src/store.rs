@@ -191,9 +191,7 @@ impl Consul {
     async fn create_lock(&self, key: &str, owner: &str, held: &Held, deadline: Deadline) -> Result<LockAttempt, Failure> {
         let steps = [Step::Absent(key), Step::Lock(key, owner.as_bytes(), &held.id)];
         Ok(match self.write(key, &steps, deadline).await? {
-            Transacted::Applied(index) => {
-                LockAttempt::Won(Grip { lease: held.lease, written: Some(Revision::from(index)) })
-            }
+            Transacted::Applied(index) => LockAttempt::Won(Grip { lease: held.lease, written: Some(Revision::from(index)) }),
             Transacted::Differs | Transacted::Missing => LockAttempt::Held(None),
         })
     }
@@ -224,11 +222,9 @@ impl KeyValueStore for Consul {
     fn capabilities(&self) -> Capabilities {
         Capabilities {
             watch: WatchScope::Prefix,
-            empties_sync: false,
-            follower_delay: Duration::ZERO,
             expiry_granularity: Duration::from_secs(2),
             max_value: Some(LARGEST_VALUE),
-            liveness_per_key: false,
+            ..Capabilities::default()
         }
     }
 

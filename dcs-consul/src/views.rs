@@ -147,11 +147,7 @@ mod tests {
         let told: Vec<_> = changes.iter().map(|change| (change.key.as_str(), change.kind)).collect();
         assert_eq!(
             told,
-            [
-                ("/service/demo/a", ChangeKind::Deleted),
-                ("/service/demo/d", ChangeKind::Created),
-                ("/service/demo/b", ChangeKind::Changed)
-            ]
+            [("/service/demo/a", ChangeKind::Deleted), ("/service/demo/d", ChangeKind::Created), ("/service/demo/b", ChangeKind::Changed)]
         );
         assert_eq!(cursor, second);
         assert_eq!(views.since(PREFIX, second), Since::Nothing(20));

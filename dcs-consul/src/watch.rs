@@ -160,7 +160,10 @@ impl Poll {
             if listing.index == 0 {
                 return Outcome::Failed("the answer has no `X-Consul-Index`, so that changes cannot be waited for".to_owned());
             }
-            self.index = listing.index;
+            // The same index again: the time is over, or Consul is being restored from a backup, and this answer is still that of
+            // before. Indexes may be lower now, and a poll from here would sleep through all that comes: the next asks what is
+            // there at once.
+            self.index = if listing.index == self.index { 0 } else { listing.index };
             sleep_until(begun + LEAST_AFTER_NOTHING).await;
         }
     }

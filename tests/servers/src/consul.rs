@@ -107,11 +107,13 @@ impl Options {
         let is_server = index < self.servers;
         let port = |usual| Ok::<_, anyhow::Error>(network.free(crate::network::SERVERS + index, usual)?.port());
         let (http, https) = if self.tls.is_some() { (-1, i32::from(client.port())) } else { (i32::from(client.port()), -1) };
+        let own = network.address(crate::network::SERVERS + index).to_string();
         let own_gossip = gossip[usize::from(index)].rsplit(':').next().unwrap_or_default().parse::<u16>()?;
         let mut config = json!({
             "node_name": name,
             "data_dir": DATA,
-            "bind_addr": network.address(crate::network::SERVERS + index).to_string(),
+            "bind_addr": own,
+            "addresses": {"dns": own},
             "client_addr": client.ip().to_string(),
             "server": is_server,
             "ports": {
@@ -180,9 +182,9 @@ pub async fn serves(servers: &Servers, index: usize) {
 /// These are not servers of Consul.
 #[must_use]
 pub fn dns(servers: &Servers, index: usize) -> SocketAddr {
-    let plan = servers.plan(index);
-    let port = config_of(plan)["ports"]["dns"].as_u64().and_then(|port| u16::try_from(port).ok()).expect("every plan has a port for DNS");
-    SocketAddr::new(plan.address.ip(), port)
+    let config = config_of(servers.plan(index));
+    let address = format!("{}:{}", config["bind_addr"].as_str().unwrap_or_default(), config["ports"]["dns"]);
+    address.parse().expect("every plan has an address for DNS")
 }
 
 /// What finds out which server leads, as the `host:port` of its clients: the last of `servers` is asked each time.
