@@ -42,9 +42,9 @@ struct Inner {
     slot: Mutex<Slot>,
     /// The serial of the connection in use.
     in_use: watch::Sender<u64>,
-    /// Who waits for changes.
-    waiting: watch::Sender<usize>,
-    /// When the last request was sent for somebody, or the last wait ended.
+    /// How many requests and waits are under way.
+    users: watch::Sender<usize>,
+    /// When the last of them ended.
     used: Mutex<Instant>,
 }
 
@@ -104,7 +104,7 @@ impl Client {
             settings,
             slot: Mutex::default(),
             in_use: watch::Sender::new(0),
-            waiting: watch::Sender::new(0),
+            users: watch::Sender::new(0),
             used: Mutex::new(Instant::now()),
         }))
     }
@@ -189,22 +189,18 @@ impl Client {
         }
     }
 
-    fn is_used(&self) {
-        *self.0.used.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    /// The client is used until this is dropped.
+    pub(crate) fn uses(&self) -> Use {
+        self.0.users.send_modify(|count| *count += 1);
+        Use(self.clone())
     }
 
-    /// Somebody waits for changes until this is dropped.
-    pub(crate) fn waits(&self) -> Waiting {
-        self.0.waiting.send_modify(|count| *count += 1);
-        Waiting(self.clone())
-    }
-
-    /// Comes back when somebody waits for changes, or a connection after `serial` is in use.
+    /// Comes back when somebody uses the client, or a connection after `serial` is in use.
     pub(crate) async fn is_wanted(&self, serial: u64) {
-        let (mut waiting, mut in_use) = (self.0.waiting.subscribe(), self.0.in_use.subscribe());
+        let (mut users, mut in_use) = (self.0.users.subscribe(), self.0.in_use.subscribe());
         // Errors would mean that the client is gone; this function holds it.
         tokio::select! {
-            _ = waiting.wait_for(|count| *count > 0) => {}
+            _ = users.wait_for(|count| *count > 0) => {}
             _ = in_use.wait_for(|current| *current > serial) => {}
         }
     }
@@ -219,7 +215,7 @@ impl Client {
     where
         F: Future<Output = Result<T, Failure>>,
     {
-        self.is_used();
+        let _use = self.uses();
         connection.ask(&*self.0.clock, self.share(), deadline, request).await
     }
 
@@ -464,26 +460,26 @@ impl Slot {
     }
 }
 
-/// Somebody waits for changes.
-pub(crate) struct Waiting(Client);
+/// A request or a wait that is under way.
+pub(crate) struct Use(Client);
 
-impl Drop for Waiting {
+impl Drop for Use {
     fn drop(&mut self) {
-        self.0.0.waiting.send_modify(|count| *count -= 1);
-        self.0.is_used();
+        *self.0.0.used.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        self.0.0.users.send_modify(|count| *count -= 1);
     }
 }
 
 /// Gives the connection up once nobody has used the store for a cycle. Its pings would keep the session, and with it the lock,
 /// of an agent that does nothing any more.
 async fn end_when_idle(client: Weak<Inner>, connection: Weak<Connection>) {
-    let mut waiting = match client.upgrade() {
-        Some(client) => client.waiting.subscribe(),
+    let mut users = match client.upgrade() {
+        Some(client) => client.users.subscribe(),
         None => return,
     };
     loop {
         // An error means that the client is gone.
-        if waiting.wait_for(|count| *count == 0).await.is_err() {
+        if users.wait_for(|count| *count == 0).await.is_err() {
             return;
         }
         let (Some(inner), Some(current)) = (client.upgrade(), connection.upgrade()) else { return };

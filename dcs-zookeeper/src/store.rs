@@ -436,7 +436,7 @@ impl KeyValueStore for ZooKeeper {
     }
 
     async fn wait_for_changes(&self, prefix: &str, after: Cursor, deadline: Deadline) -> Result<Changes, Error> {
-        let _waiting = self.client.waits();
+        let _use = self.client.uses();
         Ok(self.watcher.wait(prefix, after, deadline).await)
     }
 }
