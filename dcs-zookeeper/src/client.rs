@@ -10,13 +10,14 @@
 //! nobody waits for it any more, so that cancelled callers do not leave half-made sessions behind.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use dcs_core::{Clock, Deadline, Moment, Timing};
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
 use tokio::sync::watch;
+use tokio::time::Instant;
 use zookeeper_client as zk;
 
 use crate::config::{Access, Config, Source};
@@ -41,6 +42,10 @@ struct Inner {
     slot: Mutex<Slot>,
     /// The serial of the connection in use.
     in_use: watch::Sender<u64>,
+    /// How many requests and waits are under way.
+    users: watch::Sender<usize>,
+    /// When the last of them ended.
+    used: Mutex<Instant>,
 }
 
 enum Hosts {
@@ -93,7 +98,15 @@ impl Client {
             Source::Exhibitor(config) => Hosts::Exhibitor(Exhibitor::new(config.clone())),
         };
         let settings = Mutex::new(Settings { timing, access: Arc::new(config.access.clone()), version: 0 });
-        Self(Arc::new(Inner { clock, hosts, settings, slot: Mutex::default(), in_use: watch::Sender::new(0) }))
+        Self(Arc::new(Inner {
+            clock,
+            hosts,
+            settings,
+            slot: Mutex::default(),
+            in_use: watch::Sender::new(0),
+            users: watch::Sender::new(0),
+            used: Mutex::new(Instant::now()),
+        }))
     }
 
     fn slot(&self) -> MutexGuard<'_, Slot> {
@@ -176,6 +189,22 @@ impl Client {
         }
     }
 
+    /// The client is used until this is dropped.
+    pub(crate) fn uses(&self) -> Use {
+        self.0.users.send_modify(|count| *count += 1);
+        Use(self.clone())
+    }
+
+    /// Comes back when somebody uses the client, or a connection after `serial` is in use.
+    pub(crate) async fn is_wanted(&self, serial: u64) {
+        let (mut users, mut in_use) = (self.0.users.subscribe(), self.0.in_use.subscribe());
+        // Errors would mean that the client is gone; this function holds it.
+        tokio::select! {
+            _ = users.wait_for(|count| *count > 0) => {}
+            _ = in_use.wait_for(|current| *current > serial) => {}
+        }
+    }
+
     /// One request, or several at once, on the connection in use; see [`Connection::ask`].
     pub(crate) async fn ask_on<T, F>(
         &self,
@@ -186,6 +215,7 @@ impl Client {
     where
         F: Future<Output = Result<T, Failure>>,
     {
+        let _use = self.uses();
         connection.ask(&*self.0.clock, self.share(), deadline, request).await
     }
 
@@ -289,7 +319,9 @@ impl Client {
         slot.session = Some(Arc::clone(&connection.session));
         tracing::debug!(server = connection.server, session = format!("{:#x}", connection.session.id), "connected to ZooKeeper");
         let serial = connection.serial;
-        slot.connection = Some(Arc::new(connection));
+        let connection = Arc::new(connection);
+        tokio::spawn(end_when_idle(Arc::downgrade(&self.0), Arc::downgrade(&connection)));
+        slot.connection = Some(connection);
         drop(slot);
         self.0.in_use.send_replace(serial);
     }
@@ -425,6 +457,45 @@ impl Slot {
             }
         }
         None
+    }
+}
+
+/// A request or a wait that is under way.
+pub(crate) struct Use(Client);
+
+impl Drop for Use {
+    fn drop(&mut self) {
+        *self.0.0.used.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        self.0.0.users.send_modify(|count| *count -= 1);
+    }
+}
+
+/// Gives the connection up once nobody has used the store for a cycle. Its pings would keep the session, and with it the lock,
+/// of an agent that does nothing any more.
+async fn end_when_idle(client: Weak<Inner>, connection: Weak<Connection>) {
+    let mut users = match client.upgrade() {
+        Some(client) => client.users.subscribe(),
+        None => return,
+    };
+    loop {
+        // An error means that the client is gone.
+        if users.wait_for(|count| *count == 0).await.is_err() {
+            return;
+        }
+        let (Some(inner), Some(current)) = (client.upgrade(), connection.upgrade()) else { return };
+        if current.lost().is_some() {
+            return;
+        }
+        let end = {
+            let limit = Client(Arc::clone(&inner)).timing().loop_wait;
+            *inner.used.lock().unwrap_or_else(PoisonError::into_inner) + limit
+        };
+        if end <= Instant::now() {
+            current.give_up(&"nobody has used it for a cycle");
+            return;
+        }
+        drop((inner, current));
+        tokio::time::sleep_until(end).await;
     }
 }
 

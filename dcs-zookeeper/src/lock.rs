@@ -130,6 +130,7 @@ impl ZooKeeper {
         let path = self.path(key);
         let mut parents = true;
         for _ in 0..MOST_LOOKS {
+            let writing = self.watcher.writes(connection, &path);
             let (acls, path) = (self.acls(), &path);
             let (answers, sent_at) = self
                 .client
@@ -147,7 +148,11 @@ impl ZooKeeper {
                 })
                 .await?;
             match answers {
-                Ok(stat) => return Ok((Claim::Created(written(&stat)), sent_at)),
+                Ok(stat) => {
+                    let written = written(&stat);
+                    writing.applied(1, written.clone());
+                    return Ok((Claim::Created(written), sent_at));
+                }
                 Err(Some(Some(node))) => return Ok((Claim::Exists(node), sent_at)),
                 // It vanished between the two.
                 Err(Some(None)) => {}
@@ -169,6 +174,7 @@ impl ZooKeeper {
     async fn replace(&self, connection: &Connection, node: &Node, owner: &str, deadline: Deadline) -> Result<(Replacement, Moment), Failure> {
         let session = &connection.session;
         let (acls, path, version) = (self.acls(), node.path.as_str(), node.stat.version);
+        let writing = self.watcher.writes(connection, path);
         session.begins_to_replace();
         let answer = self
             .client
@@ -188,12 +194,14 @@ impl ZooKeeper {
                         return Err(Failure::Unproved("somebody had taken the lock just before its node was replaced"));
                     }
                     session.has_replaced();
+                    let written = written(created);
+                    writing.applied(3, written.clone());
                     tracing::info!(
                         was = format!("{:#x}", node.stat.ephemeral_owner),
                         now = format!("{:#x}", session.id),
                         "the leader key is bound to our session now"
                     );
-                    Ok((Replacement::Done(written(created)), sent_at))
+                    Ok((Replacement::Done(written), sent_at))
                 }
                 _ => Err(Failure::Malformed("the transaction's answer lacks what was asked for")),
             },

@@ -17,7 +17,7 @@ use crate::config::{Config, Grant, Permission};
 use crate::connection::Connection;
 use crate::error::Failure;
 use crate::session::handle_id;
-use crate::tree::{self, Node, Shapes};
+use crate::tree::{self, Node, Reading, Shapes};
 use crate::watch::Watcher;
 
 /// What one request may have by default (`jute.maxbuffer`), less what it needs around the value.
@@ -35,7 +35,7 @@ pub struct ZooKeeper {
     /// In front of every key.
     root: String,
     shapes: Shapes,
-    watcher: Watcher,
+    pub(crate) watcher: Watcher,
 }
 
 impl fmt::Debug for ZooKeeper {
@@ -112,18 +112,22 @@ impl ZooKeeper {
     async fn load(&self, prefix: &str, consistency: Consistency, deadline: Deadline) -> Result<Vec<Node>, Failure> {
         let path = self.path(prefix.trim_end_matches('/'));
         let path = path.as_str();
-        let nodes = self
-            .client
-            .read(deadline, |client| async move {
-                let shape = self.shapes.of(path);
-                if consistency == Consistency::Linearizable {
-                    let (synced, nodes) = futures::join!(client.sync(path), tree::below(&client, path, shape));
-                    synced?;
-                    return nodes;
+        let mut reading = Reading::of(path, self.shapes.of(path));
+        let mut sync = consistency == Consistency::Linearizable;
+        while let Some(questions) = reading.questions() {
+            let answers = self.client.read(deadline, |client| async move {
+                if !sync {
+                    return tree::ask(&client, questions).await;
                 }
-                tree::below(&client, path, shape).await
-            })
-            .await?;
+                // The read behind a `sync` shows everything that was acknowledged before it.
+                let (synced, answers) = futures::join!(client.sync(path), tree::ask(&client, questions));
+                synced?;
+                answers
+            });
+            reading.take(answers.await?)?;
+            sync = false;
+        }
+        let nodes = reading.nodes();
         self.shapes.remember(path, &nodes);
         Ok(nodes)
     }
@@ -161,11 +165,14 @@ impl ZooKeeper {
         deadline: Deadline,
     ) -> Result<zk::Stat, Failure> {
         let create = async || {
+            let writing = self.watcher.writes(connection, path);
             let acls = self.acls();
             let made = self.client.ask_on(connection, deadline, |client| async move {
                 Ok(client.create(path, value, &mode.with_acls(acls.get())).await?.0)
             });
-            made.await.map(|(stat, _)| stat)
+            let (stat, _) = made.await?;
+            writing.applied(1, Some(revision_of(&stat)));
+            Ok(stat)
         };
         match create().await {
             Err(Failure::Client(zk::Error::NoNode)) => {
@@ -177,8 +184,11 @@ impl ZooKeeper {
     }
 
     async fn set(&self, connection: &Connection, path: &str, value: &[u8], version: Option<i32>, deadline: Deadline) -> Result<zk::Stat, Failure> {
+        let writing = self.watcher.writes(connection, path);
         let set = self.client.ask_on(connection, deadline, |client| async move { Ok(client.set_data(path, value, version).await?) });
-        set.await.map(|(stat, _)| stat)
+        let (stat, _) = set.await?;
+        writing.applied(1, Some(revision_of(&stat)));
+        Ok(stat)
     }
 
     /// Puts another kind of node in the place of the one that is there, if it still has `version`.
@@ -191,6 +201,7 @@ impl ZooKeeper {
         mode: zk::CreateMode,
         deadline: Deadline,
     ) -> Result<(), Failure> {
+        let writing = self.watcher.writes(connection, path);
         let acls = self.acls();
         let exchanged = self.client.ask_on(connection, deadline, |client| async move {
             let mut transaction = client.new_multi_writer();
@@ -199,7 +210,9 @@ impl ZooKeeper {
             transaction.commit().await.map_err(zk::Error::from)?;
             Ok(())
         });
-        exchanged.await.map(drop)
+        exchanged.await?;
+        writing.applied(2, None);
+        Ok(())
     }
 
     /// Writes whatever is there, as a node of our session if `bound`, else as a permanent one.
@@ -353,7 +366,8 @@ impl KeyValueStore for ZooKeeper {
         self.client.loads();
         let cursor = self.watcher.position();
         let nodes = self.load(prefix, consistency, deadline).await.map_err(|failure| failure.during("load the cluster"))?;
-        Ok(Snapshot { entries: nodes.into_iter().map(|node| self.entry(node)).collect(), cursor })
+        let entries = nodes.into_iter().filter(|node| !node.is_directory()).map(|node| self.entry(node)).collect();
+        Ok(Snapshot { entries, cursor })
     }
 
     async fn get(&self, key: &str, deadline: Deadline) -> Result<Option<Entry>, Error> {
@@ -423,6 +437,7 @@ impl KeyValueStore for ZooKeeper {
     }
 
     async fn wait_for_changes(&self, prefix: &str, after: Cursor, deadline: Deadline) -> Result<Changes, Error> {
+        let _use = self.client.uses();
         Ok(self.watcher.wait(prefix, after, deadline).await)
     }
 }

@@ -8,14 +8,19 @@
 //!
 //! One request sets the watch, and then nothing is sent until the connection ends. ZooKeeper does not play back what such
 //! a watch missed, so every new one begins with "something unnamed may have changed", and whoever waits reads and compares.
+//! An event says which node, and neither who nor what. Our own writes are told apart by counting: as many events of a node
+//! as writes of ours that were answered, since the watch was set, are ours, whatever their order.
+//!
 //! Positions are counted here: ZooKeeper before 3.9 does not tell at which transaction an event happened. They are good
 //! for reads because the server tells of a change before it answers a read that shows a later state.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use dcs_core::model::Revision;
+use dcs_core::own_writes::{OwnWrite, OwnWrites};
 use dcs_core::{Change, ChangeKind, Changes, Cursor, Deadline};
 use futures::FutureExt;
 use tokio::sync::watch;
@@ -40,6 +45,24 @@ pub(crate) struct Watcher {
     /// In front of every key.
     root: String,
     running: Mutex<Option<Running>>,
+    own_writes: OwnWrites,
+}
+
+/// A write of our own, from before it is sent.
+pub(crate) struct Writing<'a> {
+    key: String,
+    /// The log, if the watch was there already on the same connection, so that there will be events.
+    seen_by: Option<(Arc<Log>, u64)>,
+    _pending: OwnWrite<'a>,
+}
+
+impl Writing<'_> {
+    /// It was answered: it causes so many events, and left this revision.
+    pub(crate) fn applied(self, events: u64, revision: Option<Revision>) {
+        if let Some((log, installed)) = &self.seen_by {
+            log.count_own(&self.key, *installed, events, revision);
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -57,7 +80,7 @@ impl Drop for Running {
 
 impl Watcher {
     pub(crate) fn new(client: Client, root: String) -> Self {
-        Self { client, root, running: Mutex::new(None) }
+        Self { client, root, running: Mutex::new(None), own_writes: OwnWrites::default() }
     }
 
     fn running(&self) -> MutexGuard<'_, Option<Running>> {
@@ -67,6 +90,15 @@ impl Watcher {
     /// The position of a read that is sent now: it shows everything that has been seen.
     pub(crate) fn position(&self) -> Cursor {
         self.running().as_ref().map(|running| Cursor(running.log.entries().seen)).unwrap_or_default()
+    }
+
+    /// The node at `path` is about to be written on `connection`.
+    pub(crate) fn writes(&self, connection: &Connection, path: &str) -> Writing<'_> {
+        let key = path.strip_prefix(&self.root).unwrap_or(path).to_owned();
+        let pending = self.own_writes.begin(&key);
+        let log = self.running().as_ref().map(|running| Arc::clone(&running.log));
+        let seen_by = log.filter(|log| log.entries().installed == Some(connection.serial)).map(|log| (log, connection.serial));
+        Writing { key, seen_by, _pending: pending }
     }
 
     /// Waits until something under `prefix` has changed after `after`.
@@ -79,6 +111,10 @@ impl Watcher {
         let mut changed = log.changed.subscribe();
         loop {
             if let Some(changes) = log.since(after.0) {
+                // Events come before the answers to the writes that caused them.
+                if self.own_writes.settle(&changes, deadline.at_most(self.client.share())).await {
+                    continue;
+                }
                 return changes;
             }
             // An error would mean that the log is gone; this function holds it.
@@ -123,11 +159,26 @@ struct Entries {
     seen: u64,
     /// What happened up to here cannot be named.
     named_after: u64,
+    /// The serial of the connection that the watch was set on.
+    installed: Option<u64>,
+    /// Since then, by key.
+    tallies: HashMap<String, Tally>,
+}
+
+/// What happened to one node.
+#[derive(Clone, Debug, Default)]
+struct Tally {
+    events: u64,
+    /// How many of them are due to our own writes.
+    own: u64,
+    /// What the last one of these left.
+    revision: Option<Revision>,
 }
 
 impl Log {
     fn beginning_at(position: u64) -> Self {
-        let entries = Entries { changes: BTreeMap::new(), seen: position, named_after: position };
+        let entries =
+            Entries { changes: BTreeMap::new(), seen: position, named_after: position, installed: None, tallies: HashMap::new() };
         Self { entries: Mutex::new(entries), changed: watch::Sender::new(0) }
     }
 
@@ -143,7 +194,8 @@ impl Log {
             return None;
         }
         found.sort_by_key(|(at, _)| *at);
-        let keys = found.into_iter().map(|(_, change)| change.clone()).collect();
+        let keys = found.into_iter().map(|(_, change)| Change { revision: entries.own_revision(&change.key), ..change.clone() });
+        let keys = keys.collect();
         Some(Changes { keys, unnamed, cursor: Cursor(entries.seen.max(after)) })
     }
 
@@ -151,18 +203,33 @@ impl Log {
         let mut entries = self.entries();
         entries.seen += 1;
         let at = entries.seen;
+        entries.tallies.entry(change.key.clone()).or_default().events += 1;
         entries.changes.insert(change.key.clone(), (at, change));
         if entries.changes.len() > LONGEST_LOG {
             entries.changes.clear();
+            entries.tallies.clear();
+            entries.installed = None;
             entries.named_after = at;
         }
         drop(entries);
         self.changed.send_modify(|count| *count += 1);
     }
 
-    /// Something may have happened that has no name.
-    fn skip(&self) {
+    /// A write of our own was answered, which a watch that was set on connection `installed` sees.
+    fn count_own(&self, key: &str, installed: u64, events: u64, revision: Option<Revision>) {
         let mut entries = self.entries();
+        if entries.installed == Some(installed) {
+            let tally = entries.tallies.entry(key.to_owned()).or_default();
+            tally.own += events;
+            tally.revision = revision;
+        }
+    }
+
+    /// The watch was set on connection `serial`. Something may have happened before that has no name.
+    fn begin_on(&self, serial: u64) {
+        let mut entries = self.entries();
+        entries.installed = Some(serial);
+        entries.tallies.clear();
         entries.seen += 1;
         entries.named_after = entries.seen;
         drop(entries);
@@ -170,12 +237,24 @@ impl Log {
     }
 }
 
+impl Entries {
+    /// The revision that our own last write of `key` left, if nobody else has written it since the watch was set.
+    fn own_revision(&self, key: &str) -> Option<Revision> {
+        let tally = self.tallies.get(key)?;
+        if tally.events <= tally.own { tally.revision.clone() } else { None }
+    }
+}
+
 async fn follow(client: Client, path: String, root: String, log: Arc<Log>) {
+    let mut serial = 0;
     loop {
+        // A connection that nobody uses was ended, and is not to be made again for its own sake.
+        client.is_wanted(serial).await;
         let begun = Instant::now();
         let deadline = Deadline::after(client.share());
         let stream = async {
             let connection = client.connection(Need::Any, deadline).await?;
+            serial = connection.serial;
             stream(&client, &connection, &path, &root, &log).await
         };
         if let Err(failure) = stream.await {
@@ -195,7 +274,7 @@ async fn stream(client: &Client, connection: &Connection, path: &str, root: &str
     let deadline = Deadline::after(client.share());
     let watch = client.ask_on(connection, deadline, |client| async move { Ok(client.watch(path, zk::AddWatchMode::PersistentRecursive).await?) });
     let (mut watch, _) = watch.await?;
-    log.skip();
+    log.begin_on(connection.serial);
     loop {
         let event = tokio::select! {
             biased;
@@ -246,10 +325,31 @@ mod tests {
     #[test]
     fn a_new_watch_may_have_missed_something() {
         let log = Log::beginning_at(10);
-        log.skip();
+        log.begin_on(1);
         let changes = log.since(10).unwrap();
         assert_eq!((changes.unnamed, changes.cursor), (true, Cursor(11)));
         assert_eq!(log.since(11), None);
+    }
+
+    #[test]
+    fn as_many_events_as_answered_writes_are_our_own() {
+        let log = Log::beginning_at(0);
+        let own = |number: u64| Some(Revision::from(number));
+        let told = |log: &Log| log.since(1).unwrap().keys[0].revision.clone();
+        log.begin_on(1);
+        log.add(change("a"));
+        assert_eq!(told(&log), None, "not answered yet, or somebody else's");
+        log.count_own("a", 1, 1, own(7));
+        assert_eq!(told(&log), own(7));
+        log.add(change("a"));
+        assert_eq!(told(&log), None);
+        log.count_own("a", 1, 1, own(8));
+        assert_eq!(told(&log), own(8));
+        log.begin_on(2);
+        log.count_own("a", 1, 1, own(9));
+        log.add(change("a"));
+        let before = log.entries().seen - 1;
+        assert_eq!(log.since(before).unwrap().keys[0].revision, None, "a write that the new watch has not seen counts nothing");
     }
 
     #[test]

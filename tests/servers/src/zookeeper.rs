@@ -133,9 +133,10 @@ impl Options {
     fn lines(&self, client: SocketAddr, home: &Path) -> Vec<String> {
         let mut lines = vec![
             format!("tickTime={}", self.tick.as_millis()),
-            // A busy machine must not make three servers elect anew all the time.
+            // A busy machine must not make three servers elect anew all the time; but when the leader freezes, the others have to
+            // notice within the time of one operation.
             "initLimit=50".to_owned(),
-            "syncLimit=25".to_owned(),
+            "syncLimit=10".to_owned(),
             format!("maxSessionTimeout={}", self.longest_session.as_millis()),
             format!("dataDir={}", home.display()),
             "maxClientCnxns=0".to_owned(),
