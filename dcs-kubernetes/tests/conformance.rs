@@ -105,9 +105,8 @@ impl Subject for On {
                 as_admin(servers, &section)?
             }
         };
-        let new = |config, clock, who_uses| {
-            Kubernetes::new(config, &who.scope, None, who.name.as_str().into(), who.timing, clock, who_uses)
-        };
+        let new =
+            |config, clock, who_uses| Kubernetes::new(config, &who.scope, None, who.name.as_str().into(), who.timing, clock, who_uses);
         let agent = Arc::new(new(config, Arc::clone(&clock), Who::Agent));
         let reader = Arc::new(new(as_admin(servers, &section)?, clock, Who::ControlTool));
         let seen = Arc::clone(&agent);
