@@ -8,7 +8,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use dcs_core::model::{Lsn, MemberName};
-use dcs_core::{Acquisition, Deadline, Error, Fate, LeaderLease, Moment, Renewal, Timing};
+use dcs_core::{Acquisition, Deadline, Error, ErrorKind, Fate, LeaderLease, Moment, Renewal, Timing};
 use jiff::Timestamp;
 use serde_json::Value;
 
@@ -237,7 +237,11 @@ impl Kubernetes {
         let mut tries = self.tries(RELEASE, deadline);
         loop {
             // A node that does not hold the lock must not touch anything.
-            let there = self.read_lock_object(deadline, RELEASE).await?;
+            let there = match self.read_lock_object(deadline, RELEASE).await {
+                // Whoever may not look goes by what is known. The version says whether it is still so.
+                Err(error) if error.kind == ErrorKind::Denied => self.shared.cache.get(Kind::Objects, &self.shared.names.leader),
+                there => there?,
+            };
             let Some(object) = there.filter(|object| self.is_ours(object)) else { return Ok(false) };
             let ask = self.giving_up(&object, last_lsn);
             match self.write(Kind::Objects, &self.shared.names.leader, &ask, deadline).await {

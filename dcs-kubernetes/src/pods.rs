@@ -51,9 +51,12 @@ pub(crate) fn says(pod: &Object, labels: &Labels, status: &str) -> bool {
     same && labels.iter().all(|(name, value)| pod.label(name) == value.as_deref())
 }
 
-/// The patch that makes it so, in one request: nobody sees the one without the other.
-pub(crate) fn patch(labels: &Labels, status: &str) -> Value {
-    json!({"metadata": {"labels": labels, "annotations": {annotation::STATUS: status}}})
+/// The patch that makes it so, in one request: nobody sees the one without the other. Only labels that are there are removed.
+pub(crate) fn patch(pod: Option<&Object>, labels: &Labels, status: &str) -> Value {
+    let is_there = |name: &str| pod.is_some_and(|pod| pod.label(name).is_some());
+    let changes: Labels =
+        labels.iter().filter(|(name, value)| value.is_some() || is_there(name)).map(|(n, v)| (n.clone(), v.clone())).collect();
+    json!({"metadata": {"labels": changes, "annotations": {annotation::STATUS: status}}})
 }
 
 #[cfg(test)]

@@ -328,8 +328,14 @@ impl Kubernetes {
     }
 
     /// A patch of annotations, and of whatever else is in `more`.
+    ///
+    /// Only what is there is removed: servers before 1.26 or so take the removal of an annotation from an object that has none
+    /// at all for an annotation with an empty text, and an empty `initialize` says that somebody bootstraps.
     pub(crate) fn patch(&self, name: &str, annotations: &Annotations, version: Option<&str>, more: Option<(&str, Value)>) -> Ask {
-        let body = self.shared.paths.body(name, annotations, version, more);
+        let there = self.shared.cache.get(Kind::Objects, name);
+        let is_there = |name: &str| there.as_ref().is_some_and(|object| object.annotation(name).is_some());
+        let changes = annotations.iter().filter(|(name, value)| value.is_some() || is_there(name)).cloned().collect();
+        let body = self.shared.paths.body(name, &changes, version, more);
         Ask { method: Method::PATCH, path: self.shared.paths.object(name), body: Some(("application/strategic-merge-patch+json", body)) }
     }
 

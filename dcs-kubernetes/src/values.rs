@@ -4,6 +4,7 @@ use std::sync::{Arc, PoisonError};
 
 use dcs_core::codec;
 use dcs_core::model::{FailoverRequest, MemberRecord, Revision, Status, SyncRecord};
+use dcs_core::tries::Tries;
 use dcs_core::{Deadline, Error, InitializeWrite, Touched, Write};
 use http::Method;
 use serde_json::{Map, Value};
@@ -63,7 +64,16 @@ impl Kubernetes {
     ) -> Result<Outcome, Error> {
         let mut tries = self.tries(operation, deadline);
         let only_removes = annotations.iter().all(|(_, value)| value.is_none());
-        let mut exists = self.shared.cache.get(Kind::Objects, name).is_some() || only_removes;
+        if only_removes && matches!(expect, Expect::Any) {
+            // What is not there is not to be removed: see `Kubernetes::patch`.
+            let there = self.read_now(name, &mut tries, operation, deadline).await?;
+            match there {
+                None => return Ok(Outcome::Nothing),
+                Some(object) if object.has(annotations) => return Ok(Outcome::Applied(object)),
+                Some(_) => {}
+            }
+        }
+        let mut exists = self.shared.cache.get(Kind::Objects, name).is_some();
         let mut looked_again = false;
         loop {
             let ask = match expect {
@@ -106,6 +116,22 @@ impl Kubernetes {
                     tries.again(failure.into_error(operation), None).await?;
                 }
                 _ => try_again(&mut tries, failure, operation).await?,
+            }
+        }
+    }
+
+    /// Reads one object, again and again.
+    async fn read_now(
+        &self,
+        name: &str,
+        tries: &mut Tries<'_>,
+        operation: &'static str,
+        deadline: Deadline,
+    ) -> Result<Option<Arc<Object>>, Error> {
+        loop {
+            match self.read(name, deadline).await {
+                Ok(object) => return Ok(object),
+                Err(failure) => try_again(tries, failure, operation).await?,
             }
         }
     }
@@ -248,11 +274,12 @@ impl Kubernetes {
                 pods::labels(&config.pods, record, leads)
             };
             let name = self.shared.name.as_str();
-            if self.shared.cache.get(Kind::Pods, name).is_some_and(|pod| pods::says(&pod, &labels, &status)) {
+            let pod = self.shared.cache.get(Kind::Pods, name);
+            if pod.as_ref().is_some_and(|pod| pods::says(pod, &labels, &status)) {
                 self.ensure_service(deadline).await;
                 return Ok(Touched::Unchanged);
             }
-            let body = json_bytes(&pods::patch(&labels, &status));
+            let body = json_bytes(&pods::patch(pod.as_deref(), &labels, &status));
             let media = "application/strategic-merge-patch+json";
             let ask = Ask { method: Method::PATCH, path: self.shared.paths.pod(name), body: Some((media, body)) };
             match self.write(Kind::Pods, name, &ask, deadline).await {

@@ -26,7 +26,8 @@ pub(crate) fn view_of(content: &Content) -> ClusterView {
         if let Some(status) = gathered(leader, &[annotation::OPTIME, annotation::SLOTS, annotation::RETAIN_SLOTS]) {
             raws.push(Raw::new(Key::Status, &status, leader));
         }
-        raws.extend(leader.annotation(annotation::FAILSAFE).map(|text| Raw::new(Key::Failsafe, text, leader)));
+        let failsafe = leader.annotation(annotation::FAILSAFE).filter(|text| !text.is_empty());
+        raws.extend(failsafe.map(|text| Raw::new(Key::Failsafe, text, leader)));
     }
     if let Some(config) = &content.config {
         raws.push(Raw::new(Key::Config, text_or(config, annotation::CONFIG, "{}"), config));
@@ -61,7 +62,8 @@ fn text_or<'a>(object: &'a Object, name: &str, default: &'a str) -> &'a str {
 
 /// Those of the annotations that are there, as a JSON object of texts; nothing if none is.
 fn gathered(object: &Object, names: &[&str]) -> Option<String> {
-    let there = names.iter().filter_map(|name| Some(((*name).to_owned(), Value::from(object.annotation(name)?))));
+    let text = |name: &str| object.annotation(name).filter(|text| !text.is_empty());
+    let there = names.iter().filter_map(|name| Some(((*name).to_owned(), Value::from(text(name)?))));
     let there: Map<String, Value> = there.collect();
     (!there.is_empty()).then(|| Value::Object(there).to_string())
 }

@@ -65,7 +65,7 @@ pub(crate) async fn run(shared: Arc<Shared>, kind: Kind) {
             let error = failure.into_error("watch the cluster");
             tracing::debug!(error = error.chain(), ?kind, "the watch failed; listing again");
             if !denied || shared.cache.is_listed() != Ok(true) {
-                let words = error.source.as_ref().map_or_else(String::new, ToString::to_string);
+                let words = error.source.as_deref().map_or_else(String::new, |cause| dcs_core::chain(cause));
                 shared.cache.cannot_list(kind, error.kind, words);
             }
             tokio::time::sleep(PAUSE + shared.jitter.upto(PAUSE)).await;

@@ -5,6 +5,7 @@ mod support;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -105,15 +106,15 @@ impl Subject for On {
                 as_admin(servers, &section)?
             }
         };
-        let new = |config, clock, who_uses| {
-            Kubernetes::new(config, &who.scope, None, who.name.as_str().into(), who.timing, clock, who_uses)
-        };
+        let new =
+            |config, clock, who_uses| Kubernetes::new(config, &who.scope, None, who.name.as_str().into(), who.timing, clock, who_uses);
         let agent = Arc::new(new(config, Arc::clone(&clock), Who::Agent));
         let reader = Arc::new(new(as_admin(servers, &section)?, clock, Who::ControlTool));
         let seen = Arc::clone(&agent);
         // Agents have observed the lock for as long as they have been there.
         agent.load(Deadline::after(TIMING.retry_timeout)).await?;
-        let dcs = Staged { agent, reader, api, namespace, scope: who.scope.clone(), name: who.name.clone() };
+        let dcs =
+            Staged { agent, reader, api, namespace, scope: who.scope.clone(), name: who.name.clone(), has_a_pod: AtomicBool::new(false) };
         Ok(Client { dcs: Arc::new(dcs), server_in_use: Box::new(move || seen.server()) })
     }
 
@@ -149,18 +150,17 @@ struct Staged {
     namespace: String,
     scope: String,
     name: String,
+    has_a_pod: AtomicBool,
 }
 
 impl Staged {
-    async fn make_pod(&self) {
-        let labels = labels(&self.scope);
-        let made = self.api.make_pod(&self.namespace, &self.name, &labels, "10.1.2.3");
-        made.await.expect("a pod can be made");
-    }
-
-    async fn has_a_pod(&self) -> bool {
-        let path = format!("/api/v1/namespaces/{}/pods/{}", self.namespace, self.name);
-        matches!(self.api.get(&path).await, Ok(Some(_)))
+    /// Somebody has made the pod before its agent says anything.
+    async fn ensure_pod(&self) {
+        if !self.has_a_pod.swap(true, Ordering::Relaxed) {
+            let labels = labels(&self.scope);
+            let made = self.api.make_pod(&self.namespace, &self.name, &labels, "10.1.2.3");
+            made.await.expect("a pod can be made");
+        }
     }
 }
 
@@ -215,9 +215,7 @@ impl Dcs for Staged {
     }
 
     async fn touch_member(&self, record: &MemberRecord, deadline: Deadline) -> Result<Touched, Error> {
-        if !self.has_a_pod().await {
-            self.make_pod().await;
-        }
+        self.ensure_pod().await;
         self.agent.touch_member(record, deadline).await
     }
 
@@ -261,6 +259,7 @@ impl Dcs for Staged {
     async fn delete_cluster(&self, deadline: Deadline) -> Result<(), Error> {
         let pods = format!("/api/v1/namespaces/{}/pods", self.namespace);
         self.api.delete(&pods).await.expect("pods can be deleted");
+        self.has_a_pod.store(false, Ordering::Relaxed);
         self.agent.delete_cluster(deadline).await
     }
 

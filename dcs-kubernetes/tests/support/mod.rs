@@ -2,6 +2,8 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each test program uses its own part")]
 
+pub mod middle;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -52,4 +54,13 @@ pub fn as_admin(servers: &Servers, section: &Map<String, Value>) -> Result<Confi
 /// The administrator's hands.
 pub fn admin(servers: &Servers) -> Result<Api, BoxError> {
     Ok(Api::of(servers, 0, ADMIN)?)
+}
+
+/// A kubeconfig for a server that speaks plain HTTP, and where it is.
+pub fn kubeconfig_by_http(servers: &Servers, address: SocketAddr, user: &Value) -> Result<PathBuf, BoxError> {
+    let mut config = kubeconfig_for(servers.plan(0), address, user);
+    config["clusters"][0]["cluster"] = json!({"server": format!("http://{address}")});
+    let path = new_file(servers, "kubeconfig");
+    std::fs::write(&path, config.to_string())?;
+    Ok(path)
 }

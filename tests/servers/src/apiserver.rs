@@ -170,7 +170,9 @@ impl Keys {
     fn make(addresses: &[SocketAddr]) -> Result<Self> {
         let workshop = Workshop::open().context("no `openssl` on the PATH")?;
         let authority = workshop.self_signed("ca", "DNS:authority");
-        let names: Vec<_> = addresses.iter().map(|address| format!("IP:{}", address.ip())).collect();
+        // Proxies before them listen on 127.0.0.1.
+        let mut names = vec!["DNS:kubernetes.default.svc".to_owned(), "IP:127.0.0.1".to_owned()];
+        names.extend(addresses.iter().map(|address| format!("IP:{}", address.ip())));
         let server = workshop.signed_by(&authority, "server", &names.join(","), "10");
         let accounts = workshop.self_signed("accounts", "DNS:accounts");
         let tokens = format!("{ADMIN},admin,1,\"system:masters\"\n{ALICE},alice,2,\n");
