@@ -69,6 +69,11 @@ impl Consul {
         }
     }
 
+    /// What sessions made from now on are called, for people who ask Consul for them.
+    pub fn set_session_name(&self, name: &str) {
+        self.sessions.set_name(name);
+    }
+
     /// Goes on with the token, the certificates, the consistency and the service registration of `config`, without losing the
     /// session. Endpoint, datacenter and checks stay those that the store was made with.
     ///
