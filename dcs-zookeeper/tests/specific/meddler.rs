@@ -82,6 +82,9 @@ impl Meddler {
             let mut connections = tokio::task::JoinSet::new();
             while let Ok((client, _)) = listener.accept().await {
                 let Ok(server) = TcpStream::connect(server).await else { continue };
+                for stream in [&client, &server] {
+                    stream.set_nodelay(true).expect("a socket");
+                }
                 connections.spawn(meddle(client, server, Arc::clone(&meddling)));
             }
         });
@@ -115,8 +118,7 @@ async fn frame(from: &mut OwnedReadHalf) -> io::Result<Vec<u8>> {
 }
 
 async fn send(to: &mut OwnedWriteHalf, frame: &[u8]) -> io::Result<()> {
-    to.write_i32(frame.len() as i32).await?;
-    to.write_all(frame).await
+    to.write_all(&[&(frame.len() as i32).to_be_bytes()[..], frame].concat()).await
 }
 
 fn number(frame: &[u8], at: usize) -> i32 {
