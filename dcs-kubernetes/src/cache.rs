@@ -158,12 +158,14 @@ impl Cache {
         });
     }
 
-    /// One object does not exist, as a server said that was asked after `known` was here.
+    /// One object does not exist, as a server said that was asked when `known` was here. Should it be there after all, whoever
+    /// says so is believed: a server can be wrong, or another one.
     pub(crate) fn is_absent(&self, kind: Kind, name: &str, known: Option<&Object>) {
         self.update(|state, names, now| {
             let shelf = state.shelf(kind);
             if shelf.items.get(name).map(|object| object.version()) == known.map(Object::version) {
-                shelf.delete(name, known.map_or(0, Object::version), now);
+                shelf.items.remove(name);
+                shelf.came.insert(name.to_owned(), now);
             }
             state.observe(names, now);
         });
@@ -405,5 +407,6 @@ mod tests {
         assert!(cache.lock().object.is_some());
         cache.is_absent(Kind::Objects, "s", Some(&leader(5, json!({}))));
         assert!(cache.lock().object.is_none());
+        assert!(cache.apply(Kind::Objects, leader(5, json!({"leader": "b"}))), "it is there after all");
     }
 }

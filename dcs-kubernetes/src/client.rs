@@ -87,6 +87,8 @@ pub(crate) struct Client {
     state: Mutex<State>,
     /// Changes whenever another server is used, so that whoever listens to the former one can follow.
     switched: watch::Sender<u64>,
+    /// Held by whoever reads the first list of API servers.
+    reading: tokio::sync::Mutex<()>,
     /// Warnings of servers that were passed on already.
     warned: Mutex<HashSet<String>>,
 }
@@ -123,7 +125,13 @@ struct Target {
 impl Client {
     pub(crate) fn new(access: Access, bypass: bool, retriable: Vec<u16>, timing: Timing, clock: Arc<dyn Clock>) -> Self {
         let state = State { access, retriable, bypass, timing, opened: None, direct: Vec::new(), direct_read_at: None, current: 0 };
-        Self { clock, state: Mutex::new(state), switched: watch::Sender::new(0), warned: Mutex::default() }
+        Self {
+            clock,
+            state: Mutex::new(state),
+            switched: watch::Sender::new(0),
+            reading: tokio::sync::Mutex::default(),
+            warned: Mutex::default(),
+        }
     }
 
     pub(crate) fn set_timing(&self, timing: Timing) {
@@ -315,11 +323,16 @@ impl Client {
 
     /// With `bypass_api_service` the servers must be known before anything is asked.
     async fn know_servers(&self, deadline: Deadline) -> Result<(), Failure> {
-        let unknown = {
+        let unknown = || {
             let state = self.state();
             state.bypass && state.direct.is_empty()
         };
-        if unknown { self.read_servers(deadline).await } else { Ok(()) }
+        if !unknown() {
+            return Ok(());
+        }
+        // Both watches begin at the same time.
+        let _one = deadline.bound("read the list of API servers", self.reading.lock()).await.map_err(Failure::not_sent)?;
+        if unknown() { self.read_servers(deadline).await } else { Ok(()) }
     }
 
     /// Reads the list of API servers if it is `loop_wait` old. What goes wrong with that is not the caller's concern: the

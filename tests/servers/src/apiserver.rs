@@ -352,7 +352,9 @@ impl Api {
     /// There is none then.
     pub async fn account_token(&self, namespace: &str, name: &str) -> Result<String> {
         let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts/{name}/token");
-        let request = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"expirationSeconds": 3600}});
+        // Two of the same second and for the same time would be one.
+        let seconds = 3600 + fastrand::u32(..100_000);
+        let request = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"expirationSeconds": seconds}});
         let (code, answer) = self.ask("POST", &path, "application/json", Some(&request)).await?;
         ensure!(code == 201, "POST {path}: {code} {answer}");
         Ok(answer["status"]["token"].as_str().context("a token")?.to_owned())
