@@ -199,7 +199,7 @@ impl Client {
         let mut tried = 0;
         let mut asked_anew = false;
         loop {
-            let target = self.target().await?;
+            let target = self.target(deadline).await?;
             let bounds = deadline.at_most(self.share());
             let failure = match self.attempt(ask, &target, bounds, want).await {
                 Ok(answer) => return Ok(answer),
@@ -233,7 +233,8 @@ impl Client {
     async fn attempt(&self, ask: &Ask, target: &Target, deadline: Deadline, want: Want) -> Result<Got, Failure> {
         let header = target.entrance.authorization(&*self.clock);
         let header = deadline.bound("read the credentials", header).await.map_err(Failure::not_sent)?;
-        let request = request(ask, &target.uri, header.map_err(Failure::misconfigured)?)?;
+        // It may be being exchanged just now, so that there is nothing for a moment.
+        let request = request(ask, &target.uri, header.map_err(Failure::not_sent)?)?;
         let response = match deadline.bound("an answer of the API server", target.pool.request(request)).await {
             Ok(Ok(response)) => response,
             Ok(Err(error)) if error.is_connect() => return Err(Failure::not_sent(error)),
@@ -262,13 +263,16 @@ impl Client {
     }
 
     /// Where the next attempt goes.
-    async fn target(&self) -> Result<Target, Failure> {
+    async fn target(&self, deadline: Deadline) -> Result<Target, Failure> {
         if let Some(target) = self.state().target()? {
             return Ok(target);
         }
         let access = self.state().access.clone();
         let read = access.clone();
-        let entrance = tokio::task::spawn_blocking(move || Entrance::open(&read)).await.map_err(Failure::misconfigured)?;
+        // A credential program may take its time.
+        let entrance = tokio::task::spawn_blocking(move || Entrance::open(&read));
+        let entrance = deadline.bound("read the credentials", entrance).await.map_err(Failure::not_sent)?;
+        let entrance = entrance.map_err(Failure::misconfigured)?;
         let mut state = self.state();
         match entrance {
             Ok(entrance) => state.opened = Some(state.connections(entrance, self.clock.now())),
@@ -350,7 +354,7 @@ impl Client {
 
     async fn read_servers(&self, deadline: Deadline) -> Result<(), Failure> {
         let ask = Ask::get(API_SERVERS.to_owned());
-        let target = self.target().await?;
+        let target = self.target(deadline).await?;
         let bounds = deadline.at_most(self.share());
         let object = match self.attempt(&ask, &target, bounds, Want::Everything).await {
             Ok(Got::Everything(body)) => serde_json::from_slice::<Object>(&body).map_err(Failure::strange),
@@ -371,6 +375,9 @@ impl Client {
                     tracing::info!(servers = ?found, "talking to the API servers themselves");
                     state.current = found.iter().position(|address| Some(address) == in_use.as_ref()).unwrap_or(0);
                     state.direct = found;
+                } else if state.current >= state.direct.len() {
+                    // The Service helped out while none of them answered.
+                    state.current = 0;
                 }
                 Ok(())
             }

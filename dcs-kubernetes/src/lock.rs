@@ -40,7 +40,11 @@ impl Kubernetes {
         loop {
             let sent_at = self.shared.clock.now();
             let failure = match self.write(Kind::Objects, &self.shared.names.leader, &ask, deadline).await {
-                Ok(_) => return Ok(Acquisition::Won(self.lease(sent_at))),
+                Ok(_) => {
+                    let lease = self.lease(sent_at);
+                    *self.claimed() = Some((annotations, lease));
+                    return Ok(Acquisition::Won(lease));
+                }
                 Err(failure) => failure,
             };
             match failure.class {

@@ -1,7 +1,9 @@
 //! API servers of Kubernetes over one etcd: 1.20, which `scripts/build-apiserver` builds.
 //!
 //! There is nothing else of Kubernetes: no scheduler, no controllers, no kubelet. Pods exist because [`Api::make_pod`] says so,
-//! and nothing is ever collected.
+//! and nothing is ever collected. An agent under test runs in no pod: it gets a [`kubeconfig`] through `KUBECONFIG`, and needs a
+//! pod of its name with the cluster's labels. Endpoints do not take loopback addresses, so the `pod_ip` of such an agent, and the
+//! address of its pod, are made up.
 
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
