@@ -46,6 +46,8 @@ pub struct Tries<'a> {
     pause: Duration,
     /// An earlier attempt may have been applied, or may still be.
     unknown: bool,
+    /// An earlier attempt has failed.
+    failed: bool,
     /// The handle was gone once already.
     handle_gone: bool,
 }
@@ -53,12 +55,17 @@ pub struct Tries<'a> {
 impl<'a> Tries<'a> {
     /// The attempts of `operation` in `store`, none of which begins after `deadline`.
     pub fn new(store: &'static str, operation: &'static str, deadline: Deadline, jitter: &'a Jitter) -> Self {
-        Self { store, operation, deadline, jitter, pause: FIRST_PAUSE, unknown: false, handle_gone: false }
+        Self { store, operation, deadline, jitter, pause: FIRST_PAUSE, unknown: false, failed: false, handle_gone: false }
     }
 
     /// Whether an earlier attempt may have been applied: then a refusal may be the echo of our own success.
     pub fn may_have_been_applied(&self) -> bool {
         self.unknown
+    }
+
+    /// Whether an earlier attempt has failed, whatever it said about its fate.
+    pub(crate) fn have_failed(&self) -> bool {
+        self.failed
     }
 
     /// Runs one attempt, not past the deadline.
@@ -79,6 +86,7 @@ impl<'a> Tries<'a> {
     ///
     /// The given one; if an earlier attempt may have been applied, it says so.
     pub async fn after(&mut self, error: Error) -> Result<(), Error> {
+        self.failed = true;
         self.unknown |= error.fate == Fate::Unknown;
         let pause = match error.kind {
             ErrorKind::Denied | ErrorKind::Malformed | ErrorKind::Misconfigured => return Err(self.last(error)),

@@ -1,50 +1,18 @@
-//! What an answer of etcd, or the lack of one, means.
+//! What an answer of etcd's gRPC API, or the lack of one, means.
 //!
 //! One table maps gRPC codes and etcd's messages to a [`Class`], which says what to do next, and a [`Fate`], which says
 //! what became of a write. etcd gives the same code to very different failures, so that its messages have to be looked
 //! at; they are part of etcd's API (`rpctypes`) and have not changed from 3.4 to 3.6.
 
 use std::error::Error as _;
-use std::fmt;
 
 use dcs_core::{BoxError, Error, ErrorKind, Fate};
 use tonic::Code;
 
+use crate::failure::{Chain, Class, Failure, text_of};
+
 /// The store's name in the configuration, in errors and in logs.
 pub(crate) const STORE: &str = "etcd3";
-
-/// What to do about a failure.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Class {
-    /// This server is of no use now: ask another.
-    NextServer,
-    /// The same, because the connection broke.
-    Broken,
-    /// The cluster is busy or has no leader yet: pause, ask again.
-    Busy,
-    /// Our token is not (or no longer) valid: get a new one, ask again.
-    Token,
-    /// The server does not know users: go on without a token.
-    AuthOff,
-    /// The lease does not exist.
-    LeaseGone,
-    /// The server refuses for good.
-    Denied,
-    /// Too large for etcd.
-    TooLarge,
-    /// Cannot be done, and asking again will not help within this call.
-    Refused,
-    /// Local settings are wrong, or the other side is no etcd v3.
-    Misconfigured,
-}
-
-/// A request, or the attempt to connect, failed.
-#[derive(Debug)]
-pub(crate) struct Failure {
-    pub(crate) class: Class,
-    pub(crate) fate: Fate,
-    pub(crate) cause: BoxError,
-}
 
 /// A server said no, in its own words.
 #[derive(Debug, thiserror::Error)]
@@ -53,18 +21,6 @@ struct Answer {
     code: &'static str,
     message: String,
 }
-
-/// The whole chain of an error as one text, without repetitions.
-#[derive(Debug)]
-struct Chain(String);
-
-impl fmt::Display for Chain {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for Chain {}
 
 /// Code (any if absent), a part of the message in lower case, what to do, what became of a write.
 type Row = (Option<Code>, &'static str, Class, Fate);
@@ -145,36 +101,6 @@ impl From<etcd_client::Error> for Failure {
     }
 }
 
-impl Failure {
-    /// No connection could be had.
-    pub(crate) fn unreachable(cause: impl Into<BoxError>) -> Self {
-        Self { class: Class::NextServer, fate: Fate::NotApplied, cause: cause.into() }
-    }
-
-    /// The same failure with what may be the reason.
-    pub(crate) fn perhaps(self, reason: &str) -> Self {
-        let cause = Box::new(Chain(format!("{}; {reason}", self.cause)));
-        Self { cause, ..self }
-    }
-
-    /// A connection broke, or did not answer, with a request on it.
-    pub(crate) fn lost(cause: impl Into<BoxError>) -> Self {
-        Self { class: Class::NextServer, fate: Fate::Unknown, cause: cause.into() }
-    }
-
-    /// The failure as the contract's error.
-    pub(crate) fn into_error(self, operation: &'static str) -> Error {
-        let kind = match self.class {
-            Class::NextServer | Class::Broken | Class::Busy | Class::Refused | Class::AuthOff => ErrorKind::Unavailable,
-            Class::LeaseGone => ErrorKind::HandleGone,
-            Class::Token | Class::Denied => ErrorKind::Denied,
-            Class::TooLarge | Class::Misconfigured => ErrorKind::Misconfigured,
-        };
-        let Self { fate, cause, .. } = self;
-        Error { kind, fate, operation, store: STORE, source: Some(cause) }
-    }
-}
-
 /// An answer that does not have the form it must have.
 pub(crate) fn malformed(operation: &'static str, problem: &'static str) -> Error {
     Error::new(STORE, operation, ErrorKind::Malformed, Fate::Unknown).because(problem)
@@ -189,21 +115,6 @@ fn find_connect_error(status: &tonic::Status) -> Option<&(dyn std::error::Error 
         cause = error.source();
     }
     None
-}
-
-/// The chain of `error` in one line. Libraries tend to repeat a cause in the text of what it caused.
-pub(crate) fn text_of(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let next = error.to_string();
-        if !text.contains(&next) {
-            text.push_str(": ");
-            text.push_str(&next);
-        }
-        cause = error.source();
-    }
-    text
 }
 
 fn name_of(code: Code) -> &'static str {
@@ -277,23 +188,5 @@ mod tests {
         let failure = Failure::from(etcd_client::Error::GRpcStatus(status));
         assert_eq!((failure.class, failure.fate), (Class::Broken, Fate::NotApplied));
         assert_eq!(failure.cause.to_string(), "connection refused");
-    }
-
-    #[test]
-    fn the_kind_tells_the_caller_what_to_do() {
-        let kinds = [
-            (Class::NextServer, ErrorKind::Unavailable),
-            (Class::Busy, ErrorKind::Unavailable),
-            (Class::LeaseGone, ErrorKind::HandleGone),
-            (Class::Token, ErrorKind::Denied),
-            (Class::Denied, ErrorKind::Denied),
-            (Class::TooLarge, ErrorKind::Misconfigured),
-        ];
-        for (class, kind) in kinds {
-            let failure = Failure { class, fate: Fate::Unknown, cause: "why".into() };
-            let error = failure.into_error("renew the leader lock");
-            assert_eq!((error.kind, error.store), (kind, "etcd3"));
-            assert!(error.chain().ends_with(": why"), "{}", error.chain());
-        }
     }
 }

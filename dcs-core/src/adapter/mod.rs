@@ -259,6 +259,13 @@ impl Dcs for KeyValueDcs {
 
 impl KeyValueDcs {
     async fn touch_once(&self, key: &str, value: &str, deadline: Deadline) -> Result<Touched, Error> {
+        if self.store.capabilities().liveness_per_key {
+            // The write is what keeps the key alive, whatever is in it.
+            self.known().forget(key);
+            let revision = self.store.put_bound(key, value.as_bytes(), deadline).await?;
+            self.known().wrote(key, value.as_bytes(), &revision, None);
+            return Ok(Touched::Written);
+        }
         let handle = self.store.ensure_handle(deadline).await?;
         if self
             .known()

@@ -19,7 +19,7 @@ use store_servers::{eventually, report_not_run};
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Adds `root` and a user that may do everything below `/service/`.
-async fn add_users(direct: &mut Client) {
+pub(crate) async fn add_users(direct: &mut Client) {
     direct.user_add("root", "rootpw", None).await.expect("a user");
     direct.role_add("root").await.expect("a role");
     direct.user_grant_role("root", "root").await.expect("a grant");

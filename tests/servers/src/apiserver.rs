@@ -144,21 +144,25 @@ impl Options {
             Api::of(&servers, index, ADMIN)?.serves().await;
         }
         if self.listed {
-            list(&servers, self.servers.into()).await?;
+            list(&Api::of(&servers, 0, ADMIN)?, &servers.addresses()[..self.servers.into()]).await?;
         }
         Ok(servers)
     }
 }
 
-/// Writes the servers into the Endpoints that name them.
-async fn list(servers: &Servers, count: usize) -> Result<()> {
+/// Writes the servers at these addresses into the Endpoints that name them.
+///
+/// # Errors
+///
+/// They are not named then.
+pub async fn list(api: &Api, servers: &[SocketAddr]) -> Result<()> {
     let subset = |address: &SocketAddr| {
         let ports = json!([{"name": "https", "port": address.port(), "protocol": "TCP"}]);
         json!({"addresses": [{"ip": address.ip().to_string()}], "ports": ports})
     };
-    let subsets: Vec<_> = servers.addresses().iter().take(count).map(subset).collect();
+    let subsets: Vec<_> = servers.iter().map(subset).collect();
     let endpoints = json!({"metadata": {"name": "kubernetes"}, "subsets": subsets});
-    Api::of(servers, 0, ADMIN)?.create("/api/v1/namespaces/default/endpoints", &endpoints).await
+    api.create("/api/v1/namespaces/default/endpoints", &endpoints).await
 }
 
 /// Certificates, keys and users.

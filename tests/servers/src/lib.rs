@@ -14,6 +14,7 @@
 pub mod apiserver;
 pub mod certificates;
 pub mod conformance;
+pub mod consul;
 pub mod etcd;
 mod find;
 pub mod network;
@@ -21,6 +22,7 @@ mod plan;
 mod poll;
 mod report;
 mod servers;
+pub mod zookeeper;
 
 pub use find::{directory, on_the_path, program};
 pub use network::Network;
