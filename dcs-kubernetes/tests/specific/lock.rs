@@ -151,6 +151,22 @@ pub(super) async fn an_acquisition_whose_answer_was_lost_is_won(servers: Arc<Ser
     middle.meet(Request::Patch, Fault::Instead(500), 1);
     a.wins().await?;
     assert_eq!(b.leader().await?.as_deref(), Some("a"));
+    // The same when it comes out only later: what was given up for lost is found, and worth what it was worth then.
+    assert!(a.dcs.release_leader(None, a.soon()).await?);
+    middle.meet(Request::Patch, Fault::Instead(500), 1);
+    middle.meet(Request::Patch, Fault::Answer(500, "{}"), usize::MAX);
+    let clock = BootClock;
+    let before = clock.now();
+    let short = Deadline::after(Duration::from_millis(800));
+    assert!(a.dcs.attempt_to_acquire_leader(short).await.is_err_and(|error| error.fate == dcs_core::Fate::Unknown));
+    let gave_up = clock.now();
+    middle.heal();
+    let lease = a.wins().await?;
+    assert!(lease.sent_at() >= before && lease.sent_at() < gave_up);
+    a.keeps().await?;
+    // Another process of the same name has not said that, and waits.
+    let other = place.member("a", "10.0.0.1").await?;
+    assert_eq!(other.dcs.attempt_to_acquire_leader(other.soon()).await?, Acquisition::Lost(Some("a".into())));
     // Somebody else's is never taken for our own.
     assert!(a.dcs.release_leader(None, a.soon()).await?);
     a.dcs.load(a.soon()).await?;
