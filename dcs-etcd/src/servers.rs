@@ -96,7 +96,13 @@ impl Servers {
             }
         }
         let mut due = self.names.due(start, freshness);
-        due.extend(self.names.due(self.members.iter().cloned(), Freshness::Remembered).into_iter().filter(|e| !due.contains(e)).collect::<Vec<_>>());
+        due.extend(
+            self.names
+                .due(self.members.iter().cloned(), Freshness::Remembered)
+                .into_iter()
+                .filter(|e| !due.contains(e))
+                .collect::<Vec<_>>(),
+        );
         self.names.take_in(dns::ask(due, deadline).await);
         self.names.keep(&endpoints);
 

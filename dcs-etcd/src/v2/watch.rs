@@ -106,11 +106,7 @@ mod tests {
             ("expire", true, ChangeKind::Deleted),
         ];
         for (action, existed, kind) in cases {
-            let event = Event {
-                action: action.to_owned(),
-                node: Default::default(),
-                prev_node: existed.then(Default::default),
-            };
+            let event = Event { action: action.to_owned(), node: Default::default(), prev_node: existed.then(Default::default) };
             assert_eq!(kind_of(&event), kind, "{action}");
         }
     }
