@@ -258,9 +258,28 @@ async fn renewals_without_an_answer_prolong_nothing() {
     let alice = candidate(&server, "alice", &plan);
     let leadership = wins(&alice).await;
     let lease = leadership.lease().unwrap();
-    plan.always(Some(Fault::DropAnswer));
-    leadership.lost().await;
+    // The store can be read, and every renewal is carried out. Only nobody hears of it.
+    for _ in 0..100 {
+        plan.next(Some(Call::Renew), Fault::DropAnswer);
+    }
+    assert_eq!(leadership.lost().await, Lost::NotRenewed);
     assert_eq!(lease.valid_until().saturating_since(server.clock().now()), MARGIN);
+    assert_eq!(owner(&server).as_deref(), Some("alice"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_renewal_counts_from_before_it_was_sent() {
+    let server = server();
+    let plan = plan();
+    let alice = candidate(&server, "alice", &plan);
+    let leadership = wins(&alice).await;
+    let (first, delay) = (leadership.lease().unwrap(), Duration::from_millis(1_400));
+    plan.next(Some(Call::Renew), Fault::Delay(delay));
+    tokio::time::sleep(TIMING.loop_wait + delay * 2).await;
+    let second = leadership.lease().unwrap();
+    let sent = first.sent_at() + TIMING.loop_wait;
+    assert!(second.sent_at() >= sent && second.sent_at() < sent + delay / 2, "{first:?}, then {second:?}");
+    assert_eq!(second.valid_until(), second.sent_at() + TIMING.ttl);
 }
 
 #[tokio::test(start_paused = true)]
