@@ -101,9 +101,7 @@ impl Options {
         let ensemble: Vec<String> = addresses
             .iter()
             .enumerate()
-            .map(|(index, [_, quorum, election])| {
-                format!("server.{}={}:{}:{}", index + 1, quorum.ip(), quorum.port(), election.port())
-            })
+            .map(|(index, [_, quorum, election])| format!("server.{}={}:{}:{}", index + 1, quorum.ip(), quorum.port(), election.port()))
             .collect();
         let classes: Vec<String> = CLASSES.iter().map(|jar| format!("{JARS}/{jar}")).collect();
         let certificates = self.certificates()?;
@@ -133,13 +131,10 @@ impl Options {
                 arguments: arguments.map(str::to_owned).into(),
                 environment: Vec::new(),
                 directory: home,
-                files: [
-                    ("zoo.cfg", format!("{}\n", lines.join("\n")).into_bytes()),
-                    ("myid", format!("{}\n", index + 1).into_bytes()),
-                ]
-                .into_iter()
-                .chain(certificates.clone())
-                .collect(),
+                files: [("zoo.cfg", format!("{}\n", lines.join("\n")).into_bytes()), ("myid", format!("{}\n", index + 1).into_bytes())]
+                    .into_iter()
+                    .chain(certificates.clone())
+                    .collect(),
                 data: DATA,
             }
         });
