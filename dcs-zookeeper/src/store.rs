@@ -167,9 +167,9 @@ impl ZooKeeper {
         let create = async || {
             let writing = self.watcher.writes(connection, path);
             let acls = self.acls();
-            let made = self.client.ask_on(connection, deadline, |client| async move {
-                Ok(client.create(path, value, &mode.with_acls(acls.get())).await?.0)
-            });
+            let made = self
+                .client
+                .ask_on(connection, deadline, |client| async move { Ok(client.create(path, value, &mode.with_acls(acls.get())).await?.0) });
             let (stat, _) = made.await?;
             writing.applied(1, Some(revision_of(&stat)));
             Ok(stat)
@@ -183,7 +183,14 @@ impl ZooKeeper {
         }
     }
 
-    async fn set(&self, connection: &Connection, path: &str, value: &[u8], version: Option<i32>, deadline: Deadline) -> Result<zk::Stat, Failure> {
+    async fn set(
+        &self,
+        connection: &Connection,
+        path: &str,
+        value: &[u8],
+        version: Option<i32>,
+        deadline: Deadline,
+    ) -> Result<zk::Stat, Failure> {
         let writing = self.watcher.writes(connection, path);
         let set = self.client.ask_on(connection, deadline, |client| async move { Ok(client.set_data(path, value, version).await?) });
         let (stat, _) = set.await?;

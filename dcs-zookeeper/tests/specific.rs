@@ -27,8 +27,7 @@ const PREFIX: &str = "/service/demo/";
 const LEADER: &str = "/service/demo/leader";
 const MEMBER: &str = "/service/demo/members/a";
 
-const TIMING: Timing =
-    Timing { ttl: Duration::from_secs(4), loop_wait: Duration::from_secs(1), retry_timeout: Duration::from_secs(4) };
+const TIMING: Timing = Timing { ttl: Duration::from_secs(4), loop_wait: Duration::from_secs(1), retry_timeout: Duration::from_secs(4) };
 
 /// How late a session may end: a tick of the servers, and a busy machine.
 const GRAIN: Duration = Duration::from_secs(2);

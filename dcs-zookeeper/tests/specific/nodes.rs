@@ -22,10 +22,8 @@ async fn of_two_writers_with_the_version_zero_one_wins() {
         let key = format!("{CONFIG}{round}");
         let Ok(Write::Applied(new)) = a.put(&key, b"new", Expect::Absent, soon()).await else { panic!("it is new") };
         assert!(new.as_str().ends_with(".0"), "{new}");
-        let (one, other) = tokio::join!(
-            a.put(&key, b"a", Expect::Revision(&new), soon()),
-            b.put(&key, b"b", Expect::Revision(&new), soon())
-        );
+        let (one, other) =
+            tokio::join!(a.put(&key, b"a", Expect::Revision(&new), soon()), b.put(&key, b"b", Expect::Revision(&new), soon()));
         let won = [one, other].map(|write| write.expect("both are answered").is_applied());
         assert_eq!(won.iter().filter(|won| **won).count(), 1, "round {round}");
         assert_eq!(existing(&a, &key).await.value, if won[0] { b"a" } else { b"b" });

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use dcs_core::{BootClock, Clock, Deadline, Entry, ErrorKind, KeyValueStore, LockRenewal, Timing};
 use serde_json::json;
-use store_servers::zookeeper::Options;
 use store_servers::eventually;
+use store_servers::zookeeper::Options;
 
 use crate::meddler::{Meddler, Trick, op};
 use crate::{
@@ -52,9 +52,7 @@ async fn a_frozen_server_is_left_within_its_share_of_the_time() {
     let servers = Options::three().start().await.expect("ZooKeeper starts");
     // A follower: without the leader nothing works before there is another one.
     let follower = (0..3)
-        .find(|index| {
-            store_servers::zookeeper::word(servers.addresses()[*index], "srvr").is_ok_and(|said| said.contains("Mode: follower"))
-        })
+        .find(|index| store_servers::zookeeper::word(servers.addresses()[*index], "srvr").is_ok_and(|said| said.contains("Mode: follower")))
         .expect("two of them follow");
     let hosts = servers.hosts();
     let a = store_with(&json!({"hosts": hosts[follower]}), TIMING);

@@ -131,13 +131,10 @@ impl Options {
                 arguments: arguments.map(str::to_owned).into(),
                 environment: Vec::new(),
                 directory: home,
-                files: [
-                    ("zoo.cfg", format!("{}\n", lines.join("\n")).into_bytes()),
-                    ("myid", format!("{}\n", index + 1).into_bytes()),
-                ]
-                .into_iter()
-                .chain(certificates.clone())
-                .collect(),
+                files: [("zoo.cfg", format!("{}\n", lines.join("\n")).into_bytes()), ("myid", format!("{}\n", index + 1).into_bytes())]
+                    .into_iter()
+                    .chain(certificates.clone())
+                    .collect(),
                 data: DATA,
             }
         });
