@@ -266,6 +266,9 @@ impl Kubernetes {
                 there => there?,
             };
             let Some(object) = there.filter(|object| self.is_ours(object)) else { return Ok(false) };
+            // A release whose answer gets lost may still arrive: from here on only a renewal, which it cannot follow, makes the
+            // lock ours again.
+            *self.claimed() = None;
             let ask = self.giving_up(&object, last_lsn);
             match self.write(Kind::Objects, &self.shared.names.leader, &ask, deadline).await {
                 Ok(_) => return Ok(true),
