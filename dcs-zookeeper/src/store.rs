@@ -363,6 +363,7 @@ impl KeyValueStore for ZooKeeper {
             // A tick, and whatever the server needs to notice.
             expiry_granularity: Duration::from_secs(2),
             max_value: Some(LARGEST_VALUE),
+            liveness_per_key: false,
         }
     }
 

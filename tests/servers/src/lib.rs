@@ -11,8 +11,10 @@
 //! A plan knows no process and a runner knows no store. What Debian 12 does not have as a package is unpacked or built by
 //! `scripts/install-servers` into [`directory`].
 
+pub mod apiserver;
 pub mod certificates;
 pub mod conformance;
+pub mod consul;
 pub mod etcd;
 mod find;
 pub mod network;
