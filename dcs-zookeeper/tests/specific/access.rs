@@ -61,7 +61,7 @@ fn with(files: &Files) -> Value {
 /// The first handshakes of a server of Java take their time.
 async fn lets_in(section: &Value) -> dcs_zookeeper::ZooKeeper {
     let store = store_with(section, TIMING);
-    let patience = std::time::Duration::from_secs(20);
+    let patience = std::time::Duration::from_secs(60);
     store_servers::eventually("it lets us in", patience, || async { loads(&store).await.map_err(|error| error.chain()) }).await;
     store
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use dcs_core::{Deletion, Entry, Expect, KeyValueStore, LockRenewal, Write};
+use dcs_core::{Deletion, Entry, Expect, KeyValueStore, LockRenewal, Timing, Write};
 use serde_json::json;
 use store_servers::zookeeper::Options;
 
@@ -97,7 +97,9 @@ async fn a_lock_taken_from_somebody_by_mistake_is_never_believed_in() {
     }
     let servers = Options::default().start().await.expect("ZooKeeper starts");
     let meddler = Meddler::start(servers.addresses()[0]).await;
-    let (before, after, b) = (store(&servers), store_with(&json!({"hosts": meddler.host()}), TIMING), store(&servers));
+    // The transaction is held up for as long as the others need.
+    let patient = Timing { retry_timeout: TIMING.retry_timeout * 5, ..TIMING };
+    let (before, after, b) = (store(&servers), store_with(&json!({"hosts": meddler.host()}), patient), store(&servers));
     wins(&before, "a").await;
     let seen = existing(&after, LEADER).await;
     let hold = Arc::new(Hold::default());
