@@ -216,3 +216,33 @@ async fn two_nodes_and_a_witness_survive_the_loss_of_each() -> Result<()> {
     replace_the_primary(&cluster).await?;
     cluster.finish(Loss::SUDDEN_DEATH).await
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_agent_of_each_replica_dies_hangs_and_restarts_in_turn_and_every_role_stays() -> Result<()> {
+    let cluster = on_raft().start().await?;
+    let primary = cluster.leader().await?;
+    let postmasters: Vec<_> = cluster.nodes().iter().map(Node::postmaster).collect();
+
+    for replica in cluster.others(primary) {
+        cluster.let_lead_raft(replica).await?;
+        replica.kill_agent().await?;
+        eventually_has_led_on(&cluster, primary).await?;
+        replica.start()?;
+        cluster.eventually_all_vote().await?;
+        cluster.let_lead_raft(replica).await?;
+        replica.signal_agent(Signal::SIGSTOP)?;
+        eventually_has_led_on(&cluster, primary).await?;
+        replica.signal_agent(Signal::SIGCONT)?;
+        cluster.eventually_all_vote().await?;
+    }
+    // Its lock outlives the restart of its agent.
+    primary.kill_agent().await?;
+    primary.start()?;
+    cluster.eventually_all_vote().await?;
+
+    ensure!(cluster.eventually_settled().await?.name == primary.name, "another node leads");
+    ensure!(primary.timeline().await? == 1, "somebody was promoted");
+    let after: Vec<_> = cluster.nodes().iter().map(Node::postmaster).collect();
+    ensure!(after == postmasters, "a PostgreSQL was restarted");
+    cluster.finish(Loss::None).await
+}
