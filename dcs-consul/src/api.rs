@@ -111,17 +111,26 @@ impl<'a> From<&Step<'a>> for Operation<'a> {
 
 /// Steps of which all are carried out or none, as they are sent.
 #[derive(Clone, Debug)]
-pub(crate) struct Transaction(Vec<u8>);
+pub(crate) struct Transaction {
+    body: Vec<u8>,
+    deletes: bool,
+}
 
 impl Transaction {
     pub(crate) fn of(steps: &[Step<'_>]) -> Result<Self, Failure> {
         let operations: Vec<Operation<'_>> = steps.iter().map(Operation::from).collect();
-        serde_json::to_vec(&operations).map(Self).map_err(Failure::settings)
+        let body = serde_json::to_vec(&operations).map_err(Failure::settings)?;
+        Ok(Self { body, deletes: matches!(steps.last(), Some(Step::Delete(_))) })
+    }
+
+    /// Whether it deletes a key in the end.
+    pub(crate) fn deletes(&self) -> bool {
+        self.deletes
     }
 
     /// Values travel as base64 in it, so that not every value that Consul takes fits.
     pub(crate) fn is_too_large(&self) -> bool {
-        self.0.len() > LARGEST_TRANSACTION
+        self.body.len() > LARGEST_TRANSACTION
     }
 }
 
@@ -269,8 +278,8 @@ impl Client {
     }
 
     /// Carries out all steps or none.
-    pub(crate) async fn transact(&self, Transaction(body): Transaction, deadline: Deadline) -> Result<Transacted, Failure> {
-        let answer = self.ask(Request::put("txn").with_body(body), deadline).await?;
+    pub(crate) async fn transact(&self, transaction: Transaction, deadline: Deadline) -> Result<Transacted, Failure> {
+        let answer = self.ask(Request::put("txn").with_body(transaction.body), deadline).await?;
         match answer.status {
             200 => {
                 let results = answer.json::<TransactionAnswer>()?.results.unwrap_or_default();
@@ -383,7 +392,7 @@ mod tests {
     #[test]
     fn a_transaction_is_written_as_consul_reads_it() {
         let steps = [Step::Unchanged("/a/leader", 7), Step::Delete("/a/leader"), Step::Lock("/a/leader", b"x", "id")];
-        let text = String::from_utf8(Transaction::of(&steps).unwrap().0).unwrap();
+        let text = String::from_utf8(Transaction::of(&steps).unwrap().body).unwrap();
         let expected = r#"[{"KV":{"Verb":"check-index","Key":"a/leader","Index":7}},{"KV":{"Verb":"delete","Key":"a/leader"}},{"KV":{"Verb":"lock","Key":"a/leader","Value":"eA==","Session":"id"}}]"#;
         assert_eq!(text, expected);
     }

@@ -119,6 +119,11 @@ impl Failure {
         Self { class: Class::Unavailable, fate: Fate::Unknown, cause: cause.into() }
     }
 
+    /// Nothing was asked.
+    pub(crate) fn never_sent(cause: impl Into<BoxError>) -> Self {
+        Self { class: Class::Unavailable, fate: Fate::NotApplied, cause: cause.into() }
+    }
+
     /// Local settings cannot be used.
     pub(crate) fn settings(cause: impl Into<BoxError>) -> Self {
         Self { class: Class::Misconfigured, fate: Fate::NotApplied, cause: cause.into() }

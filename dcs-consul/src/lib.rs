@@ -10,6 +10,7 @@ mod registered;
 mod service;
 mod session;
 mod store;
+mod turns;
 mod views;
 mod watch;
 

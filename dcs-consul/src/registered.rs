@@ -34,7 +34,7 @@ pub fn open(
     name: MemberName,
 ) -> (Arc<Consul>, Arc<dyn Dcs>) {
     let store = Arc::new(Consul::new(config, timing, Arc::clone(&clock)));
-    store.sessions.set_name(&format!("{scope}-{name}"));
+    store.set_session_name(&format!("{scope}-{name}"));
     let cluster = KeyValueDcs::new(Arc::clone(&store) as _, clock, path, name, timing);
     let registered = Registered { cluster, store: Arc::clone(&store), scope: scope.to_owned(), memory: Mutex::default() };
     (store, Arc::new(registered))

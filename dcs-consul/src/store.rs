@@ -19,6 +19,7 @@ use crate::config::{Config, Mode, Registration};
 use crate::error::{Failure, STORE};
 use crate::freshness::Freshness;
 use crate::session::{Held, Keeper};
+use crate::turns::Turns;
 use crate::views::Views;
 use crate::watch::Watcher;
 
@@ -43,7 +44,8 @@ pub struct Consul {
     registration: Mutex<Registration>,
     views: Arc<Views>,
     watcher: Watcher,
-    freshness: Freshness,
+    freshness: Arc<Freshness>,
+    turns: Turns,
     own_writes: OwnWrites,
 }
 
@@ -64,9 +66,15 @@ impl Consul {
             watcher: Watcher::new(client.clone(), Arc::clone(&views)),
             client,
             views,
-            freshness: Freshness::default(),
+            freshness: Arc::default(),
+            turns: Turns::default(),
             own_writes: OwnWrites::default(),
         }
+    }
+
+    /// What sessions made from now on are called, for people who ask Consul for them.
+    pub fn set_session_name(&self, name: &str) {
+        self.sessions.set_name(name);
     }
 
     /// Goes on with the token, the certificates, the consistency and the service registration of `config`, without losing the
@@ -129,14 +137,26 @@ impl Consul {
 
     async fn carry_out(&self, key: &str, transaction: Transaction, deadline: Deadline) -> Result<Transacted, Failure> {
         let _writing = self.own_writes.begin(key);
-        let outcome = self.client.transact(transaction, deadline).await;
-        match &outcome {
-            Ok(Transacted::Applied(index)) => self.freshness.wrote(key, *index),
-            Ok(Transacted::Differs | Transacted::Missing) => {}
-            Err(failure) if failure.fate == Fate::NotApplied => {}
-            Err(_) => self.freshness.may_have_changed(key),
-        }
-        outcome
+        let (client, freshness, written) = (self.client.clone(), Arc::clone(&self.freshness), key.to_owned());
+        let write = async move {
+            let deletes = transaction.deletes();
+            let outcome = client.transact(transaction, deadline).await;
+            match &outcome {
+                Ok(Transacted::Applied(_)) if deletes => freshness.may_have_changed(&written),
+                Ok(Transacted::Applied(index)) => freshness.wrote(&written, *index),
+                Ok(Transacted::Differs | Transacted::Missing) => {}
+                Err(failure) if failure.fate == Fate::NotApplied => {}
+                Err(_) => freshness.may_have_changed(&written),
+            }
+            outcome
+        };
+        self.turns.write(key, deadline, write).await
+    }
+
+    /// Reads one key as it is now, after everything that we have done to it.
+    async fn look(&self, key: &str, deadline: Deadline) -> Result<Option<Entry>, Failure> {
+        drop(self.turns.wait(key, deadline).await?);
+        self.client.key(key, Mode::Consistent, deadline).await
     }
 
     /// Writes a value that does not fit into a transaction: two requests, of which the second finds out the revision.
@@ -149,16 +169,20 @@ impl Consul {
         deadline: Deadline,
     ) -> Result<Write, Error> {
         let _writing = self.own_writes.begin(key);
-        let written = self.client.put(key, value, expected, deadline).await;
-        self.freshness.may_have_changed(key);
-        if !written.map_err(|failure| failure.into_error(operation))? {
+        let (client, freshness, name, bytes) = (self.client.clone(), Arc::clone(&self.freshness), key.to_owned(), value.to_vec());
+        let write = async move {
+            let written = client.put(&name, &bytes, expected, deadline).await;
+            freshness.may_have_changed(&name);
+            written
+        };
+        if !self.turns.write(key, deadline, write).await.map_err(|failure| failure.into_error(operation))? {
             return Ok(Write::Refused);
         }
         let unknown = || Error::new(STORE, operation, ErrorKind::Unavailable, Fate::Unknown);
         if deadline.remaining() < LEAST_TIME_FOR_READING_BACK {
             return Err(unknown().because("no time was left to find out the revision of what was written"));
         }
-        let there = self.client.key(key, Mode::Consistent, deadline).await.map_err(|failure| unknown().because(failure.cause))?;
+        let there = self.look(key, deadline).await.map_err(|failure| unknown().because(failure.cause))?;
         match there.filter(|entry| entry.value == value) {
             Some(entry) => Ok(Write::Applied(entry.revision)),
             None => Err(unknown().because("it was written, and changed again by somebody else at once")),
@@ -173,15 +197,12 @@ impl Consul {
             Expect::Absent => None,
         };
         let Some(condition) = condition else {
-            let found = self.client.key(key, Mode::Consistent, deadline).await.map_err(fail)?;
+            let found = self.look(key, deadline).await.map_err(fail)?;
             return Ok(if found.is_some() { Deletion::Refused } else { Deletion::Absent });
         };
         let outcome = self.write(key, &[condition, Step::Delete(key)], deadline).await.map_err(fail)?;
         Ok(match outcome {
-            Transacted::Applied(_) => {
-                self.freshness.may_have_changed(key);
-                Deletion::Deleted(None)
-            }
+            Transacted::Applied(_) => Deletion::Deleted(None),
             Transacted::Differs => Deletion::Refused,
             Transacted::Missing => Deletion::Absent,
         })
@@ -243,7 +264,7 @@ impl KeyValueStore for Consul {
     }
 
     async fn get(&self, key: &str, deadline: Deadline) -> Result<Option<Entry>, Error> {
-        self.client.key(key, Mode::Consistent, deadline).await.map_err(|failure| failure.into_error("read a key"))
+        self.look(key, deadline).await.map_err(|failure| failure.into_error("read a key"))
     }
 
     async fn put(&self, key: &str, value: &[u8], expect: Expect<'_>, deadline: Deadline) -> Result<Write, Error> {
@@ -329,7 +350,7 @@ impl KeyValueStore for Consul {
         let mut basis = if seen.value == owner.as_bytes() && index_of(&seen.revision).is_some() {
             Some(seen.clone())
         } else {
-            self.client.key(key, Mode::Consistent, deadline).await.map_err(fail)?
+            self.look(key, deadline).await.map_err(fail)?
         };
         for _ in 0..RENEWAL_ROUNDS {
             let index = match &basis {
@@ -353,7 +374,7 @@ impl KeyValueStore for Consul {
                 }
                 Err(failure) => return Err(fail(failure)),
             }
-            basis = self.client.key(key, Mode::Consistent, deadline).await.map_err(fail)?;
+            basis = self.look(key, deadline).await.map_err(fail)?;
         }
         let error = Error::new(STORE, RENEW, ErrorKind::Unavailable, Fate::Unknown);
         Err(error.because("the key changes all the time"))

@@ -2,12 +2,13 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use dcs_consul::{Config, Consul};
 use dcs_core::conformance::{AsyncRevoke, KeyValueOutside, Need, Outside, Profile, Who};
 use dcs_core::keys::ClusterPath;
-use dcs_core::{BoxError, Clock, Entry};
+use dcs_core::{BoxError, Clock, Entry, Timing};
 use serde_json::json;
 use store_servers::Servers;
 use store_servers::conformance::{Client, Subject, TIMING};
@@ -32,6 +33,9 @@ impl On {
     }
 }
 
+/// Patience for servers that write everything to disk, and elect a leader anew when a busy machine keeps them from doing so.
+const PATIENT: Timing = Timing { ttl: Duration::from_secs(8), retry_timeout: Duration::from_secs(7), ..TIMING };
+
 fn config(endpoint: SocketAddr) -> Result<Config, BoxError> {
     Ok(Config::from_section(json!({"host": endpoint.to_string()}).as_object().ok_or("it is an object")?)?)
 }
@@ -44,6 +48,10 @@ impl Subject for On {
 
     fn missing(&self) -> Option<String> {
         consul().err().map(|error| error.to_string())
+    }
+
+    fn timing(&self) -> Timing {
+        PATIENT
     }
 
     fn profile(&self) -> Profile {
@@ -80,7 +88,7 @@ impl Subject for On {
 
     async fn outside(&self, servers: &Servers, scope: &str, clock: Arc<dyn Clock>) -> Result<Arc<dyn Outside>, BoxError> {
         let endpoint = self.endpoint(servers);
-        let store = Arc::new(Consul::new(config(endpoint)?, TIMING, clock));
+        let store = Arc::new(Consul::new(config(endpoint)?, PATIENT, clock));
         Ok(Arc::new(KeyValueOutside { store, path: ClusterPath::new(None, scope), revoke: Revoke(endpoint) }))
     }
 }

@@ -70,9 +70,8 @@ impl<T> Answer<T> {
 impl Names {
     /// Which of `endpoints` have to be asked for now.
     pub(crate) fn due(&self, endpoints: impl IntoIterator<Item = Endpoint>, freshness: Freshness) -> Vec<Endpoint> {
-        let is_due = |endpoint: &Endpoint| {
-            endpoint.address().is_none() && self.known.get(endpoint).is_none_or(|answer| answer.is_due(freshness))
-        };
+        let is_due =
+            |endpoint: &Endpoint| endpoint.address().is_none() && self.known.get(endpoint).is_none_or(|answer| answer.is_due(freshness));
         endpoints.into_iter().filter(is_due).collect()
     }
 

@@ -48,6 +48,7 @@ const TABLE: &[Row] = &[
     // The cluster's state. "no leader" comes from a check in front of the request.
     (None, "no leader", Class::NextServer, Fate::NotApplied),
     (None, "not capable", Class::NextServer, Fate::NotApplied),
+    (None, "not supported for learner", Class::NextServer, Fate::NotApplied),
     (Some(Code::Unavailable), "", Class::NextServer, Fate::Unknown),
     (Some(Code::DeadlineExceeded), "", Class::Busy, Fate::Unknown),
     (Some(Code::FailedPrecondition), "", Class::Busy, Fate::NotApplied),
@@ -148,36 +149,114 @@ mod tests {
     fn the_answers_of_etcd_mean_what_the_table_says() {
         use Fate::{NotApplied, Unknown};
         let cases = [
-            (Code::Unauthenticated, "etcdserver: invalid auth token", Class::Token, NotApplied),
-            (Code::InvalidArgument, "etcdserver: revision of auth store is old", Class::Token, NotApplied),
-            (Code::InvalidArgument, "etcdserver: user name is empty", Class::Token, NotApplied),
-            (Code::PermissionDenied, "etcdserver: permission denied", Class::Token, NotApplied),
-            (Code::FailedPrecondition, "etcdserver: authentication is not enabled", Class::AuthOff, NotApplied),
-            (Code::InvalidArgument, "etcdserver: authentication failed, invalid user ID or password", Class::Denied, NotApplied),
-            (Code::NotFound, "etcdserver: requested lease not found", Class::LeaseGone, NotApplied),
-            (Code::Unknown, "lease: not a primary lessor", Class::NextServer, Unknown),
-            (Code::InvalidArgument, "etcdserver: request is too large", Class::TooLarge, NotApplied),
-            (Code::ResourceExhausted, "grpc: received message larger than max (5000000 vs. 2097152)", Class::TooLarge, NotApplied),
-            (Code::ResourceExhausted, "etcdserver: mvcc: database space exceeded", Class::Refused, NotApplied),
-            (Code::ResourceExhausted, "etcdserver: too many requests", Class::Busy, NotApplied),
-            (Code::Unavailable, "etcdserver: no leader", Class::NextServer, NotApplied),
-            (Code::Unavailable, "etcdserver: leader changed", Class::NextServer, Unknown),
-            (Code::Unavailable, "etcdserver: request timed out", Class::NextServer, Unknown),
-            (Code::Unavailable, "etcdserver: request timed out, possibly due to previous leader failure", Class::NextServer, Unknown),
-            (Code::Unavailable, "etcdserver: server stopped", Class::NextServer, Unknown),
-            (Code::Unavailable, "etcdserver: not capable", Class::NextServer, NotApplied),
-            (Code::DeadlineExceeded, "context deadline exceeded", Class::Busy, Unknown),
-            (Code::FailedPrecondition, "etcdserver: lease already exists", Class::Busy, NotApplied),
-            (Code::Unimplemented, "unknown service etcdserverpb.KV", Class::Misconfigured, NotApplied),
-            (Code::InvalidArgument, "etcdserver: key is not provided", Class::Refused, NotApplied),
-            (Code::OutOfRange, "etcdserver: mvcc: required revision has been compacted", Class::Refused, NotApplied),
-            (Code::Unknown, "transport error", Class::NextServer, Unknown),
-            (Code::Cancelled, "operation was canceled", Class::NextServer, Unknown),
-            (Code::Internal, "h2 protocol error: broken pipe", Class::NextServer, Unknown),
+            // Users
+            (Code::Unauthenticated, "etcdserver: invalid auth token", Class::Token, NotApplied, ErrorKind::Denied),
+            (Code::Unauthenticated, "a message of the future", Class::Token, NotApplied, ErrorKind::Denied),
+            (Code::InvalidArgument, "etcdserver: revision of auth store is old", Class::Token, NotApplied, ErrorKind::Denied),
+            (Code::InvalidArgument, "etcdserver: user name is empty", Class::Token, NotApplied, ErrorKind::Denied),
+            (Code::PermissionDenied, "etcdserver: permission denied", Class::Token, NotApplied, ErrorKind::Denied),
+            // A watch tells it in the text of its end.
+            (
+                Code::Unknown,
+                "rpc error: code = PermissionDenied desc = etcdserver: permission denied",
+                Class::Token,
+                NotApplied,
+                ErrorKind::Denied,
+            ),
+            (Code::FailedPrecondition, "etcdserver: authentication is not enabled", Class::AuthOff, NotApplied, ErrorKind::Unavailable),
+            (
+                Code::InvalidArgument,
+                "etcdserver: authentication failed, invalid user ID or password",
+                Class::Denied,
+                NotApplied,
+                ErrorKind::Denied,
+            ),
+            // Leases
+            (Code::NotFound, "etcdserver: requested lease not found", Class::LeaseGone, NotApplied, ErrorKind::HandleGone),
+            (Code::Unknown, "lease: not a primary lessor", Class::NextServer, Unknown, ErrorKind::Unavailable),
+            (Code::FailedPrecondition, "etcdserver: lease already exists", Class::Busy, NotApplied, ErrorKind::Unavailable),
+            (Code::OutOfRange, "etcdserver: too large lease TTL", Class::Refused, NotApplied, ErrorKind::Unavailable),
+            // Limits
+            (Code::InvalidArgument, "etcdserver: request is too large", Class::TooLarge, NotApplied, ErrorKind::Misconfigured),
+            (
+                Code::ResourceExhausted,
+                "grpc: received message larger than max (5000000 vs. 2097152)",
+                Class::TooLarge,
+                NotApplied,
+                ErrorKind::Misconfigured,
+            ),
+            (
+                Code::OutOfRange,
+                "Error, decoded message length too large: found 70000000 bytes, the limit is: 67108864 bytes",
+                Class::TooLarge,
+                Unknown,
+                ErrorKind::Misconfigured,
+            ),
+            (Code::ResourceExhausted, "etcdserver: mvcc: database space exceeded", Class::Refused, NotApplied, ErrorKind::Unavailable),
+            (Code::ResourceExhausted, "etcdserver: too many requests", Class::Busy, NotApplied, ErrorKind::Unavailable),
+            (Code::ResourceExhausted, "a message of the future", Class::Busy, Unknown, ErrorKind::Unavailable),
+            // The cluster
+            (Code::Unavailable, "etcdserver: no leader", Class::NextServer, NotApplied, ErrorKind::Unavailable),
+            (Code::Unavailable, "etcdserver: leader changed", Class::NextServer, Unknown, ErrorKind::Unavailable),
+            (Code::FailedPrecondition, "etcdserver: not leader", Class::Busy, NotApplied, ErrorKind::Unavailable),
+            (Code::Unavailable, "etcdserver: request timed out", Class::NextServer, Unknown, ErrorKind::Unavailable),
+            (
+                Code::Unavailable,
+                "etcdserver: request timed out, possibly due to previous leader failure",
+                Class::NextServer,
+                Unknown,
+                ErrorKind::Unavailable,
+            ),
+            (
+                Code::Unavailable,
+                "etcdserver: request timed out, possibly due to connection lost",
+                Class::NextServer,
+                Unknown,
+                ErrorKind::Unavailable,
+            ),
+            (
+                Code::Unavailable,
+                "etcdserver: request timed out, waiting for the applied index took too long",
+                Class::NextServer,
+                Unknown,
+                ErrorKind::Unavailable,
+            ),
+            (Code::Unavailable, "etcdserver: server stopped", Class::NextServer, Unknown, ErrorKind::Unavailable),
+            (Code::Unavailable, "etcdserver: unhealthy cluster", Class::NextServer, Unknown, ErrorKind::Unavailable),
+            (Code::Unavailable, "etcdserver: not capable", Class::NextServer, NotApplied, ErrorKind::Unavailable),
+            (Code::Unavailable, "etcdserver: rpc not supported for learner", Class::NextServer, NotApplied, ErrorKind::Unavailable),
+            (Code::DataLoss, "etcdserver: corrupt cluster", Class::NextServer, Unknown, ErrorKind::Unavailable),
+            (Code::DeadlineExceeded, "context deadline exceeded", Class::Busy, Unknown, ErrorKind::Unavailable),
+            // Not etcd, or none of these APIs
+            (Code::Unimplemented, "unknown service etcdserverpb.KV", Class::Misconfigured, NotApplied, ErrorKind::Misconfigured),
+            // What we should never ask for
+            (Code::InvalidArgument, "etcdserver: key is not provided", Class::Refused, NotApplied, ErrorKind::Unavailable),
+            (Code::NotFound, "etcdserver: member not found", Class::Refused, NotApplied, ErrorKind::Unavailable),
+            (Code::AlreadyExists, "a message of the future", Class::Refused, NotApplied, ErrorKind::Unavailable),
+            (
+                Code::OutOfRange,
+                "etcdserver: mvcc: required revision has been compacted",
+                Class::Refused,
+                NotApplied,
+                ErrorKind::Unavailable,
+            ),
+            // Connections, and what nobody thought of
+            (Code::Unknown, "transport error", Class::NextServer, Unknown, ErrorKind::Unavailable),
+            (Code::Cancelled, "operation was canceled", Class::NextServer, Unknown, ErrorKind::Unavailable),
+            (Code::Internal, "h2 protocol error: broken pipe", Class::NextServer, Unknown, ErrorKind::Unavailable),
+            (Code::Aborted, "a message of the future", Class::NextServer, Unknown, ErrorKind::Unavailable),
         ];
-        for (code, message, class, fate) in cases {
+        for (code, message, class, fate, kind) in cases {
             let failure = Failure::from(etcd_client::Error::GRpcStatus(tonic::Status::new(code, message)));
-            assert_eq!((failure.class, failure.fate), (class, fate), "{code:?} {message}");
+            assert_eq!((failure.class, failure.fate, failure.class.kind()), (class, fate, kind), "{code:?} {message}");
+        }
+        for (index, (row, part, ..)) in TABLE.iter().enumerate() {
+            let found = |code: Code, message: &str| {
+                let message = message.to_ascii_lowercase();
+                TABLE.iter().position(|(row, part, ..)| row.is_none_or(|row| row == code) && message.contains(part))
+            };
+            let is_shown = cases.iter().any(|(code, message, ..)| found(*code, message) == Some(index));
+            assert!(is_shown, "no answer is an example of the row {row:?} `{part}`");
         }
     }
 

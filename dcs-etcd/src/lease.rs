@@ -220,9 +220,7 @@ impl Keeper {
     /// Learns from a majority of the servers what term and revision they are at.
     async fn ask_majority(&self, deadline: Deadline) -> Result<(), Error> {
         let call = Call { operation: "ask a majority", repeat: Repeat::Freely, backing: Backing::Majority };
-        let ask = |connection: Arc<Connection>| async move {
-            connection.kv().get("/", Some(GetOptions::new().with_count_only())).await
-        };
+        let ask = |connection: Arc<Connection>| async move { connection.kv().get("/", Some(GetOptions::new().with_count_only())).await };
         self.client.run(call, deadline, ask).await.map(drop)
     }
 

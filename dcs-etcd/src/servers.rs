@@ -11,7 +11,7 @@
 
 use dcs_core::Deadline;
 
-use crate::config::Config;
+use crate::config::{Config, Srv};
 use crate::connect::Target;
 use crate::dns::{self, Answer, Freshness, Names};
 use crate::endpoint::Endpoint;
@@ -96,7 +96,13 @@ impl Servers {
             }
         }
         let mut due = self.names.due(start, freshness);
-        due.extend(self.names.due(self.members.iter().cloned(), Freshness::Remembered).into_iter().filter(|e| !due.contains(e)).collect::<Vec<_>>());
+        due.extend(
+            self.names
+                .due(self.members.iter().cloned(), Freshness::Remembered)
+                .into_iter()
+                .filter(|e| !due.contains(e))
+                .collect::<Vec<_>>(),
+        );
         self.names.take_in(dns::ask(due, deadline).await);
         self.names.keep(&endpoints);
 
@@ -133,10 +139,9 @@ impl Servers {
 
     /// What DNS names, if it was to be asked and ever named any; otherwise what is configured.
     async fn start(&mut self, config: &Config, freshness: Freshness, deadline: Deadline, problems: &mut Vec<String>) -> Vec<Endpoint> {
-        #[cfg(feature = "srv")]
         if let Some(srv) = &config.srv {
             if self.found.is_due(freshness) {
-                let found = crate::srv::find(srv, &config.access.tls, deadline).await;
+                let found = by_srv(srv, config, deadline).await;
                 if let Err(problem) = &found {
                     tracing::warn!(domain = srv.domain, problem, "no etcd servers were found in DNS");
                 }
@@ -147,10 +152,19 @@ impl Servers {
                 return found.clone();
             }
         }
-        #[cfg(not(feature = "srv"))]
-        let _ = (freshness, deadline, problems);
         config.endpoints.clone()
     }
+}
+
+#[cfg(feature = "srv")]
+async fn by_srv(srv: &Srv, config: &Config, deadline: Deadline) -> Result<Vec<Endpoint>, String> {
+    crate::srv::find(srv, &config.access.tls, deadline).await
+}
+
+/// The section was refused already.
+#[cfg(not(feature = "srv"))]
+async fn by_srv(_: &Srv, _: &Config, _: Deadline) -> Result<Vec<Endpoint>, String> {
+    Err("this program was built without DNS service records".to_owned())
 }
 
 #[cfg(test)]

@@ -31,12 +31,14 @@ const LEAST_INTERVAL: Duration = Duration::from_secs(1);
 const LONGEST_LOG: usize = 4096;
 
 /// Why a watch ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Ended {
     /// To be begun again at once: over, compacted, or another server is in use.
     Again,
     /// For a reason that may last.
     Broken,
+    /// etcd does not let us: an operator has to give permissions, or the next request brings a new token.
+    Denied(String),
 }
 
 /// How a protocol watches.
@@ -192,6 +194,8 @@ impl Log {
 }
 
 async fn follow<W: Watches>(client: Client<W>, prefix: String, log: Arc<Log>) {
+    // Said once, and not every second.
+    let mut told = None;
     loop {
         let begun = Instant::now();
         let deadline = Deadline::after(client.share());
@@ -200,9 +204,19 @@ async fn follow<W: Watches>(client: Client<W>, prefix: String, log: Arc<Log>) {
             // The client has turned to the next server and told the log of this program why.
             Err(_) => Ended::Broken,
         };
-        if ended == Ended::Broken {
-            tokio::time::sleep(LEAST_INTERVAL.saturating_sub(begun.elapsed())).await;
+        match &ended {
+            Ended::Again => {
+                told = None;
+                continue;
+            }
+            Ended::Broken => {}
+            Ended::Denied(cause) if told.as_ref() == Some(cause) => {}
+            Ended::Denied(cause) => {
+                tracing::warn!(cause, "etcd does not let us watch");
+                told = Some(cause.clone());
+            }
         }
+        tokio::time::sleep(LEAST_INTERVAL.saturating_sub(begun.elapsed())).await;
     }
 }
 
@@ -216,8 +230,7 @@ pub(crate) async fn switched(in_use: &mut watch::Receiver<u64>, serial: u64) {
 pub(crate) fn give_up<W: Watches>(client: &Client<W>, connection: &W, failure: Failure) -> Ended {
     match failure.class {
         Class::NextServer | Class::Broken => client.set_aside(connection, &failure),
-        // Lasting: an operator has to give permissions, or the next request brings a new token.
-        Class::Token | Class::Denied => tracing::warn!(cause = %failure.cause, "etcd does not let us watch"),
+        Class::Token | Class::Denied => return Ended::Denied(failure.cause.to_string()),
         _ => tracing::debug!(cause = %failure.cause, "the watch on etcd broke"),
     }
     Ended::Broken

@@ -69,8 +69,8 @@ struct Shelf {
     /// When each of them came in, so that a list that was asked for later replaces it whatever its version: a store that was
     /// restored from a backup counts anew from there.
     came: BTreeMap<String, Moment>,
-    /// A list has arrived.
-    listed: bool,
+    /// How many lists have arrived.
+    listed: u64,
     /// What the watch has reported up to now.
     reported: u64,
     /// Why the list does not arrive.
@@ -135,7 +135,7 @@ impl Cache {
             for (_, known) in before.items.iter().filter(|(name, known)| meanwhile(name) && known.version() > at) {
                 shelf.put(Object::clone(known), now);
             }
-            shelf.listed = true;
+            shelf.listed = before.listed + 1;
             shelf.reported = at;
             state.observe(names, now);
         });
@@ -158,12 +158,14 @@ impl Cache {
         });
     }
 
-    /// One object does not exist, as a server said that was asked after `known` was here.
+    /// One object does not exist, as a server said that was asked when `known` was here. Should it be there after all, whoever
+    /// says so is believed: a server can be wrong, or another one.
     pub(crate) fn is_absent(&self, kind: Kind, name: &str, known: Option<&Object>) {
         self.update(|state, names, now| {
             let shelf = state.shelf(kind);
             if shelf.items.get(name).map(|object| object.version()) == known.map(Object::version) {
-                shelf.delete(name, known.map_or(0, Object::version), now);
+                shelf.items.remove(name);
+                shelf.came.insert(name.to_owned(), now);
             }
             state.observe(names, now);
         });
@@ -180,6 +182,11 @@ impl Cache {
         self.state().shelf(kind).reported
     }
 
+    /// How many lists of this kind have arrived.
+    pub(crate) fn times_listed(&self, kind: Kind) -> u64 {
+        self.state().shelf(kind).listed
+    }
+
     /// The list cannot be had.
     pub(crate) fn cannot_list(&self, kind: Kind, error: ErrorKind, words: String) {
         self.update(|state, _, _| state.shelf(kind).problem = Some((error, words)));
@@ -190,11 +197,11 @@ impl Cache {
         let state = self.state();
         for shelf in [&state.objects, &state.pods] {
             match &shelf.problem {
-                Some(problem) if !shelf.listed => return Err(problem.clone()),
+                Some(problem) if shelf.listed == 0 => return Err(problem.clone()),
                 _ => {}
             }
         }
-        Ok(state.objects.listed && state.pods.listed)
+        Ok(state.objects.listed > 0 && state.pods.listed > 0)
     }
 
     pub(crate) fn get(&self, kind: Kind, name: &str) -> Option<Arc<Object>> {
@@ -405,5 +412,6 @@ mod tests {
         assert!(cache.lock().object.is_some());
         cache.is_absent(Kind::Objects, "s", Some(&leader(5, json!({}))));
         assert!(cache.lock().object.is_none());
+        assert!(cache.apply(Kind::Objects, leader(5, json!({"leader": "b"}))), "it is there after all");
     }
 }

@@ -87,6 +87,8 @@ pub(crate) struct Client {
     state: Mutex<State>,
     /// Changes whenever another server is used, so that whoever listens to the former one can follow.
     switched: watch::Sender<u64>,
+    /// Held by whoever reads the first list of API servers.
+    reading: tokio::sync::Mutex<()>,
     /// Warnings of servers that were passed on already.
     warned: Mutex<HashSet<String>>,
 }
@@ -123,7 +125,13 @@ struct Target {
 impl Client {
     pub(crate) fn new(access: Access, bypass: bool, retriable: Vec<u16>, timing: Timing, clock: Arc<dyn Clock>) -> Self {
         let state = State { access, retriable, bypass, timing, opened: None, direct: Vec::new(), direct_read_at: None, current: 0 };
-        Self { clock, state: Mutex::new(state), switched: watch::Sender::new(0), warned: Mutex::default() }
+        Self {
+            clock,
+            state: Mutex::new(state),
+            switched: watch::Sender::new(0),
+            reading: tokio::sync::Mutex::default(),
+            warned: Mutex::default(),
+        }
     }
 
     pub(crate) fn set_timing(&self, timing: Timing) {
@@ -191,7 +199,7 @@ impl Client {
         let mut tried = 0;
         let mut asked_anew = false;
         loop {
-            let target = self.target().await?;
+            let target = self.target(deadline).await?;
             let bounds = deadline.at_most(self.share());
             let failure = match self.attempt(ask, &target, bounds, want).await {
                 Ok(answer) => return Ok(answer),
@@ -225,7 +233,8 @@ impl Client {
     async fn attempt(&self, ask: &Ask, target: &Target, deadline: Deadline, want: Want) -> Result<Got, Failure> {
         let header = target.entrance.authorization(&*self.clock);
         let header = deadline.bound("read the credentials", header).await.map_err(Failure::not_sent)?;
-        let request = request(ask, &target.uri, header.map_err(Failure::misconfigured)?)?;
+        // It may be being exchanged just now, so that there is nothing for a moment.
+        let request = request(ask, &target.uri, header.map_err(Failure::not_sent)?)?;
         let response = match deadline.bound("an answer of the API server", target.pool.request(request)).await {
             Ok(Ok(response)) => response,
             Ok(Err(error)) if error.is_connect() => return Err(Failure::not_sent(error)),
@@ -254,13 +263,16 @@ impl Client {
     }
 
     /// Where the next attempt goes.
-    async fn target(&self) -> Result<Target, Failure> {
+    async fn target(&self, deadline: Deadline) -> Result<Target, Failure> {
         if let Some(target) = self.state().target()? {
             return Ok(target);
         }
         let access = self.state().access.clone();
         let read = access.clone();
-        let entrance = tokio::task::spawn_blocking(move || Entrance::open(&read)).await.map_err(Failure::misconfigured)?;
+        // A credential program may take its time.
+        let entrance = tokio::task::spawn_blocking(move || Entrance::open(&read));
+        let entrance = deadline.bound("read the credentials", entrance).await.map_err(Failure::not_sent)?;
+        let entrance = entrance.map_err(Failure::misconfigured)?;
         let mut state = self.state();
         match entrance {
             Ok(entrance) => state.opened = Some(state.connections(entrance, self.clock.now())),
@@ -315,11 +327,16 @@ impl Client {
 
     /// With `bypass_api_service` the servers must be known before anything is asked.
     async fn know_servers(&self, deadline: Deadline) -> Result<(), Failure> {
-        let unknown = {
+        let unknown = || {
             let state = self.state();
             state.bypass && state.direct.is_empty()
         };
-        if unknown { self.read_servers(deadline).await } else { Ok(()) }
+        if !unknown() {
+            return Ok(());
+        }
+        // Both watches begin at the same time.
+        let _one = deadline.bound("read the list of API servers", self.reading.lock()).await.map_err(Failure::not_sent)?;
+        if unknown() { self.read_servers(deadline).await } else { Ok(()) }
     }
 
     /// Reads the list of API servers if it is `loop_wait` old. What goes wrong with that is not the caller's concern: the
@@ -337,7 +354,7 @@ impl Client {
 
     async fn read_servers(&self, deadline: Deadline) -> Result<(), Failure> {
         let ask = Ask::get(API_SERVERS.to_owned());
-        let target = self.target().await?;
+        let target = self.target(deadline).await?;
         let bounds = deadline.at_most(self.share());
         let object = match self.attempt(&ask, &target, bounds, Want::Everything).await {
             Ok(Got::Everything(body)) => serde_json::from_slice::<Object>(&body).map_err(Failure::strange),
@@ -358,6 +375,9 @@ impl Client {
                     tracing::info!(servers = ?found, "talking to the API servers themselves");
                     state.current = found.iter().position(|address| Some(address) == in_use.as_ref()).unwrap_or(0);
                     state.direct = found;
+                } else if state.current >= state.direct.len() {
+                    // The Service helped out while none of them answered.
+                    state.current = 0;
                 }
                 Ok(())
             }

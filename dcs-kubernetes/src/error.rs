@@ -175,7 +175,7 @@ mod tests {
         Failure::from_answer(code, None, body.as_bytes())
     }
 
-    /// The answers are those of Kubernetes 1.20, as it gave them.
+    /// Codes and reasons are those that `tests/specific` gets from a real server, as far as one can be brought to say them.
     #[test]
     fn every_answer_means_what_the_table_says() {
         use dcs_core::ErrorKind as K;

@@ -4,7 +4,7 @@
 //! think that the lock is free one gets it, and a leader whose lock was taken finds out. What has to be told apart is a
 //! refusal because somebody else wrote, and one because an earlier attempt of the same call was written and its answer lost.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use dcs_core::model::{Lsn, MemberName};
@@ -30,17 +30,21 @@ const TO_WRITE: Duration = Duration::from_millis(500);
 
 impl Kubernetes {
     pub(crate) async fn acquire(&self, deadline: Deadline) -> Result<Acquisition, Error> {
-        let lock = self.free_lock(deadline).await?;
-        let Some(lock) = lock else { return Ok(Acquisition::Lost(self.holder())) };
+        let Some(lock) = self.free_lock(deadline).await? else { return Ok(self.judge_held()) };
         let annotations = self.claim(lock.object.as_deref());
         let version = lock.object.as_ref().map(|object| object.metadata.resource_version.clone());
         let ask = self.lock_write(lock.object.as_deref(), &annotations);
         let first_sent_at = self.shared.clock.now();
+        *self.claimed() = Some((annotations.clone(), self.lease(first_sent_at)));
         let mut tries = self.tries(ACQUIRE, deadline);
         loop {
             let sent_at = self.shared.clock.now();
             let failure = match self.write(Kind::Objects, &self.shared.names.leader, &ask, deadline).await {
-                Ok(_) => return Ok(Acquisition::Won(self.lease(sent_at))),
+                Ok(_) => {
+                    let lease = self.lease(sent_at);
+                    *self.claimed() = Some((annotations, lease));
+                    return Ok(Acquisition::Won(lease));
+                }
                 Err(failure) => failure,
             };
             match failure.class {
@@ -69,6 +73,25 @@ impl Kubernetes {
                 _ => try_again(&mut tries, failure, ACQUIRE).await?,
             }
         }
+    }
+
+    /// Somebody holds it. Usually somebody else, or an earlier process of our name. But it is ours if an earlier call of this
+    /// process wrote it and its answer got lost: then it says exactly what we said then.
+    fn judge_held(&self) -> Acquisition {
+        let Lock { object, holder, .. } = self.shared.cache.lock();
+        let claimed = self.claimed().clone();
+        match (object, claimed) {
+            (Some(object), Some((annotations, lease))) if object.has(&annotations) && lease.is_valid(self.shared.clock.now()) => {
+                self.know_lock();
+                Acquisition::Won(lease)
+            }
+            _ => Acquisition::Lost(holder.map(MemberName::from)),
+        }
+    }
+
+    /// What we last said in order to take the lock, and what it is worth if it was written.
+    fn claimed(&self) -> MutexGuard<'_, Option<(Annotations, LeaderLease)>> {
+        self.claimed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The lock's object, if nobody holds it; looks again before it says that somebody does.
@@ -243,6 +266,9 @@ impl Kubernetes {
                 there => there?,
             };
             let Some(object) = there.filter(|object| self.is_ours(object)) else { return Ok(false) };
+            // A release whose answer gets lost may still arrive: from here on only a renewal, which it cannot follow, makes the
+            // lock ours again.
+            *self.claimed() = None;
             let ask = self.giving_up(&object, last_lsn);
             match self.write(Kind::Objects, &self.shared.names.leader, &ask, deadline).await {
                 Ok(_) => return Ok(true),

@@ -12,7 +12,8 @@ use dcs_core::model::{ClusterView, FailoverRequest, Leader, Lsn, MemberName, Mem
 use dcs_core::own_writes::OwnWrites;
 use dcs_core::tries::{Jitter, Tries};
 use dcs_core::{
-    Acquisition, Clock, Dcs, Deadline, Error, ErrorKind, Fate, InitializeWrite, Interest, Moment, Renewal, Timing, Touched, Wake, Write,
+    Acquisition, Clock, Dcs, Deadline, Error, ErrorKind, Fate, InitializeWrite, Interest, LeaderLease, Moment, Renewal, Timing, Touched,
+    Wake, Write,
 };
 use http::Method;
 use serde_json::{Map, Value};
@@ -50,6 +51,7 @@ pub struct Kubernetes {
     /// Holds one permit at most: a wake-up before a wait ends the next one.
     pub(crate) wake: Notify,
     pub(crate) known: Mutex<Option<Known>>,
+    pub(crate) claimed: Mutex<Option<(Annotations, LeaderLease)>>,
     /// Damaged values that were reported already, so that each is reported once.
     reported: Mutex<HashSet<String>>,
     /// The Service that keeps Endpoints from being collected is still to be made.
@@ -121,6 +123,7 @@ impl Kubernetes {
             behind: Mutex::default(),
             wake: Notify::new(),
             known: Mutex::default(),
+            claimed: Mutex::default(),
             reported: Mutex::default(),
             service_is_due: Mutex::new(service_is_due),
         }

@@ -13,7 +13,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use dcs_core::{Deadline, ErrorKind};
+use dcs_core::{Deadline, ErrorKind, Moment};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -59,8 +59,22 @@ enum End {
 
 /// Keeps the cache fresh until it is aborted.
 pub(crate) async fn run(shared: Arc<Shared>, kind: Kind) {
+    // Since when nothing has come in, and whether that has been said.
+    let mut failing: Option<(Moment, bool)> = None;
     loop {
-        if let Err(failure) = list_and_watch(&shared, kind).await {
+        let listed = shared.cache.times_listed(kind);
+        let outcome = list_and_watch(&shared, kind).await;
+        if shared.cache.times_listed(kind) != listed {
+            failing = None;
+        }
+        if let Err(failure) = outcome {
+            let now = shared.clock.now();
+            let (since, said) = *failing.get_or_insert((now, false));
+            if !said && now - since > shared.timing().ttl {
+                tracing::warn!(error = %failure.cause, ?kind, "the cluster cannot be watched any more; what is known of it may be old");
+                failing = Some((since, true));
+            }
+            let pause = failure.pause.unwrap_or_default().max(PAUSE + shared.jitter.upto(PAUSE));
             let denied = failure.class == Class::Denied;
             let error = failure.into_error("watch the cluster");
             tracing::debug!(error = error.chain(), ?kind, "the watch failed; listing again");
@@ -68,7 +82,7 @@ pub(crate) async fn run(shared: Arc<Shared>, kind: Kind) {
                 let words = error.source.as_deref().map_or_else(String::new, |cause| dcs_core::chain(cause));
                 shared.cache.cannot_list(kind, error.kind, words);
             }
-            tokio::time::sleep(PAUSE + shared.jitter.upto(PAUSE)).await;
+            tokio::time::sleep(pause).await;
         }
     }
 }

@@ -156,10 +156,12 @@ struct Staged {
 impl Staged {
     /// Somebody has made the pod before its agent says anything.
     async fn ensure_pod(&self) {
-        if !self.has_a_pod.swap(true, Ordering::Relaxed) {
+        if !self.has_a_pod.load(Ordering::Relaxed) {
             let labels = labels(&self.scope);
             let made = self.api.make_pod(&self.namespace, &self.name, &labels, "10.1.2.3");
             made.await.expect("a pod can be made");
+            // Not before: a trial may have dropped this half way.
+            self.has_a_pod.store(true, Ordering::Relaxed);
         }
     }
 }

@@ -56,6 +56,7 @@ fn all() -> Vec<(&'static str, Test)> {
             a_renewal_that_somebody_else_overtook_looks_and_goes_on,
             a_deleted_lock_is_made_anew_by_its_holder,
             a_leader_cycle_needs_three_requests,
+            an_election_without_pods_hands_the_lock_over,
         }
         pods: {
             labels_and_status_change_in_one_request_and_only_when_they_must,
@@ -88,6 +89,7 @@ fn all() -> Vec<(&'static str, Test)> {
             no_answer_to_any_request_is_taken_for_a_lost_lock,
             a_server_that_asks_to_wait_is_given_the_time,
             configured_codes_are_tried_again,
+            the_server_says_no_in_the_words_that_the_table_of_errors_knows,
         }
     }
 }

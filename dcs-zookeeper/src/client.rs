@@ -67,6 +67,8 @@ struct Slot {
     /// Lives as long as no server says that it does not.
     session: Option<Arc<Session>>,
     dialing: Option<Dialing>,
+    /// Why the last dial failed.
+    problem: Option<String>,
     serial: u64,
     /// The server that is dialed first; set when the first one is.
     first: Option<usize>,
@@ -251,7 +253,12 @@ impl Client {
                 self.leave(&connection, deadline).await?;
             }
             let dialing = self.dial();
-            deadline.bound("connect to ZooKeeper", dialing).await??;
+            let Ok(dialed) = deadline.bound("connect to ZooKeeper", dialing).await else {
+                // Nothing was sent. What is known of the servers is from an earlier dial.
+                let problem = self.slot().problem.clone();
+                return Err(Failure::Unreachable(problem.unwrap_or_else(|| "they do not answer in time".to_owned())));
+            };
+            dialed?;
         }
     }
 
@@ -278,7 +285,13 @@ impl Client {
         let client = self.clone();
         let dialed = tokio::spawn(async move {
             let outcome = client.go_through_servers().await;
-            client.slot().dialing = None;
+            let mut slot = client.slot();
+            slot.dialing = None;
+            slot.problem = outcome.as_ref().err().map(|failure| match failure {
+                Failure::Unreachable(cause) => cause.clone(),
+                failure => failure.to_string(),
+            });
+            drop(slot);
             outcome
         });
         let dialing = dialed.map(|ended| ended.unwrap_or_else(|error| Err(Failure::Unreachable(error.to_string())))).boxed().shared();
@@ -369,14 +382,17 @@ impl Client {
         }
     }
 
-    async fn establish(&self, target: &str, host: &Host, settings: &Settings, resume: Option<&Arc<Session>>) -> Result<Connection, Failure> {
+    async fn establish(
+        &self,
+        target: &str,
+        host: &Host,
+        settings: &Settings,
+        resume: Option<&Arc<Session>>,
+    ) -> Result<Connection, Failure> {
         let asked = resume.map_or(settings.timing.ttl, |session| session.asked);
         let silence = silence(settings.timing);
-        let mut connector = zk::Client::connector()
-            .with_session_timeout(asked)
-            .with_connection_timeout(silence)
-            .with_fail_eagerly()
-            .with_detached();
+        let mut connector =
+            zk::Client::connector().with_session_timeout(asked).with_connection_timeout(silence).with_fail_eagerly().with_detached();
         for (scheme, credential) in &settings.access.auth {
             connector = connector.with_auth(scheme, credential.as_bytes());
         }
@@ -404,9 +420,8 @@ impl Client {
         };
         let connection = Connection::new(self.next_serial(), host.to_string(), session, settings.version, connected);
         // A server may be behind the last one that we have read from. It must not show us an older state.
-        let caught_up = self.ask_on(&connection, Deadline::after(connect_timeout(settings.timing)), |client| async move {
-            Ok(client.sync(ROOT).await?)
-        });
+        let caught_up = self
+            .ask_on(&connection, Deadline::after(connect_timeout(settings.timing)), |client| async move { Ok(client.sync(ROOT).await?) });
         caught_up.await.map_err(|failure| match failure {
             failure if failure.is_expiry() => failure,
             failure => Failure::Unreachable(format!("{host}: {failure}")),

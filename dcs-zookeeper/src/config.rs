@@ -254,12 +254,7 @@ impl Permission {
 impl fmt::Debug for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { section, source, root, access } = self;
-        f.debug_struct("Config")
-            .field("section", section)
-            .field("source", source)
-            .field("root", root)
-            .field("access", access)
-            .finish()
+        f.debug_struct("Config").field("section", section).field("source", source).field("root", root).field("access", access).finish()
     }
 }
 
@@ -323,7 +318,8 @@ mod tests {
 
     #[test]
     fn credentials_are_never_shown() {
-        let config = read(json!({"hosts": "a", "auth_data": {"digest": "user:secret"}, "use_ssl": true, "key_password": "secret"})).unwrap();
+        let config =
+            read(json!({"hosts": "a", "auth_data": {"digest": "user:secret"}, "use_ssl": true, "key_password": "secret"})).unwrap();
         assert_eq!(config.access.auth, [("digest".to_owned(), "user:secret".to_owned())]);
         let text = format!("{config:?}");
         assert!(text.contains("digest") && !text.contains("secret"), "{text}");

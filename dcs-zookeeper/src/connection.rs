@@ -100,6 +100,8 @@ impl Connection {
         tokio::spawn(async move {
             let abort = task.abort_handle();
             let found = tokio::select! {
+                // The task ends by itself after it has told why.
+                biased;
                 state = states.changed() => match state {
                     zk::SessionState::Expired => Loss::Session,
                     _ => Loss::Connection,

@@ -41,7 +41,9 @@ async fn look(host: &Host, tls: Option<&ClientTls>) -> String {
         Err(error) => return error.to_string(),
     };
     match TlsConnector::from(Arc::new(config)).connect(name, stream).await {
-        Ok(_) => "it speaks TLS, and does not serve; perhaps it wants another client certificate, or its own is that of an authority".to_owned(),
+        Ok(_) => {
+            "it speaks TLS, and does not serve; perhaps it wants another client certificate, or its own is that of an authority".to_owned()
+        }
         Err(error) => error.to_string(),
     }
 }

@@ -93,10 +93,10 @@ impl Failure {
         let (kind, fate) = self.judge();
         let error = Error::new(STORE, operation, kind, fate);
         match self {
-            Self::Client(zk::Error::Unimplemented) => error.because("the server does not know this request; ZooKeeper 3.6 or newer is needed"),
-            Self::Client(zk::Error::NoAuth) => {
-                error.because("the server denies access; see `auth_data`, `cert` and the ACLs of the nodes")
+            Self::Client(zk::Error::Unimplemented) => {
+                error.because("the server does not know this request; ZooKeeper 3.6 or newer is needed")
             }
+            Self::Client(zk::Error::NoAuth) => error.because("the server denies access; see `auth_data`, `cert` and the ACLs of the nodes"),
             failure => error.because(failure),
         }
     }
@@ -137,5 +137,67 @@ fn judge(error: &zk::Error) -> (ErrorKind, Fate) {
         | zk::Error::Custom(_) => (Unavailable, Unknown),
         // Errors of a later version of the library.
         _ => (Unavailable, Unknown),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What servers answer, as the library reads it from their codes, is tried with real answers in `tests/specific/errors.rs`.
+    #[test]
+    fn the_table_of_errors() {
+        use ErrorKind::{Denied, HandleGone, Malformed, Misconfigured, Unavailable};
+        use Fate::{NotApplied, Unknown};
+        let server = || "zk1:2181".to_owned();
+        let rows: [(Failure, ErrorKind, Fate); 24] = [
+            (zk::Error::SessionExpired.into(), HandleGone, NotApplied),
+            (zk::Error::SessionMoved.into(), Unavailable, NotApplied),
+            (zk::Error::NoAuth.into(), Denied, NotApplied),
+            (zk::Error::AuthFailed.into(), Denied, NotApplied),
+            (zk::Error::NotReadOnly.into(), Unavailable, NotApplied),
+            (zk::Error::Throttled.into(), Unavailable, NotApplied),
+            (zk::Error::InvalidAcl.into(), Misconfigured, NotApplied),
+            (zk::Error::QuotaExceeded.into(), Misconfigured, NotApplied),
+            (zk::Error::MarshallingError.into(), Misconfigured, NotApplied),
+            (zk::Error::Unimplemented.into(), Misconfigured, NotApplied),
+            (zk::Error::BadArguments(&"x").into(), Misconfigured, NotApplied),
+            (zk::Error::NotEmpty.into(), Misconfigured, NotApplied),
+            (zk::Error::NoNode.into(), Malformed, NotApplied),
+            (zk::Error::ConnectionLoss.into(), Unavailable, Unknown),
+            (zk::Error::ClientClosed.into(), Unavailable, Unknown),
+            (zk::Error::UnexpectedError("x".to_owned()).into(), Unavailable, Unknown),
+            (zk::Error::UnexpectedErrorCode(-1).into(), Unavailable, Unknown),
+            (zk::Error::UnmarshalError { entity: "x", reason: &"y" }.into(), Unavailable, Unknown),
+            (Failure::Lost(server()), Unavailable, Unknown),
+            (Failure::Silent(server(), Duration::from_secs(1)), Unavailable, Unknown),
+            (Failure::Unreachable(server()), Unavailable, NotApplied),
+            (Failure::NoHosts("x".to_owned()), Unavailable, NotApplied),
+            (Failure::Credentials, Denied, NotApplied),
+            (Failure::TooLarge(1 << 20), Misconfigured, NotApplied),
+        ];
+        for (failure, kind, fate) in rows {
+            assert_eq!(failure.judge(), (kind, fate), "{failure:?}");
+        }
+    }
+
+    #[test]
+    fn only_the_word_of_a_server_ends_a_session() {
+        for error in [zk::Error::ConnectionLoss, zk::Error::SessionMoved, zk::Error::AuthFailed, zk::Error::Timeout] {
+            assert!(!Failure::from(error).is_expiry());
+        }
+        assert!(!Failure::Lost("zk1:2181".to_owned()).is_expiry());
+        assert!(Failure::from(zk::Error::SessionExpired).is_expiry());
+    }
+
+    #[test]
+    fn a_cause_is_told_once_and_with_what_to_do() {
+        let said = Failure::from(zk::Error::NoAuth).during("write a key").chain();
+        assert_eq!(
+            said,
+            "write a key in zookeeper: the store refused access: the server denies access; see `auth_data`, `cert` and the ACLs of the nodes"
+        );
+        let said = Failure::Silent("zk1:2181".to_owned(), Duration::from_secs(3)).during("write a key").chain();
+        assert_eq!(said, "write a key in zookeeper: the store is not available: no answer from zk1:2181 in 3s");
     }
 }

@@ -98,7 +98,11 @@ impl ZooKeeper {
                     return Err(Failure::Unproved("it is not known whose node the leader key's node replaced"));
                 }
                 // Nobody writes into another's node; a name that is not ours there is no lock of ours.
-                return Ok(if ours { LockRenewal::Kept(Grip { lease: session.is_proved(sent_at), written: None }) } else { LockRenewal::Lost });
+                return Ok(if ours {
+                    LockRenewal::Kept(Grip { lease: session.is_proved(sent_at), written: None })
+                } else {
+                    LockRenewal::Lost
+                });
             }
             // What was sent before has been executed by now, and the node is not the one that it would have made.
             session.has_replaced();
@@ -171,7 +175,13 @@ impl ZooKeeper {
     /// # Cancel safety
     ///
     /// The session remembers that it is not known what became of it.
-    async fn replace(&self, connection: &Connection, node: &Node, owner: &str, deadline: Deadline) -> Result<(Replacement, Moment), Failure> {
+    async fn replace(
+        &self,
+        connection: &Connection,
+        node: &Node,
+        owner: &str,
+        deadline: Deadline,
+    ) -> Result<(Replacement, Moment), Failure> {
         let session = &connection.session;
         let (acls, path, version) = (self.acls(), node.path.as_str(), node.stat.version);
         let writing = self.watcher.writes(connection, path);

@@ -109,14 +109,16 @@ impl ZooKeeper {
             .await
     }
 
-    async fn load(&self, prefix: &str, consistency: Consistency, deadline: Deadline) -> Result<Vec<Node>, Failure> {
+    /// Reads everything below `prefix`. Both kinds of reads begin with a `sync`, sent together with the first questions: a
+    /// server may be behind the others, and it costs no time of its own.
+    async fn load(&self, prefix: &str, deadline: Deadline) -> Result<Vec<Node>, Failure> {
         let path = self.path(prefix.trim_end_matches('/'));
         let path = path.as_str();
         let mut reading = Reading::of(path, self.shapes.of(path));
-        let mut sync = consistency == Consistency::Linearizable;
+        let mut first = true;
         while let Some(questions) = reading.questions() {
             let answers = self.client.read(deadline, |client| async move {
-                if !sync {
+                if !first {
                     return tree::ask(&client, questions).await;
                 }
                 // The read behind a `sync` shows everything that was acknowledged before it.
@@ -125,7 +127,7 @@ impl ZooKeeper {
                 answers
             });
             reading.take(answers.await?)?;
-            sync = false;
+            first = false;
         }
         let nodes = reading.nodes();
         self.shapes.remember(path, &nodes);
@@ -167,9 +169,9 @@ impl ZooKeeper {
         let create = async || {
             let writing = self.watcher.writes(connection, path);
             let acls = self.acls();
-            let made = self.client.ask_on(connection, deadline, |client| async move {
-                Ok(client.create(path, value, &mode.with_acls(acls.get())).await?.0)
-            });
+            let made = self
+                .client
+                .ask_on(connection, deadline, |client| async move { Ok(client.create(path, value, &mode.with_acls(acls.get())).await?.0) });
             let (stat, _) = made.await?;
             writing.applied(1, Some(revision_of(&stat)));
             Ok(stat)
@@ -183,7 +185,14 @@ impl ZooKeeper {
         }
     }
 
-    async fn set(&self, connection: &Connection, path: &str, value: &[u8], version: Option<i32>, deadline: Deadline) -> Result<zk::Stat, Failure> {
+    async fn set(
+        &self,
+        connection: &Connection,
+        path: &str,
+        value: &[u8],
+        version: Option<i32>,
+        deadline: Deadline,
+    ) -> Result<zk::Stat, Failure> {
         let writing = self.watcher.writes(connection, path);
         let set = self.client.ask_on(connection, deadline, |client| async move { Ok(client.set_data(path, value, version).await?) });
         let (stat, _) = set.await?;
@@ -309,7 +318,7 @@ impl ZooKeeper {
     async fn delete_below(&self, prefix: &str, deadline: Deadline) -> Result<(), Failure> {
         let root = self.path(prefix.trim_end_matches('/'));
         loop {
-            let nodes = self.load(prefix, Consistency::Linearizable, deadline).await?;
+            let nodes = self.load(prefix, deadline).await?;
             // What is deepest comes first. In the order of their paths, nodes stand before what is below them.
             let paths: Vec<&str> = nodes.iter().rev().map(|node| node.path.as_str()).chain([root.as_str()]).collect();
             let connection = self.client.connection(Need::Any, deadline).await?;
@@ -362,10 +371,10 @@ impl KeyValueStore for ZooKeeper {
         self.client.set_timing(timing);
     }
 
-    async fn read(&self, prefix: &str, consistency: Consistency, deadline: Deadline) -> Result<Snapshot, Error> {
+    async fn read(&self, prefix: &str, _: Consistency, deadline: Deadline) -> Result<Snapshot, Error> {
         self.client.loads();
         let cursor = self.watcher.position();
-        let nodes = self.load(prefix, consistency, deadline).await.map_err(|failure| failure.during("load the cluster"))?;
+        let nodes = self.load(prefix, deadline).await.map_err(|failure| failure.during("load the cluster"))?;
         let entries = nodes.into_iter().filter(|node| !node.is_directory()).map(|node| self.entry(node)).collect();
         Ok(Snapshot { entries, cursor })
     }

@@ -177,8 +177,7 @@ struct Tally {
 
 impl Log {
     fn beginning_at(position: u64) -> Self {
-        let entries =
-            Entries { changes: BTreeMap::new(), seen: position, named_after: position, installed: None, tallies: HashMap::new() };
+        let entries = Entries { changes: BTreeMap::new(), seen: position, named_after: position, installed: None, tallies: HashMap::new() };
         Self { entries: Mutex::new(entries), changed: watch::Sender::new(0) }
     }
 
@@ -272,7 +271,8 @@ async fn follow(client: Client, path: String, root: String, log: Arc<Log>) {
 async fn stream(client: &Client, connection: &Connection, path: &str, root: &str, log: &Log) -> Result<(), Failure> {
     let mut switches = client.switches();
     let deadline = Deadline::after(client.share());
-    let watch = client.ask_on(connection, deadline, |client| async move { Ok(client.watch(path, zk::AddWatchMode::PersistentRecursive).await?) });
+    let watch =
+        client.ask_on(connection, deadline, |client| async move { Ok(client.watch(path, zk::AddWatchMode::PersistentRecursive).await?) });
     let (mut watch, _) = watch.await?;
     log.begin_on(connection.serial);
     loop {

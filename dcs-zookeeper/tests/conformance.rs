@@ -10,9 +10,9 @@ use dcs_core::keys::ClusterPath;
 use dcs_core::{BoxError, Clock};
 use dcs_zookeeper::{Config, ZooKeeper};
 use serde_json::json;
+use store_servers::Servers;
 use store_servers::conformance::{Client, Subject, TIMING};
 use store_servers::zookeeper::{Options, missing};
-use store_servers::Servers;
 
 fn main() {
     store_servers::conformance::main([
@@ -82,4 +82,3 @@ impl Subject for On {
         Ok(Arc::new(KeyValueOutside { store, path: ClusterPath::new(None, scope), revoke: () }))
     }
 }
-

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use store_servers::consul::Options;
 use store_servers::eventually;
 
+use crate::support::gate::{Gate, Mishap};
 use crate::support::{Hand, can_run};
 use crate::{LEADER, MEMBER, TIMING, existing, keeps, renews, section, soon, store, store_with, wins};
 
@@ -54,6 +55,27 @@ async fn a_server_that_allows_only_long_sessions_gets_one_and_the_lease_is_that_
     a.set_timing(with_ttl(80));
     keeps(&a, "a").await;
     assert_eq!(session_of(&hand, &a, LEADER).await["TTL"], "40s");
+}
+
+#[tokio::test]
+async fn a_refusal_that_does_not_tell_the_limit_is_followed_by_a_question_for_it() {
+    if !can_run("a_refusal_that_does_not_tell_the_limit_is_followed_by_a_question_for_it") {
+        return;
+    }
+    let servers = Options { session_ttl_min: "30s", ..Options::default() }.start().await.expect("Consul starts");
+    let gate = Gate::before(servers.plan(0).address).await;
+    gate.plan(Some((0, Mishap::Answer(400, "Invalid Session TTL '10s', it is too short"))));
+    let options = json!({"host": gate.address().to_string()});
+    let a = store_with(options.as_object().expect("it is one"), with_ttl(20));
+    let handle = a.ensure_handle(soon()).await.unwrap_or_else(|error| panic!("{}", error.chain()));
+    assert_eq!(handle.lease.valid_until() - handle.lease.sent_at(), Duration::from_secs(60));
+    assert_eq!(gate.seen(), ["PUT /v1/session/create", "GET /v1/agent/self", "PUT /v1/session/create"]);
+
+    // Longer than Consul allows: no minimum helps.
+    let days = store_with(&section(&servers, 0, json!({})), with_ttl(3 * 86_400));
+    let error = days.ensure_handle(soon()).await.expect_err("a day is the limit");
+    assert_eq!(error.kind, dcs_core::ErrorKind::Misconfigured);
+    assert!(error.chain().contains("must be between [30s=24h0m0s]"), "{}", error.chain());
 }
 
 #[tokio::test]

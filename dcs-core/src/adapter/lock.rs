@@ -73,13 +73,7 @@ impl KeyValueDcs {
 
     /// The key holds our name after an attempt that failed, and no handle tells which process of ours wrote it. The
     /// name is what counts, and a renewal both says whose the key is and counts the lease from now on.
-    async fn prove_by_renewing(
-        &self,
-        key: &str,
-        entry: &Entry,
-        tries: &mut Tries<'_>,
-        deadline: Deadline,
-    ) -> Result<Acquisition, Error> {
+    async fn prove_by_renewing(&self, key: &str, entry: &Entry, tries: &mut Tries<'_>, deadline: Deadline) -> Result<Acquisition, Error> {
         loop {
             let sent_at = self.clock.now();
             match tries.run(self.store.renew_lock(key, self.name.as_str(), entry, deadline)).await {

@@ -105,7 +105,8 @@ fn client(servers: &[SocketAddr]) -> Client<Connection> {
 
 async fn work(client: &Client<Connection>, repeat: Repeat) -> Result<(), Error> {
     let call = Call { operation: "work", repeat, backing: Backing::Majority };
-    let done = client.run(call, Deadline::after(TIMING.retry_timeout), |connection: Arc<Connection>| async move { connection.work().await });
+    let done =
+        client.run(call, Deadline::after(TIMING.retry_timeout), |connection: Arc<Connection>| async move { connection.work().await });
     done.await?;
     // The question for members runs beside.
     for _ in 0..10 {

@@ -12,6 +12,8 @@ use tokio::net::{TcpListener, UdpSocket};
 use tokio::task::AbortHandle;
 
 use super::*;
+use crate::config::Config;
+use crate::servers::{Occasion, Servers};
 
 /// Asks `name_server` only.
 pub(super) fn resolver(name_server: SocketAddr) -> Result<TokioResolver, String> {
@@ -160,4 +162,51 @@ async fn nothing_found_says_what_was_asked() {
     let srv = Srv { name_server: Some(silent.local_addr().unwrap()), ..server.srv(None) };
     let problem = find(&srv, &ClientTls::default(), Deadline::after(Duration::from_millis(300))).await.unwrap_err();
     assert!(problem.contains("did not answer"), "{problem}");
+}
+
+fn config(server: &NameServer, hosts: &str) -> Config {
+    let section = serde_json::json!({"srv": "example.com", "hosts": hosts});
+    let mut config = Config::from_section(section.as_object().unwrap()).unwrap();
+    config.srv = Some(server.srv(None));
+    config
+}
+
+async fn look_up(servers: Servers, config: &Config, occasion: Occasion) -> (Servers, Option<String>) {
+    let (servers, outcome) = servers.look_up(config, occasion, soon()).await;
+    outcome.unwrap();
+    let first = servers.next().map(|target| target.endpoint.url());
+    (servers, first)
+}
+
+#[tokio::test]
+async fn what_dns_names_comes_before_what_is_configured_and_is_remembered() {
+    let server = NameServer::with(&[("_etcd-client", vec![service(4001, "localhost.")])]).await;
+    let config = config(&server, "10.0.0.1");
+    let (servers, first) = look_up(Servers::new(&config), &config, Occasion::First).await;
+    assert_eq!(first.as_deref(), Some("http://localhost:4001"));
+    assert_eq!(server.asked().len(), 2);
+    let (servers, first) = look_up(servers, &config, Occasion::Members(Vec::new())).await;
+    assert_eq!((first.as_deref(), server.asked().len()), (Some("http://localhost:4001"), 0));
+    // When all have failed DNS is asked anew, and what it said before is good enough when it says nothing.
+    let (servers, _) = look_up(servers, &config, Occasion::AllFailed).await;
+    assert_eq!(server.asked().len(), 2);
+    let nowhere = NameServer::with(&[]).await;
+    let config = Config { srv: Some(nowhere.srv(None)), ..config };
+    let (servers, first) = look_up(servers, &config, Occasion::AllFailed).await;
+    assert_eq!((first.as_deref(), nowhere.asked().len()), (Some("http://localhost:4001"), SERVICES.len()));
+    // Once it has failed it is left alone for a while.
+    let (_, first) = look_up(servers, &config, Occasion::AllFailed).await;
+    assert_eq!((first.as_deref(), nowhere.asked().len()), (Some("http://localhost:4001"), 0));
+}
+
+#[tokio::test]
+async fn without_service_records_the_configured_servers_are_used() {
+    let server = NameServer::with(&[]).await;
+    let config = config(&server, "10.0.0.1,10.0.0.2");
+    let (servers, first) = look_up(Servers::new(&config), &config, Occasion::First).await;
+    assert_eq!((first.as_deref(), servers.targets()), (Some("http://10.0.0.1:2379"), 2));
+    let alone = Config { endpoints: Vec::new(), ..config };
+    let (_, outcome) = Servers::new(&alone).look_up(&alone, Occasion::First, soon()).await;
+    let problem = outcome.unwrap_err().cause.to_string();
+    assert!(problem.contains("_etcd-client-ssl._tcp.example.com."), "{problem}");
 }

@@ -114,8 +114,7 @@ mod tests {
             revision: revision.into(),
             handle: life.map(HandleId::new),
         };
-        let expected =
-            [entry("initialize", "", 9, None), entry("leader", "a", 5, Some("4")), entry("members/a", "{}", 7, Some("6"))];
+        let expected = [entry("initialize", "", 9, None), entry("leader", "a", 5, Some("4")), entry("members/a", "{}", 7, Some("6"))];
         assert_eq!(entries, expected);
     }
 

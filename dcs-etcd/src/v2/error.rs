@@ -56,9 +56,7 @@ pub(super) fn read(status: u16, header: Header, body: &[u8]) -> Result<Reply, Fa
     }
     let Ok(problem) = serde_json::from_slice::<Problem>(body) else { return Err(foreign(status, body)) };
     match problem.error_code {
-        code::KEY_NOT_FOUND | code::COMPARE_FAILED | code::KEY_EXISTS | code::INDEX_CLEARED => {
-            Ok(Reply { header, outcome: Err(problem) })
-        }
+        code::KEY_NOT_FOUND | code::COMPARE_FAILED | code::KEY_EXISTS | code::INDEX_CLEARED => Ok(Reply { header, outcome: Err(problem) }),
         _ => Err(failure(problem)),
     }
 }
@@ -109,9 +107,8 @@ mod tests {
     fn the_answers_of_etcd_mean_what_the_tables_say() {
         use Class::{Busy, Denied, Malformed, Misconfigured, NextServer, Refused, TooLarge};
         use Fate::{NotApplied, Unknown};
-        let no = |code: u32, message: &str, cause: &str| {
-            format!(r#"{{"errorCode":{code},"message":"{message}","cause":"{cause}","index":7}}"#)
-        };
+        let no =
+            |code: u32, message: &str, cause: &str| format!(r#"{{"errorCode":{code},"message":"{message}","cause":"{cause}","index":7}}"#);
         let cases = [
             (403, no(102, "Not a file", "/service/demo/leader"), ErrorKind::Unavailable, Refused, NotApplied),
             (400, no(104, "Not a directory", "/service"), ErrorKind::Unavailable, Refused, NotApplied),

@@ -138,7 +138,8 @@ impl EtcdV2 {
         if !self.advised.swap(true, Ordering::Relaxed) {
             tracing::warn!(
                 "the `etcd` section uses etcd's API version 2, which etcd 3.6 has no more; to move to version 3: pause the \
-                 cluster, stop all agents, rename the section to `etcd3` everywhere, start them, resume"
+                 cluster, stop all agents, rename the section to `etcd3` everywhere, start that of the primary and then the \
+                 others, resume"
             );
         }
     }

@@ -18,9 +18,6 @@ use crate::wire::Wire;
 /// After a renewal by the leader, which writes its status next: whoever is woken by it shall see that, too.
 const AFTER_A_RENEWAL: Duration = Duration::from_millis(10);
 
-/// No poll is shorter than this.
-const SHORTEST_POLL: Duration = Duration::from_secs(1);
-
 #[async_trait]
 impl Watches for Connection {
     async fn watch(client: &Client<Self>, connection: &Arc<Self>, prefix: &str, log: &Log) -> Ended {
@@ -33,7 +30,8 @@ impl Watches for Connection {
     }
 }
 
-/// One long poll. It ends after `loop_wait`, because nothing else tells a silent connection from a quiet store.
+/// One long poll. A leader's renewals end it every `loop_wait`; it ends by itself a while later, because nothing else tells a
+/// silent connection from a quiet store.
 async fn poll(client: &Client<Connection>, connection: &Connection, key: &str, log: &Log) -> Ended {
     let from = client.revision(log.seen());
     let request = Request::get(key).with("wait", true);
@@ -55,7 +53,8 @@ async fn poll(client: &Client<Connection>, connection: &Connection, key: &str, l
         // The cluster has begun another history. This watch begins now; what was before has no name.
         log.skip_to(client.cursor(header.revision));
     }
-    let end = Deadline::after(client.timing().loop_wait.max(SHORTEST_POLL));
+    let timing = client.timing();
+    let end = Deadline::after(timing.loop_wait + timing.retry_timeout);
     let reply = match end.bound("a change", connection.finish(response)).await {
         Ok(Ok(reply)) => reply,
         Ok(Err(failure)) => return give_up(client, connection, failure),
@@ -106,11 +105,7 @@ mod tests {
             ("expire", true, ChangeKind::Deleted),
         ];
         for (action, existed, kind) in cases {
-            let event = Event {
-                action: action.to_owned(),
-                node: Default::default(),
-                prev_node: existed.then(Default::default),
-            };
+            let event = Event { action: action.to_owned(), node: Default::default(), prev_node: existed.then(Default::default) };
             assert_eq!(kind_of(&event), kind, "{action}");
         }
     }

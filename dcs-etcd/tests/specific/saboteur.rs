@@ -26,11 +26,8 @@ pub(crate) struct Answer {
 impl Answer {
     /// A status of gRPC.
     pub(crate) fn grpc(code: i32, message: &str) -> Self {
-        let headers = vec![
-            ("content-type", "application/grpc".to_owned()),
-            ("grpc-status", code.to_string()),
-            ("grpc-message", message.to_owned()),
-        ];
+        let headers =
+            vec![("content-type", "application/grpc".to_owned()), ("grpc-status", code.to_string()), ("grpc-message", message.to_owned())];
         Self { status: 200, headers, body: String::new() }
     }
 

@@ -1,5 +1,6 @@
 //! The API of version 2.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use dcs_core::{
 use dcs_etcd::v2::{Config, EtcdV2};
 use futures::future::join_all;
 use serde_json::{Value, json};
+use store_servers::certificates::Workshop;
 use store_servers::conformance::TIMING;
 use store_servers::etcd::Options;
 use store_servers::eventually;
@@ -176,6 +178,48 @@ async fn users_are_let_in_with_the_right_password_only() {
 }
 
 #[tokio::test]
+async fn tls_with_client_certificates() {
+    const TEST: &str = "tls_with_client_certificates";
+    if !can_run(TEST) {
+        return;
+    }
+    let Some(workshop) = Workshop::open() else {
+        return store_servers::report_not_run(TEST, "no `openssl` on the PATH; `apt-get install openssl` installs it");
+    };
+    let ca = workshop.self_signed("authority", "DNS:authority");
+    let signed = |name: &str| workshop.signed_by(&ca, name, "DNS:localhost,IP:127.0.0.1", "10");
+    let (server, client, next) = (signed("server"), signed("client"), signed("next"));
+    let options =
+        Options { client_ca: Some(ca.cert.clone()), address: Some(std::net::Ipv4Addr::LOCALHOST.into()), ..Options::with_tls(&server) };
+    let cluster = Cluster::start(&with_v2(options)).await;
+    let section =
+        |cert: &Path, key: &Path| json!({"hosts": cluster.hosts(), "protocol": "https", "cacert": ca.cert, "cert": cert, "key": key});
+    let config = |section: Value| Config::from_section(section.as_object().expect("it is one")).expect("a good section");
+    let a = store_with(section(&client.cert, &client.key), TIMING);
+    wins(&a, "a").await;
+    let seen = existing(&a, LEADER).await;
+    // A name instead of an address, of which the certificate is proof as well.
+    let port = cluster.addresses()[0].port();
+    let named = json!({"host": "localhost", "port": port, "protocol": "https", "cacert": ca.cert, "cert": client.cert, "key": client.key});
+    must(store_with(named, TIMING).read(PREFIX, Consistency::Relaxed, soon()).await);
+
+    let short = || Deadline::after(Duration::from_secs(1));
+    let without = store_with(json!({"hosts": cluster.hosts(), "protocol": "https", "cacert": ca.cert}), TIMING);
+    let error = without.read(PREFIX, Consistency::Relaxed, short()).await.expect_err("a certificate is asked for");
+    assert_eq!(error.kind, ErrorKind::Unavailable, "{}", error.chain());
+    let other = store_with(json!({"hosts": cluster.hosts(), "protocol": "https", "cacert": client.cert}), TIMING);
+    let error = other.read(PREFIX, Consistency::Relaxed, short()).await.expect_err("nobody vouches for the server");
+    assert!(error.chain().contains("UnknownIssuer"), "{}", error.chain());
+
+    // Other certificates without losing the lock, unless they cannot be used.
+    let missing = config(section(&next.cert, &workshop.path().join("missing.key")));
+    assert!(a.set_access(&missing).await.expect_err("there is no such file").to_string().contains("missing.key"));
+    std::fs::remove_file(&client.cert).expect("it is there");
+    a.set_access(&config(section(&next.cert, &next.key))).await.expect("nothing is wrong with them");
+    assert!(matches!(must(a.renew_lock(LEADER, "a", &seen, soon()).await), LockRenewal::Kept(_)));
+}
+
+#[tokio::test]
 async fn what_the_watch_missed_for_good_is_told_as_unnamed() {
     if !can_run("what_the_watch_missed_for_good_is_told_as_unnamed") {
         return;
@@ -186,7 +230,10 @@ async fn what_the_watch_missed_for_good_is_told_as_unnamed() {
     wins(&b, "b").await;
     // etcd remembers a thousand changes.
     for _ in 0..11 {
-        join_all((0..100).map(|_| b.put("/elsewhere", b"x", Expect::Any, soon()))).await.into_iter().for_each(|outcome| drop(must(outcome)));
+        join_all((0..100).map(|_| b.put("/elsewhere", b"x", Expect::Any, soon())))
+            .await
+            .into_iter()
+            .for_each(|outcome| drop(must(outcome)));
     }
     let changes = must(a.wait_for_changes(PREFIX, after, soon()).await);
     assert!(changes.unnamed && changes.cursor > after, "{changes:?}");

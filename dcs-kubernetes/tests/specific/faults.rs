@@ -7,6 +7,7 @@ use dcs_core::model::{Lsn, Status, SyncRecord};
 use dcs_core::{Acquisition, BootClock, BoxError, Clock, Dcs, Deadline, Fate, InitializeWrite, Renewal, Write};
 use serde_json::{Map, json};
 use store_servers::Servers;
+use store_servers::apiserver::ALICE;
 
 use crate::support::middle::{Fault, Middle, Request};
 use crate::{ADMIN, Member, Outcome, Place};
@@ -154,5 +155,46 @@ pub(super) async fn configured_codes_are_tried_again(servers: Arc<Servers>) -> O
     assert!(!tries(json!([])).await?);
     assert!(tries(json!([403])).await?);
     assert!(tries(json!("502, 403")).await?);
+    Ok(())
+}
+
+/// The reasons in the table of errors are these. (429 and 5xx cannot be asked for.)
+pub(super) async fn the_server_says_no_in_the_words_that_the_table_of_errors_knows(servers: Arc<Servers>) -> Outcome {
+    let place = Place::with_config_maps(servers).await?;
+    let api = &place.api;
+    let maps = format!("/api/v1/namespaces/{}/configmaps", place.namespace);
+    let object = |name: &str, annotation: &str| json!({"metadata": {"name": name, "annotations": {"x": annotation}}});
+    api.create(&maps, &object("x", "")).await?;
+    let one = format!("{maps}/x");
+    let stale = json!({"metadata": {"resourceVersion": "1", "annotations": {"x": "y"}}});
+    let (merge, json_type) = ("application/strategic-merge-patch+json", "application/json");
+    let bodies = [object("x", "y"), json!([1]), object("y", &"y".repeat(300 << 10)), object("z", &"z".repeat(4 << 20))];
+    let [again, nonsense, long, huge] = &bodies;
+    let cases = [
+        (400, "BadRequest", api.ask("PATCH", &one, merge, Some(nonsense)).await?),
+        (401, "Unauthorized", api.as_user("nobody").ask("GET", &maps, "", None).await?),
+        (403, "Forbidden", api.as_user(ALICE).ask("GET", &maps, "", None).await?),
+        (404, "NotFound", api.ask("GET", &format!("{maps}/nothing"), "", None).await?),
+        (405, "MethodNotAllowed", api.ask("POST", &one, json_type, Some(again)).await?),
+        (409, "Conflict", api.ask("PATCH", &one, merge, Some(&stale)).await?),
+        (409, "AlreadyExists", api.ask("POST", &maps, json_type, Some(again)).await?),
+        (413, "RequestEntityTooLarge", api.ask("POST", &maps, json_type, Some(huge)).await?),
+        (415, "UnsupportedMediaType", api.ask("PATCH", &one, "text/plain", Some(again)).await?),
+        (422, "Invalid", api.ask("POST", &maps, json_type, Some(long)).await?),
+    ];
+    for (code, reason, (answered, body)) in cases {
+        assert_eq!((answered, body["reason"].as_str()), (code, Some(reason)), "{body}");
+        assert_eq!(body["code"], code, "{body}");
+    }
+    // What is too old is told in the stream, after a success. Of what the server keeps in memory that takes a long time; of what it
+    // has only in etcd, until etcd has forgotten it.
+    let now = place.object(&maps).await?["metadata"]["resourceVersion"].as_str().unwrap_or_default().to_owned();
+    let forget = format!("http://{}/v3/kv/compaction", place.servers.addresses()[1]);
+    let forgotten = reqwest::Client::new().post(forget).body(json!({"revision": now}).to_string()).send().await?;
+    assert!(forgotten.status().is_success(), "{}", forgotten.text().await?);
+    let events = format!("/api/v1/namespaces/{}/events?watch=true&resourceVersion=1&timeoutSeconds=1", place.namespace);
+    let (code, body) = api.ask("GET", &events, "", None).await?;
+    assert_eq!((code, &body["type"]), (200, &json!("ERROR")), "{body}");
+    assert_eq!((&body["object"]["code"], &body["object"]["reason"]), (&json!(410), &json!("Expired")), "{body}");
     Ok(())
 }

@@ -4,14 +4,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dcs_core::conformance::proxy::Proxy;
+use dcs_core::election::Election;
 use dcs_core::model::{Lsn, Status};
-use dcs_core::{Acquisition, BootClock, Clock, Dcs, Deadline, Renewal};
+use dcs_core::{Acquisition, BootClock, BoxError, Clock, Dcs, Deadline, Renewal};
 use serde_json::{Value, json};
 use store_servers::Servers;
 use store_servers::apiserver::ADMIN;
 
 use crate::support::middle::{Fault, Middle, Request};
-use crate::support::{TIMING, with_kubeconfig};
+use crate::support::{TIMING, as_admin, with_kubeconfig};
 use crate::{Outcome, Place, annotation};
 
 pub(super) async fn leader_and_address_change_in_one_request(servers: Arc<Servers>) -> Outcome {
@@ -57,7 +58,7 @@ pub(super) async fn leader_and_address_change_in_one_request(servers: Arc<Server
 pub(super) async fn transitions_count_changes_of_leader_and_acquire_time_stays(servers: Arc<Servers>) -> Outcome {
     let place = Place::with_config_maps(servers).await?;
     let (a, b) = (place.member("a", "10.0.0.1").await?, place.member("b", "10.0.0.2").await?);
-    let shown = async || -> Result<[String; 3], dcs_core::BoxError> {
+    let shown = async || -> Result<[String; 3], BoxError> {
         let object = place.object(&place.leader_path()).await?;
         Ok(["transitions", "acquireTime", "renewTime"].map(|name| annotation(&object, name).unwrap_or_default().to_owned()))
     };
@@ -151,6 +152,22 @@ pub(super) async fn an_acquisition_whose_answer_was_lost_is_won(servers: Arc<Ser
     middle.meet(Request::Patch, Fault::Instead(500), 1);
     a.wins().await?;
     assert_eq!(b.leader().await?.as_deref(), Some("a"));
+    // The same when it comes out only later: what was given up for lost is found, and worth what it was worth then.
+    assert!(a.dcs.release_leader(None, a.soon()).await?);
+    middle.meet(Request::Patch, Fault::Instead(500), 1);
+    middle.meet(Request::Patch, Fault::Answer(500, "{}"), usize::MAX);
+    let clock = BootClock;
+    let before = clock.now();
+    let short = Deadline::after(Duration::from_millis(800));
+    assert!(a.dcs.attempt_to_acquire_leader(short).await.is_err_and(|error| error.fate == dcs_core::Fate::Unknown));
+    let gave_up = clock.now();
+    middle.heal();
+    let lease = a.wins().await?;
+    assert!(lease.sent_at() >= before && lease.sent_at() < gave_up);
+    a.keeps().await?;
+    // Another process of the same name has not said that, and waits.
+    let other = place.member("a", "10.0.0.1").await?;
+    assert_eq!(other.dcs.attempt_to_acquire_leader(other.soon()).await?, Acquisition::Lost(Some("a".into())));
     // Somebody else's is never taken for our own.
     assert!(a.dcs.release_leader(None, a.soon()).await?);
     a.dcs.load(a.soon()).await?;
@@ -224,5 +241,25 @@ pub(super) async fn a_leader_cycle_needs_three_requests(servers: Arc<Servers>) -
     assert_eq!(count(), before, "waiting sends nothing");
     let _ = a.dcs.load(Deadline::after(TIMING.retry_timeout)).await?;
     assert_eq!(count()[0], before[0] + 1);
+    Ok(())
+}
+
+pub(super) async fn an_election_without_pods_hands_the_lock_over(servers: Arc<Servers>) -> Outcome {
+    let place = Place::with_config_maps(Arc::clone(&servers)).await?;
+    let candidate = |name: &str| -> Result<Election, BoxError> {
+        let member = place.without_pod(name, as_admin(&servers, &place.section())?);
+        Ok(Election::start(member.dcs, name.into(), Arc::new(BootClock), TIMING))
+    };
+    let (a, b) = (candidate("a")?, candidate("b")?);
+    let leadership = a.campaign().await?;
+    let work = tokio::time::timeout(TIMING.ttl, leadership.hold(std::future::pending::<()>())).await;
+    assert!(work.is_err(), "it was renewed as long as it was worked");
+    let (resigned, next) = tokio::join!(leadership.resign(), b.campaign());
+    resigned?;
+    let object = place.object(&place.leader_path()).await?;
+    assert_eq!((annotation(&object, "leader"), annotation(&object, "transitions")), (Some("b"), Some("1")));
+    next?.resign().await?;
+    a.leave().await;
+    b.leave().await;
     Ok(())
 }

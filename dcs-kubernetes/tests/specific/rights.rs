@@ -99,14 +99,14 @@ async fn without(place: &Place, resource: &str, verb: &str) -> Outcome {
     for object in manifest("endpoints.yaml", &place.namespace)? {
         let mut object = object;
         let kind = object["kind"].as_str().unwrap_or_default().to_owned();
-        if kind == "Role" && object["metadata"]["name"] == "demo" {
-            for rule in object["rules"].as_array_mut().into_iter().flatten() {
-                if rule["resources"] == json!([resource])
-                    && let Some(verbs) = rule["verbs"].as_array_mut()
-                {
-                    verbs.retain(|other| other != verb);
-                }
+        if kind == "Role"
+            && object["metadata"]["name"] == "demo"
+            && let Some(rules) = object["rules"].as_array_mut()
+        {
+            for rule in rules.iter_mut().filter(|rule| rule["resources"] == json!([resource])) {
+                rule["verbs"].as_array_mut().ok_or("a rule has verbs")?.retain(|other| other != verb);
             }
+            rules.retain(|rule| rule["verbs"] != json!([]));
         }
         if ["ServiceAccount", "Role", "RoleBinding"].contains(&kind.as_str()) && object["metadata"]["namespace"].is_null() {
             apply(place, &object).await?;

@@ -14,8 +14,9 @@ use serde_json::{Map, Value, json};
 use store_servers::Servers;
 use store_servers::apiserver::{ADMIN, Api, kubeconfig_for};
 
-/// A renewal must come through on a busy machine, and an API server may take its time.
-pub const TIMING: Timing = Timing { ttl: Duration::from_secs(8), loop_wait: Duration::from_secs(1), retry_timeout: Duration::from_secs(5) };
+/// A renewal must come through on a busy machine, and an API server that starts takes its time.
+pub const TIMING: Timing =
+    Timing { ttl: Duration::from_secs(10), loop_wait: Duration::from_secs(1), retry_timeout: Duration::from_secs(6) };
 
 /// The plural of what holds the cluster's state.
 pub fn plural(use_endpoints: bool) -> &'static str {

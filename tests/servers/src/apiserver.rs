@@ -1,7 +1,9 @@
 //! API servers of Kubernetes over one etcd: 1.20, which `scripts/build-apiserver` builds.
 //!
 //! There is nothing else of Kubernetes: no scheduler, no controllers, no kubelet. Pods exist because [`Api::make_pod`] says so,
-//! and nothing is ever collected.
+//! and nothing is ever collected. An agent under test runs in no pod: it gets a [`kubeconfig`] through `KUBECONFIG`, and needs a
+//! pod of its name with the cluster's labels. Endpoints do not take loopback addresses, so the `pod_ip` of such an agent, and the
+//! address of its pod, are made up.
 
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
@@ -356,7 +358,9 @@ impl Api {
     /// There is none then.
     pub async fn account_token(&self, namespace: &str, name: &str) -> Result<String> {
         let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts/{name}/token");
-        let request = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"expirationSeconds": 3600}});
+        // Two of the same second and for the same time would be one.
+        let seconds = 3600 + fastrand::u32(..100_000);
+        let request = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"expirationSeconds": seconds}});
         let (code, answer) = self.ask("POST", &path, "application/json", Some(&request)).await?;
         ensure!(code == 201, "POST {path}: {code} {answer}");
         Ok(answer["status"]["token"].as_str().context("a token")?.to_owned())

@@ -1,12 +1,13 @@
 //! Servers of ZooKeeper: those of Debian 12 (3.8), as one `java` process each.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
+use crate::certificates::Files;
 use crate::{Network, Plan, Servers, eventually, on_the_path};
 
 /// Where Debian keeps the libraries of Java.
@@ -18,21 +19,14 @@ const CLASSES: [&str; 4] = ["zookeeper.jar", "slf4j-simple.jar", "netty-codec.ja
 /// What a server keeps, in its directory: ZooKeeper names it after the format.
 const DATA: &str = "version-2";
 
+/// Its certificate and key, in its directory. The ending tells ZooKeeper the format.
+const KEY_STORE: &str = "key.pem";
+
+/// Whom it trusts about clients.
+const TRUST_STORE: &str = "trust.pem";
+
 /// How long a server may take to serve.
 const PATIENCE: Duration = Duration::from_secs(60);
-
-/// Key and trust stores of a server, in PKCS #12.
-#[derive(Clone, Debug)]
-pub struct Stores {
-    /// The server's certificate and key.
-    pub key: PathBuf,
-    /// Whom it trusts about clients.
-    pub trust: PathBuf,
-    /// The password of both.
-    pub password: String,
-    /// Clients must present a certificate.
-    pub client_certificates: bool,
-}
 
 /// How servers are started.
 #[derive(Clone, Debug)]
@@ -40,7 +34,11 @@ pub struct Options {
     /// How many.
     pub servers: u8,
     /// Clients speak TLS, and nothing else.
-    pub tls: Option<Stores>,
+    pub tls: Option<Files>,
+    /// Clients must present a certificate of this authority.
+    pub client_ca: Option<PathBuf>,
+    /// The address that clients connect to; one of the network's if absent.
+    pub address: Option<IpAddr>,
     /// Half of the shortest session, and the grain in which sessions expire.
     pub tick: Duration,
     /// The longest session that is granted.
@@ -52,7 +50,7 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         let (tick, longest_session) = (Duration::from_millis(200), Duration::from_secs(60));
-        Self { servers: 1, tls: None, tick, longest_session, more: Vec::new() }
+        Self { servers: 1, tls: None, client_ca: None, address: None, tick, longest_session, more: Vec::new() }
     }
 }
 
@@ -74,6 +72,12 @@ impl Options {
         Self { servers: 3, ..Self::default() }
     }
 
+    /// One server that speaks TLS.
+    #[must_use]
+    pub fn with_tls(files: &Files) -> Self {
+        Self { tls: Some(files.clone()), ..Self::default() }
+    }
+
     /// The servers that form one store.
     ///
     /// # Errors
@@ -87,7 +91,11 @@ impl Options {
         let addresses = (0..self.servers)
             .map(|index| {
                 let free = |port| network.free(crate::network::SERVERS + index, port);
-                Ok([free(2181)?, free(2888)?, free(3888)?])
+                let client = match self.address {
+                    Some(address) => TcpListener::bind((address, 0))?.local_addr()?,
+                    None => free(2181)?,
+                };
+                Ok([client, free(2888)?, free(3888)?])
             })
             .collect::<Result<Vec<[SocketAddr; 3]>>>()?;
         let ensemble: Vec<String> = addresses
@@ -96,6 +104,7 @@ impl Options {
             .map(|(index, [_, quorum, election])| format!("server.{}={}:{}:{}", index + 1, quorum.ip(), quorum.port(), election.port()))
             .collect();
         let classes: Vec<String> = CLASSES.iter().map(|jar| format!("{JARS}/{jar}")).collect();
+        let certificates = self.certificates()?;
         let plans = addresses.iter().enumerate().map(|(index, [client, ..])| {
             let home = directory.join(format!("zookeeper{}", index + 1));
             let mut lines = self.lines(*client, &home);
@@ -109,7 +118,6 @@ impl Options {
                 "-XX:+UseSerialGC",
                 "-XX:TieredStopAtLevel=1",
                 "-Xshare:auto",
-                "-Djava.net.preferIPv4Stack=true",
                 "-Dorg.slf4j.simpleLogger.showDateTime=true",
                 "-cp",
                 &classes.join(":"),
@@ -123,11 +131,24 @@ impl Options {
                 arguments: arguments.map(str::to_owned).into(),
                 environment: Vec::new(),
                 directory: home,
-                files: vec![("zoo.cfg", format!("{}\n", lines.join("\n")).into_bytes()), ("myid", format!("{}\n", index + 1).into_bytes())],
+                files: [("zoo.cfg", format!("{}\n", lines.join("\n")).into_bytes()), ("myid", format!("{}\n", index + 1).into_bytes())]
+                    .into_iter()
+                    .chain(certificates.clone())
+                    .collect(),
                 data: DATA,
             }
         });
         Ok(plans.collect())
+    }
+
+    /// The certificates in the form in which a server wants them: one file with its own and the key, one with those to trust.
+    fn certificates(&self) -> Result<Vec<(&'static str, Vec<u8>)>> {
+        let Some(files) = &self.tls else { return Ok(Vec::new()) };
+        let mut own = std::fs::read(&files.key)?;
+        let cert = std::fs::read(&files.cert)?;
+        own.extend(&cert);
+        let trusted = self.client_ca.as_ref().map_or(Ok(cert), std::fs::read)?;
+        Ok(vec![(KEY_STORE, own), (TRUST_STORE, trusted)])
     }
 
     fn lines(&self, client: SocketAddr, home: &Path) -> Vec<String> {
@@ -143,19 +164,18 @@ impl Options {
             "admin.enableServer=false".to_owned(),
             "4lw.commands.whitelist=*".to_owned(),
         ];
-        match &self.tls {
-            None => lines.extend([format!("clientPort={}", client.port()), format!("clientPortAddress={}", client.ip())]),
-            Some(stores) => lines.extend([
+        if self.tls.is_none() {
+            lines.extend([format!("clientPort={}", client.port()), format!("clientPortAddress={}", client.ip())]);
+        } else {
+            lines.extend([
                 "serverCnxnFactory=org.apache.zookeeper.server.NettyServerCnxnFactory".to_owned(),
                 format!("secureClientPort={}", client.port()),
                 format!("secureClientPortAddress={}", client.ip()),
-                format!("ssl.keyStore.location={}", stores.key.display()),
-                format!("ssl.keyStore.password={}", stores.password),
-                format!("ssl.trustStore.location={}", stores.trust.display()),
-                format!("ssl.trustStore.password={}", stores.password),
-                format!("ssl.clientAuth={}", if stores.client_certificates { "need" } else { "none" }),
+                format!("ssl.keyStore.location={}", home.join(KEY_STORE).display()),
+                format!("ssl.trustStore.location={}", home.join(TRUST_STORE).display()),
+                format!("ssl.clientAuth={}", if self.client_ca.is_some() { "need" } else { "none" }),
                 "authProvider.x509=org.apache.zookeeper.server.auth.X509AuthenticationProvider".to_owned(),
-            ]),
+            ]);
         }
         lines.extend(self.more.iter().cloned());
         lines
@@ -171,7 +191,7 @@ impl Options {
         for index in 0..servers.len() {
             if self.tls.is_some() {
                 // Its commands would need TLS, too.
-                servers.says(index, &["bound to port", "Started AdminServer", "Snapshot taken"]).await;
+                servers.says(index, &["bound to port"]).await;
             } else {
                 serves(&servers, index).await;
             }
