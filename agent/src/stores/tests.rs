@@ -15,7 +15,15 @@ fn settings(sections: &str) -> StoreSettings {
 }
 
 /// Each store's section at its shortest, and one that cannot be used with the option that is to blame.
-const SECTIONS: &[(&str, &str, &str)] = &[("etcd3", "host: h", "host: 'h:x'"), ("raft", "partner_addrs: ['h:2222']", "partner_addrs: h")];
+const SECTIONS: &[(&str, &str, &str)] = &[
+    ("consul", "host: 'h:8500'", "scheme: ftp"),
+    ("etcd", "host: h", "host: 'h:x'"),
+    ("etcd3", "host: h", "host: 'h:x'"),
+    ("exhibitor", "hosts: [h], port: 8181", "hosts: [h], port: x"),
+    ("kubernetes", "labels: {a: b}", "labels: b"),
+    ("raft", "partner_addrs: ['h:2222']", "partner_addrs: h"),
+    ("zookeeper", "hosts: 'h:2181'", "hosts: 'h:x'"),
+];
 
 #[test]
 fn every_store_of_the_list_is_built_in_and_tested_here() {
