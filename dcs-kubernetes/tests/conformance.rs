@@ -1,4 +1,4 @@
-//! The conformance suite on real API servers: Endpoints and ConfigMaps on one, and Endpoints on three that the client finds by
+//! The conformance suite on real API servers: Endpoints and ConfigMaps, each on one server and on three that the client finds by
 //! itself.
 
 mod support;
@@ -22,11 +22,12 @@ use store_servers::conformance::{Client, Subject};
 use support::{TIMING, as_admin, labels, plural, section, with_kubeconfig};
 
 fn main() {
-    let one = Options::default();
+    let (one, three) = (Options::default(), Options { servers: 3, listed: true });
     store_servers::conformance::main([
         Box::new(On { name: "Endpoints", use_endpoints: true, options: one }),
         Box::new(On { name: "ConfigMaps", use_endpoints: false, options: one }),
-        Box::new(On { name: "three API servers", use_endpoints: true, options: Options { servers: 3, listed: true } }),
+        Box::new(On { name: "three Endpoints", use_endpoints: true, options: three }),
+        Box::new(On { name: "three ConfigMaps", use_endpoints: false, options: three }),
     ])
 }
 

@@ -18,16 +18,16 @@ pub fn unless_quorate(reason: &str) -> Result<bool> {
     Ok(other)
 }
 
-/// True if a cluster cannot have this store here, and then it says why the test did not run.
+/// True if a cluster cannot have this store on this many servers here, and then it says why the test did not run.
 ///
 /// # Errors
 ///
 /// If the environment asks for an agent that does not exist.
-pub fn unless_there(store: StoreKind) -> Result<bool> {
+pub fn unless_there(store: StoreKind, servers: u8) -> Result<bool> {
     if store == StoreKind::Raft {
         return unless_quorate("another agent does not have the embedded store");
     }
-    let lacking = store.lacking();
+    let lacking = store.lacking(servers);
     if let Some(lacks) = &lacking {
         report(lacks);
     }

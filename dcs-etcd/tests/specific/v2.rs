@@ -331,8 +331,8 @@ async fn no_answer_is_taken_for_a_lost_lock_unless_it_says_so() {
 }
 
 #[tokio::test]
-async fn a_leaders_cycle_is_four_requests_and_a_followers_three() {
-    if !can_run("a_leaders_cycle_is_four_requests_and_a_followers_three") {
+async fn a_leaders_cycle_is_four_requests_and_a_followers_two() {
+    if !can_run("a_leaders_cycle_is_four_requests_and_a_followers_two") {
         return;
     }
     let cluster = Cluster::start(&with_v2(Options::default())).await;

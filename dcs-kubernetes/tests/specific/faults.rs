@@ -6,11 +6,11 @@ use std::time::Duration;
 use dcs_core::model::{Lsn, Status, SyncRecord};
 use dcs_core::{Acquisition, BootClock, BoxError, Clock, Dcs, Deadline, Fate, InitializeWrite, Renewal, Write};
 use serde_json::{Map, json};
-use store_servers::Servers;
 use store_servers::apiserver::ALICE;
+use store_servers::{Servers, eventually};
 
 use crate::support::middle::{Fault, Middle, Request};
-use crate::{ADMIN, Member, Outcome, Place};
+use crate::{ADMIN, Member, Outcome, Place, TIMING};
 
 /// What servers and proxies say, 409 apart: that is a definite no.
 const CODES: [u16; 17] = [302, 400, 401, 403, 404, 405, 408, 410, 413, 415, 422, 429, 500, 501, 502, 503, 504];
@@ -60,12 +60,17 @@ pub(super) async fn no_answer_to_any_request_is_taken_for_a_lost_lock(servers: A
         for kind in everything {
             middle.meet(kind, Fault::Answer(code, "{}"), 1);
             let what = format!("{code} once to {kind:?}");
+            prompts(&place, &a, kind).await?;
             let _ = a.dcs.load(short()).await;
             match a.dcs.renew_leader(&a.seen(), short()).await {
                 Ok(Renewal::Lost) => return Err(format!("{what}: the lock was said to be lost").into()),
                 Ok(Renewal::Renewed(_)) | Err(_) => {}
             }
-            let _ = a.touches("running", "primary").await;
+            let _ = a.touches("running", &fastrand::u64(..).to_string()).await;
+            eventually(&format!("{what}: it is met"), TIMING.retry_timeout, || async {
+                if middle.left().is_empty() { Ok(()) } else { Err("it is not asked".to_owned()) }
+            })
+            .await;
             middle.heal();
             still_leads(&place, &a, &what).await?;
         }
@@ -78,6 +83,27 @@ pub(super) async fn no_answer_to_any_request_is_taken_for_a_lost_lock(servers: A
             assert!(!matches!(renewal, Ok(Renewal::Lost)), "{kind:?} {nonsense:?}");
             middle.heal();
             still_leads(&place, &a, "nonsense").await?;
+        }
+    }
+    Ok(())
+}
+
+/// Does what needs requests of this kind, if a cycle in which nothing happens has none.
+async fn prompts(place: &Place, a: &Member, kind: Request) -> Outcome {
+    match kind {
+        Request::Get | Request::Patch | Request::PatchPod => {}
+        // Whoever is refused does not believe what it has watched, and begins anew.
+        Request::List | Request::Watch => {
+            let _ = a.dcs.set_config(&Map::new(), Some(&1_u64.into()), a.soon()).await;
+        }
+        // The Service is made again with the object that it keeps.
+        Request::Create | Request::CreateService => {
+            place.api.delete(&place.object_path("demo-config")).await?;
+            let _ = a.dcs.set_config(&Map::new(), None, a.soon()).await;
+        }
+        Request::Delete => {
+            let _ = a.dcs.delete_cluster(a.soon()).await;
+            a.dcs.set_config(&Map::new(), None, a.soon()).await?;
         }
     }
     Ok(())

@@ -1,53 +1,19 @@
 //! The manifests that are shipped: the API server takes them, their rights are enough, and each is needed for what they say.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use dcs_core::model::{FailoverRequest, Lsn, Status, SyncRecord};
 use dcs_core::{Acquisition, BoxError, Dcs, ErrorKind, InitializeWrite, Renewal};
-use serde_json::{Map, Value, json};
-use store_servers::Servers;
+use serde_json::{Map, json};
+use store_servers::{Servers, manifest};
 
-use crate::support::labels;
 use crate::support::middle::Middle;
+use crate::support::{labels, plural};
 use crate::{Member, Outcome, Place, SCOPE};
-
-/// The objects of a manifest, for `namespace`.
-fn manifest(name: &str, namespace: &str) -> Result<Vec<Value>, BoxError> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging/kubernetes").join(name);
-    let text = std::fs::read_to_string(path)?;
-    let mut objects: Vec<Value> = Vec::new();
-    for document in text.split("\n---\n") {
-        let mut object: Value = serde_saphyr::from_str(document)?;
-        for subject in object["subjects"].as_array_mut().into_iter().flatten() {
-            subject["namespace"] = namespace.into();
-        }
-        if object["metadata"]["name"] == "quorate-api-servers-demo" {
-            object["metadata"]["name"] = format!("quorate-api-servers-{namespace}").into();
-        }
-        objects.push(object);
-    }
-    Ok(objects)
-}
-
-async fn apply(place: &Place, object: &Value) -> Outcome {
-    let kind = object["kind"].as_str().ok_or("a kind")?;
-    let group = object["apiVersion"].as_str().ok_or("a version")?;
-    let base = if group == "v1" { "/api/v1".to_owned() } else { format!("/apis/{group}") };
-    let namespace = object["metadata"]["namespace"].as_str().unwrap_or(&place.namespace);
-    let plural = format!("{}s", kind.to_lowercase());
-    let (code, answer) =
-        place.api.ask("POST", &format!("{base}/namespaces/{namespace}/{plural}"), "application/json", Some(object)).await?;
-    // The Role for all clusters may be there from another one.
-    if code == 201 || (code == 409 && object["metadata"]["name"] == "quorate-api-servers") {
-        return Ok(());
-    }
-    Err(format!("{kind} {}: {code} {answer}", object["metadata"]["name"]).into())
-}
 
 /// A member that runs as the service account of the manifest.
 async fn as_account(place: &Place, middle: &Middle, name: &str, bypass: bool) -> Result<Member, BoxError> {
-    let token = place.api.account_token(&place.namespace, "demo").await?;
+    let token = place.api.account_token(&place.namespace, manifest::ACCOUNT).await?;
     let mut section = place.section();
     section.insert("bypass_api_service".to_owned(), bypass.into());
     let config = place.config_through(middle, &json!({"token": token}), &section)?;
@@ -82,9 +48,9 @@ async fn lives(a: &Member) -> Outcome {
 pub(super) async fn the_manifests_are_accepted_and_their_rights_are_enough(servers: Arc<Servers>) -> Outcome {
     for use_endpoints in [true, false] {
         let place = Place::new(Arc::clone(&servers), use_endpoints).await?;
-        let name = if use_endpoints { "endpoints.yaml" } else { "configmaps.yaml" };
-        for object in manifest(name, &place.namespace)? {
-            apply(&place, &object).await.map_err(|error| format!("{name}: {error}"))?;
+        let name = manifest::name(use_endpoints);
+        for object in manifest::objects(use_endpoints, &place.namespace)? {
+            manifest::apply(&place.api, &place.namespace, &object).await.map_err(|error| format!("{name}: {error}"))?;
         }
         let middle = Middle::before(&servers).await?;
         let a = as_account(&place, &middle, "demo-0", false).await?;
@@ -96,11 +62,12 @@ pub(super) async fn the_manifests_are_accepted_and_their_rights_are_enough(serve
 
 /// The rights of the manifest for the cluster's state, without some.
 async fn without(place: &Place, resource: &str, verb: &str) -> Outcome {
-    for object in manifest("endpoints.yaml", &place.namespace)? {
-        let mut object = object;
-        let kind = object["kind"].as_str().unwrap_or_default().to_owned();
-        if kind == "Role"
-            && object["metadata"]["name"] == "demo"
+    for mut object in manifest::rights(place.use_endpoints, &place.namespace)? {
+        // What is in a namespace of its own tells where the API servers are.
+        if !object["metadata"]["namespace"].is_null() {
+            continue;
+        }
+        if object["kind"] == "Role"
             && let Some(rules) = object["rules"].as_array_mut()
         {
             for rule in rules.iter_mut().filter(|rule| rule["resources"] == json!([resource])) {
@@ -108,83 +75,80 @@ async fn without(place: &Place, resource: &str, verb: &str) -> Outcome {
             }
             rules.retain(|rule| rule["verbs"] != json!([]));
         }
-        if ["ServiceAccount", "Role", "RoleBinding"].contains(&kind.as_str()) && object["metadata"]["namespace"].is_null() {
-            apply(place, &object).await?;
-        }
+        manifest::apply(&place.api, &place.namespace, &object).await?;
     }
     Ok(())
 }
 
 pub(super) async fn every_right_that_is_missing_is_told_and_never_costs_the_lock(servers: Arc<Servers>) -> Outcome {
-    let cases = [
-        ("endpoints", "list"),
-        ("endpoints", "watch"),
-        ("endpoints", "get"),
-        ("endpoints", "create"),
-        ("endpoints", "patch"),
-        ("endpoints", "deletecollection"),
-        ("pods", "list"),
-        ("pods", "watch"),
-        ("pods", "patch"),
-        ("services", "create"),
-    ];
-    for (resource, verb) in cases {
-        let place = Place::with_endpoints(Arc::clone(&servers)).await?;
-        without(&place, resource, verb).await?;
-        let middle = Middle::before(&servers).await?;
-        let a = as_account(&place, &middle, "demo-0", false).await?;
-        let what = format!("without {verb} on {resource}");
-        let denied =
-            |error: dcs_core::Error| (error.kind == ErrorKind::Denied).then_some(()).ok_or_else(|| format!("{what}: {}", error.chain()));
-        let load = a.dcs.load(a.soon()).await;
-        if verb == "list" {
-            denied(load.err().ok_or("it cannot be loaded")?)?;
-            continue;
+    for use_endpoints in [true, false] {
+        let state = plural(use_endpoints);
+        let of_state = ["list", "watch", "get", "create", "patch", "deletecollection"].map(|verb| (state, verb));
+        let of_pods = ["list", "watch", "patch"].map(|verb| ("pods", verb));
+        let of_services = use_endpoints.then_some(("services", "create"));
+        for (resource, verb) in of_state.into_iter().chain(of_pods).chain(of_services) {
+            is_told_and_never_costs_the_lock(Place::new(Arc::clone(&servers), use_endpoints).await?, resource, verb).await?;
         }
-        load.map_err(|error| format!("{what}: {}", error.chain()))?;
-        let won = a.dcs.attempt_to_acquire_leader(a.soon()).await;
-        if (resource, verb) == ("endpoints", "create") {
-            denied(won.err().ok_or("it cannot be created")?)?;
-            // Once it exists, it is not needed any more.
-            let object = json!({"metadata": {"name": SCOPE, "labels": labels(SCOPE)}});
-            place.api.create(&format!("/api/v1/namespaces/{}/endpoints", place.namespace), &object).await?;
-            a.dcs.load(a.soon()).await?;
-            a.wins().await?;
-        } else {
-            assert!(matches!(won, Ok(Acquisition::Won(_))), "{what}: {won:?}");
-        }
-        // Whatever is forbidden, nobody is told that the lock is lost while it is not.
-        match a.renews().await {
-            Ok(Renewal::Renewed(_)) => assert_ne!((resource, verb), ("endpoints", "patch")),
-            Ok(Renewal::Lost) => return Err(format!("{what}: the lock was said to be lost").into()),
-            Err(error) => {
-                assert_eq!((resource, verb), ("endpoints", "patch"), "{}", error.chain());
-                denied(error)?;
-            }
-        }
-        match a.touches("running", "primary").await {
-            Ok(_) => assert_ne!((resource, verb), ("pods", "patch")),
-            Err(error) => {
-                assert_eq!((resource, verb), ("pods", "patch"), "{}", error.chain());
-                denied(error)?;
-            }
-        }
-        // Others are seen, if later.
-        let b = place.member("demo-1", "10.0.0.2").await?;
-        b.touches("running", "replica").await?;
-        store_servers::eventually(&format!("{what}: another member is seen"), crate::TIMING.retry_timeout * 2, || async {
-            let view = a.dcs.load(a.soon()).await.map_err(|error| error.chain())?;
-            let state = view.member(&"demo-1".into()).and_then(|member| member.record.state.clone());
-            if state.as_deref() == Some("running") { Ok(()) } else { Err(format!("{state:?}")) }
-        })
-        .await;
-        if verb != "patch" || resource != "endpoints" {
-            assert!(a.dcs.release_leader(None, a.soon()).await.map_err(|error| format!("{what}: {}", error.chain()))?, "{what}");
-        }
-        let deleted = a.dcs.delete_cluster(a.soon()).await;
-        assert_eq!(deleted.is_err(), verb == "deletecollection", "{what}");
-        assert!(!middle.answered(403).is_empty(), "{what}: it was used");
     }
+    Ok(())
+}
+
+async fn is_told_and_never_costs_the_lock(place: Place, resource: &str, verb: &str) -> Outcome {
+    let state = plural(place.use_endpoints);
+    without(&place, resource, verb).await?;
+    let middle = Middle::before(&place.servers).await?;
+    let a = as_account(&place, &middle, "demo-0", false).await?;
+    let what = format!("{}, without {verb} on {resource}", manifest::name(place.use_endpoints));
+    let denied =
+        |error: dcs_core::Error| (error.kind == ErrorKind::Denied).then_some(()).ok_or_else(|| format!("{what}: {}", error.chain()));
+    let load = a.dcs.load(a.soon()).await;
+    if verb == "list" {
+        return Ok(denied(load.err().ok_or("it cannot be loaded")?)?);
+    }
+    load.map_err(|error| format!("{what}: {}", error.chain()))?;
+    let won = a.dcs.attempt_to_acquire_leader(a.soon()).await;
+    if (resource, verb) == (state, "create") {
+        denied(won.err().ok_or("it cannot be created")?)?;
+        // Once it exists, it is not needed any more.
+        let path = place.leader_path();
+        let (collection, name) = path.rsplit_once('/').ok_or("a path")?;
+        place.api.create(collection, &json!({"metadata": {"name": name, "labels": labels(SCOPE)}})).await?;
+        a.dcs.load(a.soon()).await?;
+        a.wins().await?;
+    } else {
+        assert!(matches!(won, Ok(Acquisition::Won(_))), "{what}: {won:?}");
+    }
+    // Whatever is forbidden, nobody is told that the lock is lost while it is not.
+    match a.renews().await {
+        Ok(Renewal::Renewed(_)) => assert_ne!((resource, verb), (state, "patch")),
+        Ok(Renewal::Lost) => return Err(format!("{what}: the lock was said to be lost").into()),
+        Err(error) => {
+            assert_eq!((resource, verb), (state, "patch"), "{}", error.chain());
+            denied(error)?;
+        }
+    }
+    match a.touches("running", "primary").await {
+        Ok(_) => assert_ne!((resource, verb), ("pods", "patch")),
+        Err(error) => {
+            assert_eq!((resource, verb), ("pods", "patch"), "{}", error.chain());
+            denied(error)?;
+        }
+    }
+    // Others are seen, if later.
+    let b = place.member("demo-1", "10.0.0.2").await?;
+    b.touches("running", "replica").await?;
+    store_servers::eventually(&format!("{what}: another member is seen"), crate::TIMING.retry_timeout * 2, || async {
+        let view = a.dcs.load(a.soon()).await.map_err(|error| error.chain())?;
+        let state = view.member(&"demo-1".into()).and_then(|member| member.record.state.clone());
+        if state.as_deref() == Some("running") { Ok(()) } else { Err(format!("{state:?}")) }
+    })
+    .await;
+    if verb != "patch" || resource != state {
+        assert!(a.dcs.release_leader(None, a.soon()).await.map_err(|error| format!("{what}: {}", error.chain()))?, "{what}");
+    }
+    let deleted = a.dcs.delete_cluster(a.soon()).await;
+    assert_eq!(deleted.is_err(), verb == "deletecollection", "{what}");
+    assert!(!middle.answered(403).is_empty(), "{what}: it was used");
     Ok(())
 }
 

@@ -111,6 +111,11 @@ impl Middle {
         self.rules().clear();
     }
 
+    /// The kinds of request that are still to meet with something.
+    pub fn left(&self) -> Vec<Request> {
+        self.rules().iter().filter(|rule| rule.times > 0).map(|rule| rule.request).collect()
+    }
+
     /// How many requests of this kind have been answered.
     pub fn count(&self, request: Request) -> usize {
         self.seen().iter().filter(|(seen, _)| *seen == request).count()

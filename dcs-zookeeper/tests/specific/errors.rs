@@ -3,7 +3,9 @@
 
 use std::time::Duration;
 
-use dcs_core::{Deadline, Deletion, ErrorKind, Expect, Fate, KeyValueStore, LockAttempt, LockRenewal, Write};
+use dcs_core::{
+    Consistency, Cursor, Deadline, Deletion, Error, ErrorKind, Expect, Fate, KeyValueStore, LockAttempt, LockRenewal, Timing, Write,
+};
 use serde_json::json;
 use store_servers::eventually;
 use store_servers::zookeeper::Options;
@@ -30,11 +32,27 @@ fn keeps_session(trick: &Trick) -> bool {
     !matches!(trick, Trick::Refuse(EXPIRED) | Trick::Misreport(EXPIRED))
 }
 
+/// Of the leader behind a meddler.
+const LEADS: Timing = Timing { retry_timeout: Duration::from_secs(6), ..TIMING };
+const SHORT_CYCLES: Timing = Timing { loop_wait: Duration::from_millis(200), ..LEADS };
+
+/// Asks whether the session lives, at the end of cycles in which nothing else was asked, until somebody plays a trick on it.
+async fn proves_its_session(a: &dcs_zookeeper::ZooKeeper, meddler: &Meddler, mut cursor: Cursor) -> Result<(), Error> {
+    for _ in 0..20 {
+        // Something may have happened, and the first wait on a connection asks for the watch.
+        cursor = a.wait_for_changes(PREFIX, cursor, Deadline::after(SHORT_CYCLES.loop_wait * 3 / 2)).await?.cursor;
+        a.ensure_handle(soon()).await?;
+        if meddler.is_idle() {
+            break;
+        }
+    }
+    Ok(())
+}
+
 /// A leader behind a meddler, with the configuration and its member key written.
 async fn leader(servers: &store_servers::Servers) -> (Meddler, dcs_zookeeper::ZooKeeper) {
     let meddler = Meddler::start(servers.addresses()[0]).await;
-    let timing = dcs_core::Timing { retry_timeout: Duration::from_secs(6), ..TIMING };
-    let a = store_with(&json!({"hosts": meddler.host()}), timing);
+    let a = store_with(&json!({"hosts": meddler.host()}), LEADS);
     wins(&a, "a").await;
     a.put_bound(MEMBER, b"{}", soon()).await.expect("a member key");
     a.put(CONFIG, b"{}", Expect::Any, soon()).await.expect("a configuration");
@@ -72,12 +90,16 @@ async fn no_error_at_any_call_costs_a_lock_that_is_held() {
         ("ensure", &[op::SYNC]),
     ];
     for (call, ops) in calls {
+        if call == "ensure" {
+            a.set_timing(SHORT_CYCLES);
+        }
         for &op in ops {
             for trick in tricks() {
                 let context = format!("{trick:?} at request {op} of {call}");
                 let before = session(&a);
                 let revision = existing(&a, CONFIG).await.revision;
                 let seen = existing(&a, LEADER).await;
+                let cursor = a.read(PREFIX, Consistency::Relaxed, soon()).await.expect("a read").cursor;
                 meddler.play(op, trick.clone());
                 let error = match call {
                     "renew" => match a.renew_lock(LEADER, "a", &seen, soon()).await {
@@ -118,20 +140,15 @@ async fn no_error_at_any_call_costs_a_lock_that_is_held() {
                         }
                         Err(error) => Some(error),
                     },
-                    _ => {
-                        tokio::time::sleep(TIMING.loop_wait / 10).await;
-                        a.ensure_handle(soon()).await.err()
-                    }
+                    _ => proves_its_session(&a, &meddler, cursor).await.err(),
                 };
-                meddler.forget();
+                assert!(!meddler.forget(), "{context}: the server was not asked");
                 if let Some(error) = error {
                     assert!(error.kind != ErrorKind::HandleGone || !keeps_session(&trick), "{context}: {}", error.chain());
                 }
                 still_leads(&a, &context).await;
-                assert_eq!(session(&a) == before, keeps_session(&trick) || session(&a) == before, "{context}");
-                if keeps_session(&trick) {
-                    assert_eq!(session(&a), before, "{context}");
-                }
+                // A session that the server has not ended is kept, and one that it says it has is never used again.
+                assert_eq!(session(&a) == before, keeps_session(&trick), "{context}");
                 assert!(matches!(b.acquire_lock(LEADER, "b", soon()).await, Ok(LockAttempt::Held(_))), "{context}");
             }
         }
@@ -224,7 +241,7 @@ async fn a_steady_cycle_asks_little_and_waiting_asks_nothing() {
     for name in 0..50 {
         a.put(&format!("{PREFIX}members/m{name}"), b"{}", Expect::Any, soon()).await.expect("a member");
     }
-    let mut cursor = a.read(PREFIX, dcs_core::Consistency::Relaxed, soon()).await.expect("a read").cursor;
+    let mut cursor = a.read(PREFIX, Consistency::Relaxed, soon()).await.expect("a read").cursor;
     // The first wait sets the watch, and says that something may have happened before.
     cursor = a.wait_for_changes(PREFIX, cursor, soon()).await.expect("a wait").cursor;
     meddler.requests();
@@ -241,7 +258,7 @@ async fn a_steady_cycle_asks_little_and_waiting_asks_nothing() {
 
 /// The lock as a load shows it.
 async fn existing_quietly(a: &dcs_zookeeper::ZooKeeper) -> dcs_core::Entry {
-    let snapshot = a.read(PREFIX, dcs_core::Consistency::Relaxed, soon()).await.expect("a read");
+    let snapshot = a.read(PREFIX, Consistency::Relaxed, soon()).await.expect("a read");
     snapshot.entries.into_iter().find(|entry| entry.key == LEADER).expect("a leader")
 }
 
@@ -256,9 +273,10 @@ async fn a_server_too_old_for_the_watch_is_named() {
     let error = loads(&a).await.expect_err("the server does not know it");
     assert!(error.chain().contains("ZooKeeper 3.6 or newer"), "{}", error.chain());
     meddler.play(op::ADD_WATCH, Trick::Refuse(-6));
-    let cursor = a.read(PREFIX, dcs_core::Consistency::Relaxed, soon()).await.expect("a read").cursor;
+    let cursor = a.read(PREFIX, Consistency::Relaxed, soon()).await.expect("a read").cursor;
     let changes = a.wait_for_changes(PREFIX, cursor, soon()).await.expect("it is set a second time");
     assert!(changes.unnamed);
+    assert!(!meddler.forget(), "the server was not asked");
 }
 
 #[tokio::test]
@@ -275,7 +293,7 @@ async fn releasing_survives_every_fault() {
             let held = existing(&a, LEADER).await;
             meddler.play(op, trick.clone());
             let outcome = a.release_lock(LEADER, &held, soon()).await;
-            meddler.forget();
+            assert!(!meddler.forget(), "{context}: the server was not asked");
             let gone = crate::entry(&b, LEADER).await.is_none();
             match outcome {
                 Ok(Deletion::Deleted(_)) => assert!(gone, "{context}"),

@@ -100,6 +100,11 @@ impl Meddler {
         locked(&self.shared.tricks).push((op, trick));
     }
 
+    /// Whether every trick has been played.
+    pub(crate) fn is_idle(&self) -> bool {
+        locked(&self.shared.tricks).is_empty()
+    }
+
     /// Forgets tricks that nobody fell for; returns whether there were any.
     pub(crate) fn forget(&self) -> bool {
         !std::mem::take(&mut *locked(&self.shared.tricks)).is_empty()

@@ -5,7 +5,7 @@
 //! pod of its name with the cluster's labels. Endpoints do not take loopback addresses, so the `pod_ip` of such an agent, and the
 //! address of its pod, are made up.
 
-use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use crate::certificates::{Files, Workshop};
-use crate::{Network, Plan, Servers, eventually, program};
+use crate::{Network, Plan, Servers, eventually, network, program};
 
 /// Of the administrator, who may do everything.
 pub const ADMIN: &str = "admin-token";
@@ -22,7 +22,7 @@ pub const ADMIN: &str = "admin-token";
 pub const ALICE: &str = "alice-token";
 
 /// The first host number of API servers; those of etcd come before.
-const SERVERS: u8 = crate::network::SERVERS + 10;
+const SERVERS: u8 = network::SERVERS + 10;
 
 /// Servers are told to give this as their address, unless they have one that others can reach: loopback is refused.
 const NOWHERE: &str = "198.51.100.1";
@@ -83,7 +83,7 @@ impl Options {
         let program = installed()?;
         let etcd = crate::etcd::Options::default().plan(network, directory)?;
         let store = format!("http://{}", etcd[0].address);
-        let addresses = (0..self.servers).map(|index| self.address(network, index)).collect::<Result<Vec<_>>>()?;
+        let addresses = self.addresses(network)?;
         let keys = Keys::make(&addresses)?;
         let mut plans = Vec::new();
         for (index, address) in addresses.iter().enumerate() {
@@ -125,12 +125,12 @@ impl Options {
         Ok(plans)
     }
 
-    fn address(&self, network: &Network, index: u8) -> Result<SocketAddr> {
+    fn addresses(&self, network: &Network) -> Result<Vec<SocketAddr>> {
         if !self.listed {
-            return network.free(SERVERS + index, 6443);
+            return (0..self.servers).map(|index| network.free(SERVERS + index, 6443)).collect();
         }
         let address = reachable_address().context("this machine has no address but loopback")?;
-        Ok(TcpListener::bind((address, 0))?.local_addr()?)
+        network::lasting(address, self.servers.into())
     }
 
     /// Starts them and waits until all of them serve.

@@ -17,6 +17,7 @@ pub mod conformance;
 pub mod consul;
 pub mod etcd;
 mod find;
+pub mod manifest;
 pub mod network;
 mod plan;
 mod poll;

@@ -7,7 +7,7 @@
 //! The claim is a locked file: other test processes see it, and it ends with the process that made it, however that ends.
 
 use std::fs::{self, File, OpenOptions};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
 
 use anyhow::{Context, Result, bail};
@@ -66,5 +66,51 @@ impl Network {
             .or_else(|_| TcpListener::bind((address, 0)))
             .with_context(|| format!("cannot bind a port of {address}"))?;
         Ok(listener.local_addr()?)
+    }
+}
+
+/// The lowest port that is chosen.
+const LOWEST: u16 = 10_000;
+
+/// As many ports of an address that everybody shares, where no loopback address will do: free now, and none that the kernel hands
+/// out, or one of them could become the local end of somebody's connection while its server is dead.
+///
+/// # Errors
+///
+/// If the kernel hands out all ports, or none of the others is free.
+pub fn lasting(address: IpAddr, count: usize) -> Result<Vec<SocketAddr>> {
+    let range = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").context("which ports does the kernel hand out?")?;
+    let mut ports = never_handed_out(&range)?;
+    fastrand::shuffle(&mut ports);
+    // They are held until all are found, so that none is found twice.
+    let found: Vec<_> = ports.into_iter().filter_map(|port| TcpListener::bind((address, port)).ok()).take(count).collect();
+    if found.len() < count {
+        bail!("{address} has no {count} free ports but those that the kernel hands out");
+    }
+    found.iter().map(|listener| Ok(listener.local_addr()?)).collect()
+}
+
+/// The ports outside `range`, which is as the kernel writes it.
+fn never_handed_out(range: &str) -> Result<Vec<u16>> {
+    let mut bounds = range.split_whitespace().map(str::parse::<u16>);
+    let (Some(Ok(first)), Some(Ok(last))) = (bounds.next(), bounds.next()) else { bail!("{range:?} is no range of ports") };
+    Ok((LOWEST..=u16::MAX).filter(|port| !(first..=last).contains(port)).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_that_last_are_distinct_and_none_that_the_kernel_hands_out() {
+        let ports = never_handed_out("32768\t60999\n").unwrap();
+        assert_eq!((ports.first(), ports.last()), (Some(&LOWEST), Some(&u16::MAX)));
+        assert!(ports.contains(&32767) && !ports.contains(&32768) && !ports.contains(&60999) && ports.contains(&61000));
+        assert!(never_handed_out("").is_err());
+
+        let mut found = lasting(Ipv4Addr::LOCALHOST.into(), 50).unwrap();
+        found.sort();
+        found.dedup();
+        assert_eq!(found.len(), 50);
     }
 }

@@ -1,4 +1,5 @@
-//! API servers of Kubernetes, and pods that are nothing but entries in them: agents run beside, each with a kubeconfig.
+//! API servers of Kubernetes, and pods that are nothing but entries in them: agents run beside, each with a kubeconfig of
+//! the service account that is shipped.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -6,15 +7,16 @@ use std::net::SocketAddr;
 use anyhow::{Context, Result, bail, ensure};
 use async_trait::async_trait;
 use serde_json::{Value, json};
-use store_servers::Plan;
 use store_servers::apiserver::{self, ADMIN, Api, Options};
+use store_servers::{Plan, manifest};
 
 use super::server::Server;
 use super::{Guest, Store};
 use crate::process::Account;
 use crate::sandbox::Sandbox;
 
-const NAMESPACE: &str = "/api/v1/namespaces/default";
+/// Where the clusters are.
+const NAMESPACE: &str = "default";
 
 /// Where the state of a cluster is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +25,11 @@ pub enum Objects {
     Endpoints,
     /// In ConfigMaps.
     ConfigMaps,
+}
+
+/// How `count` API servers are started: three are asked without a Service before them, as `bypass_api_service` has it.
+pub(super) const fn options(count: u8) -> Options {
+    Options { servers: count, listed: count > 1 }
 }
 
 /// The API servers.
@@ -37,14 +44,13 @@ pub struct Kubernetes {
 }
 
 impl Kubernetes {
-    /// Starts `count` API servers, and waits until all of them serve. Three are asked without a Service before them, as `bypass_api_service`
-    /// has it.
+    /// Starts `count` API servers, waits until all of them serve, and gives agents the rights that the manifest for these objects does.
     ///
     /// # Errors
     ///
     /// If they are not installed or do not start.
     pub async fn start(sandbox: &Sandbox, count: u8, objects: Objects) -> Result<Self> {
-        let options = Options { servers: count, listed: count > 1 };
+        let options = options(count);
         let mut plans = options.plan(sandbox.network(), sandbox.directory())?;
         let (addresses, mut servers) = Server::start_all(plans.clone(), sandbox)?;
         let etcd = servers.split_off(count.into());
@@ -55,6 +61,9 @@ impl Kubernetes {
         }
         if options.listed {
             apiserver::list(&store.api()?, &addresses[..count.into()]).await?;
+        }
+        for object in manifest::rights(objects == Objects::Endpoints, NAMESPACE)? {
+            manifest::apply(&store.api()?, NAMESPACE, &object).await?;
         }
         Ok(store)
     }
@@ -80,11 +89,12 @@ impl Store for Kubernetes {
         let pod = json!({"application": "quorate", "cluster-name": node.scope});
         // Loopback is no address that Endpoints may have; nobody connects to this one.
         let ip = format!("10.0.0.{}", node.index + 1);
-        self.api()?.make_pod("default", node.name, &pod, &ip).await?;
+        self.api()?.make_pod(NAMESPACE, node.name, &pod, &ip).await?;
 
         let plan = self.plans.first().context("there are API servers")?;
         let address = node.through.and_then(|through| through.first()).copied().unwrap_or(plan.address);
-        let mut kubeconfig = apiserver::kubeconfig_for(plan, address, &json!({"token": ADMIN}));
+        let token = self.api()?.account_token(NAMESPACE, manifest::ACCOUNT).await?;
+        let mut kubeconfig = apiserver::kubeconfig_for(plan, address, &json!({"token": token}));
         // The certificate does not know the proxy.
         kubeconfig["clusters"][0]["cluster"]["tls-server-name"] = json!(plan.address.ip().to_string());
         let directory = node.directory.join(".kube");
@@ -114,7 +124,7 @@ impl Store for Kubernetes {
                 None => bail!("nobody has asked for {key} in Kubernetes yet"),
             },
         };
-        let object = self.api()?.get(&format!("{NAMESPACE}/{path}")).await?;
+        let object = self.api()?.get(&format!("/api/v1/namespaces/{NAMESPACE}/{path}")).await?;
         Ok(object.and_then(|object| object["metadata"]["annotations"][annotation].as_str().map(str::to_owned)))
     }
 

@@ -66,12 +66,12 @@ impl StoreKind {
         }
     }
 
-    /// What is not installed that it needs, and what to do about it.
+    /// What this many servers of it need and do not find here, and what to do about it.
     #[must_use]
-    pub fn lacking(self) -> Option<String> {
+    pub fn lacking(self, servers: u8) -> Option<String> {
         let found = match self {
             Self::ZooKeeper => return store_servers::zookeeper::missing(),
-            Self::Kubernetes | Self::ConfigMaps => return store_servers::apiserver::missing(store_servers::apiserver::Options::default()),
+            Self::Kubernetes | Self::ConfigMaps => return store_servers::apiserver::missing(kubernetes::options(servers)),
             Self::Etcd | Self::EtcdV2 => store_servers::etcd::Version::default().program().map(drop),
             Self::Consul => store_servers::consul::consul().map(drop),
             Self::Raft => Ok(()),

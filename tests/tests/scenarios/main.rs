@@ -7,7 +7,7 @@ macro_rules! on {
             $(
                 #[tokio::test(flavor = "multi_thread")]
                 async fn $scenario() -> anyhow::Result<()> {
-                    if tests::skip::unless_there(tests::StoreKind::$kind)? {
+                    if tests::skip::unless_there(tests::StoreKind::$kind, 1)? {
                         return Ok(());
                     }
                     super::$scenario(tests::StoreKind::$kind).await

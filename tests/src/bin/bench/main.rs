@@ -76,7 +76,7 @@ async fn compare_requests(plan: &Plan) -> Result<()> {
     println!("Idle clusters of Quorate and of {version}: three nodes, ttl 30, loop_wait 10, watched for {} s.\n", plan.watched.as_secs());
     let mut rates = Vec::new();
     for store in StoreKind::OUTSIDE {
-        match store.lacking() {
+        match store.lacking(1) {
             None => rates.push(requests::beside_each_other(store, &theirs, plan.watched).await?),
             Some(lacks) => println!("{:>10}: not measured: {lacks}", store.name()),
         }
