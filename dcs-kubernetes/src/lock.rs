@@ -224,9 +224,18 @@ impl Kubernetes {
             }
             let now = self.read_lock_object(deadline, RENEW).await?;
             if let Some(object) = now.as_deref() {
-                let refused = there.as_ref().map(|there| &there.metadata.resource_version);
-                if !self.is_ours(object) || refused == Some(&object.metadata.resource_version) {
+                if !self.is_ours(object) {
                     return Ok(Renewal::Lost);
+                }
+                let refused = there.as_ref().map(|there| &there.metadata.resource_version);
+                if refused == Some(&object.metadata.resource_version) {
+                    if failure.class == Class::Conflict {
+                        // Another version was there when it was refused, and what is there now is none of ours.
+                        return Ok(Renewal::Lost);
+                    }
+                    // Said to be absent, and there as it was: one of the two answers is wrong.
+                    tries.again(failure.into_error(RENEW), None).await?;
+                    continue;
                 }
                 if object.has(&annotations) {
                     self.know_lock();

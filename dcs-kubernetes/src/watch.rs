@@ -213,7 +213,7 @@ impl Reader<'_> {
                 let words = event.object.to_string();
                 let status: Status = serde_json::from_value(event.object).unwrap_or_default();
                 tracing::debug!(code = status.code, reason = status.reason, kind = ?self.kind, "the API server ended the watch: {}", status.message);
-                return match classify(status.code).0 {
+                return match classify(status.code, &status).0 {
                     Class::Expired => Ok(Some(End::ListAgain)),
                     _ => Err(Failure::from_answer(status.code, None, words.as_bytes())),
                 };

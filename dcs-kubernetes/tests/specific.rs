@@ -87,6 +87,7 @@ fn all() -> Vec<(&'static str, Test)> {
         }
         faults: {
             no_answer_to_any_request_is_taken_for_a_lost_lock,
+            a_no_that_is_not_kubernetes_own_proves_nothing,
             a_server_that_asks_to_wait_is_given_the_time,
             configured_codes_are_tried_again,
             the_server_says_no_in_the_words_that_the_table_of_errors_knows,
