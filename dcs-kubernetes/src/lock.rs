@@ -8,7 +8,7 @@ use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use dcs_core::model::{Lsn, MemberName};
-use dcs_core::{Acquisition, Deadline, Error, ErrorKind, Fate, LeaderLease, Moment, Renewal, Timing};
+use dcs_core::{Acquisition, Deadline, Error, ErrorKind, Fate, LeaderLease, Moment, Renewal};
 use jiff::Timestamp;
 use serde_json::Value;
 
@@ -31,17 +31,19 @@ const TO_WRITE: Duration = Duration::from_millis(500);
 impl Kubernetes {
     pub(crate) async fn acquire(&self, deadline: Deadline) -> Result<Acquisition, Error> {
         let Some(lock) = self.free_lock(deadline).await? else { return Ok(self.judge_held()) };
-        let annotations = self.claim(lock.object.as_deref());
+        // What the annotations say is what the lease is worth, even if a reload changes it meanwhile.
+        let ttl = self.shared.timing().ttl;
+        let annotations = self.claim(lock.object.as_deref(), ttl);
         let version = lock.object.as_ref().map(|object| object.metadata.resource_version.clone());
         let ask = self.lock_write(lock.object.as_deref(), &annotations);
         let first_sent_at = self.shared.clock.now();
-        *self.claimed() = Some((annotations.clone(), self.lease(first_sent_at)));
+        *self.claimed() = Some((annotations.clone(), lease(first_sent_at, ttl)));
         let mut tries = self.tries(ACQUIRE, deadline);
         loop {
             let sent_at = self.shared.clock.now();
             let failure = match self.write(Kind::Objects, &self.shared.names.leader, &ask, deadline).await {
                 Ok(_) => {
-                    let lease = self.lease(sent_at);
+                    let lease = lease(sent_at, ttl);
                     *self.claimed() = Some((annotations, lease));
                     return Ok(Acquisition::Won(lease));
                 }
@@ -61,7 +63,7 @@ impl Kubernetes {
                         // Only what we wrote ourselves has our name and our very time, and a new version.
                         Ok(Some(object)) if Some(&object.metadata.resource_version) != version.as_ref() && object.has(&annotations) => {
                             self.know_lock();
-                            Ok(Acquisition::Won(self.lease(first_sent_at)))
+                            Ok(Acquisition::Won(lease(first_sent_at, ttl)))
                         }
                         Ok(_) => Ok(Acquisition::Lost(self.holder())),
                         Err(_) if may_be_ours => Err(tries.undecided()),
@@ -118,7 +120,7 @@ impl Kubernetes {
     }
 
     /// The annotations with which we take over.
-    fn claim(&self, there: Option<&Object>) -> Annotations {
+    fn claim(&self, there: Option<&Object>, ttl: Duration) -> Annotations {
         let now = time_text(self.shared.clock.wall());
         let text = |name: &str| there.and_then(|object| object.annotation(name)).map(str::to_owned);
         let observed = [annotation::LEADER, annotation::TTL, annotation::RENEW_TIME, annotation::ACQUIRE_TIME, annotation::TRANSITIONS];
@@ -127,27 +129,17 @@ impl Kubernetes {
         let before: i64 = text(annotation::TRANSITIONS).and_then(|text| text.trim().parse().ok()).unwrap_or(0);
         let transitions = if anything && !was_ours { before.saturating_add(1) } else { before };
         let acquired = text(annotation::ACQUIRE_TIME).filter(|_| was_ours).unwrap_or_else(|| now.clone());
-        self.lock_annotations(now, acquired, transitions.to_string())
+        self.lock_annotations(ttl, now, acquired, transitions.to_string())
     }
 
-    fn lock_annotations(&self, now: String, acquired: String, transitions: String) -> Annotations {
+    fn lock_annotations(&self, ttl: Duration, now: String, acquired: String, transitions: String) -> Annotations {
         vec![
             (annotation::LEADER, Some(self.shared.name.to_string())),
-            (annotation::TTL, Some(self.whole_ttl().as_secs().to_string())),
+            (annotation::TTL, Some(whole(ttl).as_secs().to_string())),
             (annotation::RENEW_TIME, Some(now)),
             (annotation::ACQUIRE_TIME, Some(acquired)),
             (annotation::TRANSITIONS, Some(transitions)),
         ]
-    }
-
-    /// The ttl as others read it.
-    fn whole_ttl(&self) -> Duration {
-        let Timing { ttl, .. } = self.shared.timing();
-        Duration::from_secs(ttl.as_secs().max(1))
-    }
-
-    fn lease(&self, sent_at: Moment) -> LeaderLease {
-        LeaderLease::granted(sent_at, self.whole_ttl().min(self.shared.timing().ttl))
     }
 
     /// Writes the lock as it was seen: the object's version if it is there, otherwise only if it still is not.
@@ -192,14 +184,16 @@ impl Kubernetes {
         if there.as_deref().is_some_and(|object| !self.is_ours(object)) {
             return Ok(Renewal::Lost);
         }
-        let annotations = self.renewal(there.as_deref());
+        // As when it is acquired: one ttl for the annotations and the lease.
+        let ttl = self.shared.timing().ttl;
+        let annotations = self.renewal(there.as_deref(), ttl);
         // Of the first attempt that may have written what a later one finds.
         let first_sent_at = self.shared.clock.now();
         loop {
             let ask = self.lock_write(there.as_deref(), &annotations);
             let sent_at = self.shared.clock.now();
             let failure = match self.write(Kind::Objects, &self.shared.names.leader, &ask, deadline).await {
-                Ok(_) => return Ok(Renewal::Renewed(self.lease(sent_at))),
+                Ok(_) => return Ok(Renewal::Renewed(lease(sent_at, ttl))),
                 Err(failure) => failure,
             };
             match failure.class {
@@ -239,7 +233,7 @@ impl Kubernetes {
                 }
                 if object.has(&annotations) {
                     self.know_lock();
-                    return Ok(Renewal::Renewed(self.lease(first_sent_at)));
+                    return Ok(Renewal::Renewed(lease(first_sent_at, ttl)));
                 }
             } else if there.is_none() {
                 // Refused because it exists, and now it does not.
@@ -253,12 +247,12 @@ impl Kubernetes {
     }
 
     /// The annotations with which we go on.
-    fn renewal(&self, there: Option<&Object>) -> Annotations {
+    fn renewal(&self, there: Option<&Object>, ttl: Duration) -> Annotations {
         let now = time_text(self.shared.clock.wall());
         let kept = |name: &str| there.and_then(|object| object.annotation(name)).filter(|text| !text.is_empty()).map(str::to_owned);
         let acquired = kept(annotation::ACQUIRE_TIME).unwrap_or_else(|| now.clone());
         let transitions = kept(annotation::TRANSITIONS).unwrap_or_else(|| "0".to_owned());
-        self.lock_annotations(now, acquired, transitions)
+        self.lock_annotations(ttl, now, acquired, transitions)
     }
 
     fn is_ours(&self, object: &Object) -> bool {
@@ -334,6 +328,16 @@ impl Kubernetes {
             known.leader = now.leader;
         }
     }
+}
+
+/// The ttl as others read it.
+fn whole(ttl: Duration) -> Duration {
+    Duration::from_secs(ttl.as_secs().max(1))
+}
+
+/// What a lock is worth that was written with this ttl.
+fn lease(sent_at: Moment, ttl: Duration) -> LeaderLease {
+    LeaderLease::granted(sent_at, whole(ttl).min(ttl))
 }
 
 /// As agents have always written it: microseconds, and the offset in digits.
