@@ -41,7 +41,7 @@ impl Kubernetes {
         let mut tries = self.tries(ACQUIRE, deadline);
         loop {
             let sent_at = self.shared.clock.now();
-            let failure = match self.write(Kind::Objects, &self.shared.names.leader, &ask, deadline).await {
+            let failure = match self.write(&self.shared.names.leader, &annotations, &ask, deadline).await {
                 Ok(_) => {
                     let lease = lease(sent_at, ttl);
                     *self.claimed() = Some((annotations, lease));
@@ -62,7 +62,7 @@ impl Kubernetes {
                     return match self.read_lock_object(deadline, ACQUIRE).await {
                         // Only what we wrote ourselves has our name and our very time, and a new version.
                         Ok(Some(object)) if Some(&object.metadata.resource_version) != version.as_ref() && object.has(&annotations) => {
-                            self.know_lock();
+                            self.know_own_write(&object, &annotations);
                             Ok(Acquisition::Won(lease(first_sent_at, ttl)))
                         }
                         Ok(_) => Ok(Acquisition::Lost(self.holder())),
@@ -84,7 +84,7 @@ impl Kubernetes {
         let claimed = self.claimed().clone();
         match (object, claimed) {
             (Some(object), Some((annotations, lease))) if object.has(&annotations) && lease.is_valid(self.shared.clock.now()) => {
-                self.know_lock();
+                self.know_own_write(&object, &annotations);
                 Acquisition::Won(lease)
             }
             _ => Acquisition::Lost(holder.map(MemberName::from)),
@@ -147,7 +147,7 @@ impl Kubernetes {
         let name = &self.shared.names.leader;
         let subsets = self.subsets_for_us(there).map(|subsets| ("subsets", subsets));
         match there {
-            Some(object) => self.patch(name, annotations, Some(&object.metadata.resource_version), subsets),
+            Some(object) => self.patch(name, there, annotations, Some(&object.metadata.resource_version), subsets),
             None => self.create(name, annotations, subsets),
         }
     }
@@ -192,7 +192,7 @@ impl Kubernetes {
         loop {
             let ask = self.lock_write(there.as_deref(), &annotations);
             let sent_at = self.shared.clock.now();
-            let failure = match self.write(Kind::Objects, &self.shared.names.leader, &ask, deadline).await {
+            let failure = match self.write(&self.shared.names.leader, &annotations, &ask, deadline).await {
                 Ok(_) => return Ok(Renewal::Renewed(lease(sent_at, ttl))),
                 Err(failure) => failure,
             };
@@ -232,7 +232,7 @@ impl Kubernetes {
                     continue;
                 }
                 if object.has(&annotations) {
-                    self.know_lock();
+                    self.know_own_write(object, &annotations);
                     return Ok(Renewal::Renewed(lease(first_sent_at, ttl)));
                 }
             } else if there.is_none() {
@@ -272,8 +272,8 @@ impl Kubernetes {
             // A release whose answer gets lost may still arrive: from here on only a renewal, which it cannot follow, makes the
             // lock ours again.
             *self.claimed() = None;
-            let ask = self.giving_up(&object, last_lsn);
-            match self.write(Kind::Objects, &self.shared.names.leader, &ask, deadline).await {
+            let (ask, annotations) = self.giving_up(&object, last_lsn);
+            match self.write(&self.shared.names.leader, &annotations, &ask, deadline).await {
                 Ok(_) => return Ok(true),
                 // It changed since the look just now: look again. A release that was lost is found to be done there.
                 Err(failure) if matches!(failure.class, Class::Conflict | Class::Absent) && !tries.may_have_been_applied() => {
@@ -296,14 +296,15 @@ impl Kubernetes {
         Ok(there.is_none_or(|object| !self.is_ours(&object)))
     }
 
-    fn giving_up(&self, there: &Object, last_lsn: Option<Lsn>) -> Ask {
+    fn giving_up(&self, there: &Object, last_lsn: Option<Lsn>) -> (Ask, Annotations) {
         let mut annotations: Annotations = vec![(annotation::LEADER, None)];
         if let Some(lsn) = last_lsn {
             annotations.push((annotation::OPTIME, Some(lsn.0.to_string())));
         }
         let subsets = subsets::pointing_to_nobody(there).filter(|_| self.shared.paths.use_endpoints);
         let more = subsets.map(|_| ("subsets", Value::Array(Vec::new())));
-        self.patch(&self.shared.names.leader, &annotations, Some(&there.metadata.resource_version), more)
+        let ask = self.patch(&self.shared.names.leader, Some(there), &annotations, Some(&there.metadata.resource_version), more);
+        (ask, annotations)
     }
 
     /// Reads the lock's object as it is, again and again.
@@ -318,14 +319,6 @@ impl Kubernetes {
                     try_again(&mut tries, failure, operation).await?;
                 }
             }
-        }
-    }
-
-    /// That the lock is ours is no news to us.
-    fn know_lock(&self) {
-        let now = crate::known::Known::of(&self.shared.cache.content());
-        if let Some(known) = self.known().as_mut() {
-            known.leader = now.leader;
         }
     }
 }

@@ -67,6 +67,7 @@ fn all() -> Vec<(&'static str, Test)> {
             two_clusters_in_one_namespace_do_not_mix,
             groups_have_objects_of_their_own,
             the_service_that_keeps_endpoints_is_made_once,
+            a_failover_request_replaces_one_that_was_not_seen,
         }
         watching: {
             an_expired_watch_is_listed_again_and_loses_nothing,
