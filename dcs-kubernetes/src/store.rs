@@ -287,11 +287,13 @@ impl Kubernetes {
         }
     }
 
-    /// Without a Service of the same name, Endpoints are taken for left over and collected.
+    /// Without a Service of the same name, Endpoints are taken for left over and collected. That takes a while, so that whatever
+    /// else is to be done does not wait long for it.
     pub(crate) async fn ensure_service(&self, deadline: Deadline) {
         if !*self.service_is_due.lock().unwrap_or_else(PoisonError::into_inner) {
             return;
         }
+        let deadline = deadline.at_most(Duration::from_secs(1));
         let ask = Ask {
             method: Method::POST,
             path: self.shared.paths.services(),

@@ -200,6 +200,7 @@ impl Kubernetes {
             return Ok(self.put(name, &annotations, Expect::Any, operation, deadline).await?.into_write());
         }
         let mut there = self.shared.cache.get(Kind::Objects, name);
+        let mut looked_again = false;
         loop {
             let value = there.as_deref().and_then(|object| object.annotation(annotation::INITIALIZE));
             match value {
@@ -223,6 +224,10 @@ impl Kubernetes {
             match self.write(name, &annotations, &ask, deadline).await {
                 Ok(object) => return Ok(Write::Applied(object.revision())),
                 Err(failure) if matches!(failure.class, Class::Conflict | Class::Absent) => {
+                    if looked_again {
+                        tries.again(failure.into_error(operation), None).await?;
+                    }
+                    looked_again = true;
                     there = match self.read(name, deadline).await {
                         Ok(there) => there,
                         Err(failure) => {
