@@ -72,6 +72,7 @@ fn all() -> Vec<(&'static str, Test)> {
         watching: {
             an_expired_watch_is_listed_again_and_loses_nothing,
             a_watch_that_ends_goes_on,
+            a_list_is_asked_for_again_in_the_next_cycle_whatever_pause_was_asked_for,
             a_watch_that_tells_nothing_any_more_is_found_out,
         }
         access: {
@@ -80,6 +81,8 @@ fn all() -> Vec<(&'static str, Test)> {
             an_authority_that_nobody_knows_is_refused_by_name,
             a_pod_finds_its_credentials_where_pods_do,
             a_warning_of_the_server_is_passed_on_once,
+            no_error_tells_what_is_secret,
+            a_credential_program_that_hangs_is_run_once,
         }
         rights: {
             the_manifests_are_accepted_and_their_rights_are_enough,
