@@ -19,6 +19,7 @@ use kube::client::{AuthError, Body, ConfigExt};
 use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError, LoadDataError};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use secrecy::ExposeSecret;
 use tower::{Layer, ServiceExt, service_fn};
 
 use crate::config::Access;
@@ -228,12 +229,13 @@ impl Auth {
     fn of(config: &kube::Config) -> Result<Self, AccessError> {
         let user = &config.auth_info;
         // In the order in which others take them.
-        if user.auth_provider.is_none()
-            && user.token.is_none()
-            && (user.username.is_none() || user.password.is_none())
-            && let Some(path) = &user.token_file
-        {
-            return Ok(Self::File(TokenFile { path: PathBuf::from(path), read: Mutex::default() }));
+        if user.auth_provider.is_none() && (user.username.is_none() || user.password.is_none()) {
+            if let Some(token) = &user.token {
+                return bearer("token", token.expose_secret()).map(Self::Fixed);
+            }
+            if let Some(path) = &user.token_file {
+                return Ok(Self::File(TokenFile { path: PathBuf::from(path), read: Mutex::default() }));
+            }
         }
         let program = user.exec.as_ref().and_then(|exec| exec.command.as_ref());
         let program = program.map_or_else(|| "the provider of credentials".to_owned(), |program| format!("`{program}`"));
@@ -301,18 +303,23 @@ impl TokenFile {
     async fn read_anew(&self) -> Result<HeaderValue, AccessError> {
         let text =
             tokio::fs::read_to_string(&self.path).await.map_err(|source| AccessError::Unreadable { path: self.path.clone(), source })?;
-        let damaged = |problem: String| AccessError::Damaged { what: self.path.display().to_string(), problem };
-        if text.trim().is_empty() {
-            return Err(damaged("it is empty".to_owned()));
-        }
-        let mut header = HeaderValue::try_from(format!("Bearer {}", text.trim())).map_err(|error| damaged(error.to_string()))?;
-        header.set_sensitive(true);
-        Ok(header)
+        bearer(&self.path.display().to_string(), text.trim())
     }
 }
 
+/// The header for the token that was found in `what`.
+fn bearer(what: &str, token: &str) -> Result<HeaderValue, AccessError> {
+    let damaged = |problem: &str| AccessError::Damaged { what: what.to_owned(), problem: problem.to_owned() };
+    if token.is_empty() {
+        return Err(damaged("it is empty"));
+    }
+    let header = HeaderValue::try_from(format!("Bearer {token}"));
+    let mut header = header.map_err(|_| damaged("there are characters in it that cannot be sent"))?;
+    header.set_sensitive(true);
+    Ok(header)
+}
+
 fn identity(user: &kube::config::AuthInfo) -> Result<Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>, AccessError> {
-    use secrecy::ExposeSecret;
     let (what_cert, cert) = match (&user.client_certificate_data, &user.client_certificate) {
         (Some(data), _) => ("client-certificate-data".to_owned(), decoded("client-certificate-data", data)?),
         (None, Some(path)) => (path.clone(), read(Path::new(path))?),

@@ -219,7 +219,8 @@ pub(super) async fn no_error_tells_what_is_secret(servers: Arc<Servers>) -> Outc
         let chain = error_with(text.clone()).await?;
         assert!(chain.contains("line "), "{text}: {chain}");
     }
-    error_with(kubeconfig(json!({"token": "s3cr3t\u{7}"}))).await?;
+    let chain = error_with(kubeconfig(json!({"token": "s3cr3t\u{7}"}))).await?;
+    assert!(chain.contains("characters in it that cannot be sent"), "{chain}");
     error_with(kubeconfig(json!({"client-key-data": "s3cr3t!", "client-certificate-data": "s3cr3t!"}))).await?;
     let program = |command: &str, script: &str| {
         kubeconfig(json!({"exec": {"apiVersion": "client.authentication.k8s.io/v1", "command": command, "interactiveMode": "Never",
