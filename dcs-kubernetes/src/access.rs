@@ -15,10 +15,11 @@ use dcs_core::{BoxError, Clock, Moment};
 use http::header::AUTHORIZATION;
 use http::{HeaderValue, Request, Response, Uri};
 use kube::client::middleware::AuthLayer;
-use kube::client::{Body, ConfigExt};
-use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::client::{AuthError, Body, ConfigExt};
+use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError, LoadDataError};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use secrecy::ExposeSecret;
 use tower::{Layer, ServiceExt, service_fn};
 
 use crate::config::Access;
@@ -45,7 +46,10 @@ enum Auth {
     Fixed(HeaderValue),
     File(TokenFile),
     /// A program, or something else that only the `kube` crate knows.
-    Plugin(Box<AuthLayer>),
+    Plugin {
+        layer: Box<AuthLayer>,
+        program: String,
+    },
 }
 
 /// A token in a file that somebody else exchanges.
@@ -65,14 +69,71 @@ pub(crate) enum AccessError {
     },
     #[error("`{what}` cannot be used: {problem}")]
     Damaged { what: String, problem: String },
-    #[error("the kubeconfig cannot be used")]
-    Kubeconfig(#[source] kube::config::KubeconfigError),
-    #[error("the credentials of the kubeconfig cannot be used")]
-    Plugin(#[source] BoxError),
+    #[error("the kubeconfig cannot be used: {0}")]
+    Kubeconfig(String),
+    #[error("the credentials of the kubeconfig cannot be used: {0}")]
+    Plugin(String),
     #[error("the kubeconfig names a proxy, which is not supported")]
     Proxy,
     #[error("TLS cannot be set up for the API server")]
     Tls(#[from] dcs_core::tls::TlsError),
+}
+
+/// The `kube` crate's errors quote lines of the kubeconfig, and what a credential program was given and has printed: tokens
+/// and passwords. So what is passed on is said in words of our own.
+impl AccessError {
+    fn of_kubeconfig(error: KubeconfigError) -> Self {
+        Self::Kubeconfig(match error {
+            KubeconfigError::ReadConfig(source, path) => return Self::Unreadable { path, source },
+            KubeconfigError::Parse(error) => match error.location() {
+                Some(at) => format!("it has a mistake at line {}, column {}", at.line(), at.column()),
+                None => "it has a mistake".to_owned(),
+            },
+            KubeconfigError::FindPath => "there is none where one is looked for".to_owned(),
+            KubeconfigError::CurrentContextNotSet => "it says no current context".to_owned(),
+            KubeconfigError::LoadContext(name) => format!("there is no context `{name}` in it"),
+            KubeconfigError::LoadClusterOfContext(name) => format!("there is no cluster `{name}` in it"),
+            KubeconfigError::MissingClusterUrl => "its cluster has no `server`".to_owned(),
+            KubeconfigError::ParseClusterUrl(_) => "the `server` of its cluster is no URL".to_owned(),
+            KubeconfigError::LoadCertificateAuthority(error) => return Self::of_data("certificate-authority", error),
+            KubeconfigError::LoadClientCertificate(error) => return Self::of_data("client-certificate", error),
+            KubeconfigError::LoadClientKey(error) => return Self::of_data("client-key", error),
+            KubeconfigError::ParseCertificates(_) => "there is no certificate in `certificate-authority`".to_owned(),
+            KubeconfigError::KindMismatch | KubeconfigError::ApiVersionMismatch => {
+                "the files that make it up are of different kinds".to_owned()
+            }
+            _ => "it names a proxy that cannot be used".to_owned(),
+        })
+    }
+
+    fn of_data(what: &str, error: LoadDataError) -> Self {
+        let problem = match error {
+            LoadDataError::ReadFile(source, path) => return Self::Unreadable { path, source },
+            LoadDataError::DecodeBase64(_) => "it is not base64",
+            LoadDataError::NoBase64DataOrFile => "there is none",
+        };
+        Self::Damaged { what: what.to_owned(), problem: problem.to_owned() }
+    }
+
+    /// `program` is what is run to get them.
+    fn of_credentials(error: AuthError, program: &str) -> Self {
+        Self::Plugin(match error {
+            AuthError::ReadTokenFile(source, path) => return Self::Unreadable { path, source },
+            AuthError::AuthExecStart(error) => format!("{program} cannot be run ({error})"),
+            AuthError::AuthExecRun { out, .. } => format!("{program} failed ({})", out.status),
+            AuthError::AuthExecParse(error) => match error.location() {
+                Some(at) => format!("what {program} prints has a mistake at line {}, column {}", at.line(), at.column()),
+                None => format!("what {program} prints has a mistake"),
+            },
+            AuthError::ExecPluginFailed => format!("{program} prints no `status`"),
+            AuthError::MissingCommand => "no program is named to get them".to_owned(),
+            AuthError::ExecMissingClusterInfo => format!("{program} wants to be told of a cluster that is not described"),
+            AuthError::MalformedTokenExpirationDate(_) => format!("{program} says no valid date of expiry"),
+            AuthError::InvalidBasicAuth(_) | AuthError::InvalidBearerToken(_) => "they have characters that cannot be sent".to_owned(),
+            AuthError::UnrefreshableTokenResponse => format!("{program} gave a token before, and gives none any more"),
+            _ => format!("{program} gives none"),
+        })
+    }
 }
 
 impl Entrance {
@@ -104,10 +165,10 @@ impl Entrance {
             Some(path) => Kubeconfig::read_from(path),
             None => Kubeconfig::read(),
         };
-        let kubeconfig = kubeconfig.map_err(AccessError::Kubeconfig)?;
+        let kubeconfig = kubeconfig.map_err(AccessError::of_kubeconfig)?;
         let options = KubeConfigOptions { context: Some(access.context.clone()), ..KubeConfigOptions::default() };
         let config = blocking(kube::Config::from_custom_kubeconfig(kubeconfig, &options));
-        let config = config.map_err(AccessError::Kubeconfig)?;
+        let config = config.map_err(AccessError::of_kubeconfig)?;
         if config.proxy_url.is_some() {
             return Err(AccessError::Proxy);
         }
@@ -150,7 +211,7 @@ impl Entrance {
             Auth::Silent => Ok(None),
             Auth::Fixed(header) => Ok(Some(header.clone())),
             Auth::File(file) => file.token(clock).await.map(Some),
-            Auth::Plugin(layer) => from_plugin(layer).await.map_err(AccessError::Plugin),
+            Auth::Plugin { layer, program } => from_plugin(layer, program).await,
         }
     }
 
@@ -159,7 +220,7 @@ impl Entrance {
         match &self.auth {
             Auth::File(file) => file.read.lock().unwrap_or_else(PoisonError::into_inner).take().is_some(),
             // Asked again when everything is read again.
-            Auth::Plugin(_) | Auth::Fixed(_) | Auth::Silent => true,
+            Auth::Plugin { .. } | Auth::Fixed(_) | Auth::Silent => true,
         }
     }
 }
@@ -168,27 +229,43 @@ impl Auth {
     fn of(config: &kube::Config) -> Result<Self, AccessError> {
         let user = &config.auth_info;
         // In the order in which others take them.
-        if user.auth_provider.is_none()
-            && user.token.is_none()
-            && (user.username.is_none() || user.password.is_none())
-            && let Some(path) = &user.token_file
-        {
-            return Ok(Self::File(TokenFile { path: PathBuf::from(path), read: Mutex::default() }));
+        if user.auth_provider.is_none() && (user.username.is_none() || user.password.is_none()) {
+            if let Some(token) = &user.token {
+                return bearer("token", token.expose_secret()).map(Self::Fixed);
+            }
+            if let Some(path) = &user.token_file {
+                return Ok(Self::File(TokenFile { path: PathBuf::from(path), read: Mutex::default() }));
+            }
         }
-        let layer = config.auth_layer().map_err(|error| AccessError::Plugin(error.into()))?;
+        let program = user.exec.as_ref().and_then(|exec| exec.command.as_ref());
+        let program = program.map_or_else(|| "the provider of credentials".to_owned(), |program| format!("`{program}`"));
+        let layer = config.auth_layer().map_err(|error| match error {
+            kube::Error::Auth(error) => AccessError::of_credentials(error, &program),
+            _ => AccessError::Plugin("they are of a kind that is not known".to_owned()),
+        })?;
         let Some(layer) = layer else { return Ok(Self::Silent) };
         if user.exec.is_some() || user.auth_provider.is_some() {
-            return Ok(Self::Plugin(Box::new(layer)));
+            return Ok(Self::Plugin { layer: Box::new(layer), program });
         }
-        let header = blocking(from_plugin(&layer)).map_err(AccessError::Plugin)?;
+        let header = blocking(from_plugin(&layer, &program))?;
         Ok(header.map_or(Self::Silent, Self::Fixed))
     }
 }
 
 /// What the layer adds to a request.
-fn from_plugin(layer: &AuthLayer) -> Pin<Box<dyn Future<Output = Result<Option<HeaderValue>, BoxError>> + Send + 'static>> {
+fn from_plugin(
+    layer: &AuthLayer,
+    program: &str,
+) -> Pin<Box<dyn Future<Output = Result<Option<HeaderValue>, AccessError>> + Send + 'static>> {
     let asked = layer.layer(service_fn(echo)).oneshot(Request::new(Body::empty()));
-    Box::pin(async move { Ok(asked.await?.headers().get(AUTHORIZATION).cloned()) })
+    let program = program.to_owned();
+    Box::pin(async move {
+        let answer = asked.await.map_err(|error: BoxError| match error.downcast::<AuthError>() {
+            Ok(error) => AccessError::of_credentials(*error, &program),
+            Err(_) => AccessError::Plugin(format!("{program} gives none")),
+        })?;
+        Ok(answer.headers().get(AUTHORIZATION).cloned())
+    })
 }
 
 /// The header of a request comes back to us as that of an answer.
@@ -226,18 +303,23 @@ impl TokenFile {
     async fn read_anew(&self) -> Result<HeaderValue, AccessError> {
         let text =
             tokio::fs::read_to_string(&self.path).await.map_err(|source| AccessError::Unreadable { path: self.path.clone(), source })?;
-        let damaged = |problem: String| AccessError::Damaged { what: self.path.display().to_string(), problem };
-        if text.trim().is_empty() {
-            return Err(damaged("it is empty".to_owned()));
-        }
-        let mut header = HeaderValue::try_from(format!("Bearer {}", text.trim())).map_err(|error| damaged(error.to_string()))?;
-        header.set_sensitive(true);
-        Ok(header)
+        bearer(&self.path.display().to_string(), text.trim())
     }
 }
 
+/// The header for the token that was found in `what`.
+fn bearer(what: &str, token: &str) -> Result<HeaderValue, AccessError> {
+    let damaged = |problem: &str| AccessError::Damaged { what: what.to_owned(), problem: problem.to_owned() };
+    if token.is_empty() {
+        return Err(damaged("it is empty"));
+    }
+    let header = HeaderValue::try_from(format!("Bearer {token}"));
+    let mut header = header.map_err(|_| damaged("there are characters in it that cannot be sent"))?;
+    header.set_sensitive(true);
+    Ok(header)
+}
+
 fn identity(user: &kube::config::AuthInfo) -> Result<Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>, AccessError> {
-    use secrecy::ExposeSecret;
     let (what_cert, cert) = match (&user.client_certificate_data, &user.client_certificate) {
         (Some(data), _) => ("client-certificate-data".to_owned(), decoded("client-certificate-data", data)?),
         (None, Some(path)) => (path.clone(), read(Path::new(path))?),

@@ -21,8 +21,9 @@ use hyper_util::rt::TokioExecutor;
 use kube::client::Body;
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
-use crate::access::Entrance;
+use crate::access::{AccessError, Entrance};
 use crate::config::Access;
 use crate::connect::Connector;
 use crate::error::{Class, Failure};
@@ -87,6 +88,8 @@ pub(crate) struct Client {
     state: Mutex<State>,
     /// Changes whenever another server is used, so that whoever listens to the former one can follow.
     switched: watch::Sender<u64>,
+    /// One at a time: a credential program that hangs is waited for, not run again with every attempt.
+    opening: tokio::sync::Mutex<Option<Opening>>,
     /// Held by whoever reads the first list of API servers.
     reading: tokio::sync::Mutex<()>,
     /// Warnings of servers that were passed on already.
@@ -114,6 +117,21 @@ struct Opened {
     by_address: Pool<Connector, Body>,
 }
 
+/// Access is being read, by somebody who may never come to an end.
+struct Opening {
+    access: Access,
+    task: JoinHandle<Result<Entrance, AccessError>>,
+}
+
+impl Opening {
+    fn begin(access: &Access) -> Self {
+        let read = access.clone();
+        // A credential program may take its time.
+        let task = tokio::task::spawn_blocking(move || Entrance::open(&read));
+        Self { access: access.clone(), task }
+    }
+}
+
 /// One attempt's server.
 struct Target {
     uri: Uri,
@@ -129,6 +147,7 @@ impl Client {
             clock,
             state: Mutex::new(state),
             switched: watch::Sender::new(0),
+            opening: tokio::sync::Mutex::default(),
             reading: tokio::sync::Mutex::default(),
             warned: Mutex::default(),
         }
@@ -264,21 +283,28 @@ impl Client {
 
     /// Where the next attempt goes.
     async fn target(&self, deadline: Deadline) -> Result<Target, Failure> {
-        if let Some(target) = self.state().target()? {
-            return Ok(target);
+        const WHAT: &str = "read the credentials";
+        loop {
+            if let Some(target) = self.state().target()? {
+                return Ok(target);
+            }
+            let mut opening = deadline.bound(WHAT, self.opening.lock()).await.map_err(Failure::not_sent)?;
+            if let Some(target) = self.state().target()? {
+                return Ok(target);
+            }
+            let access = self.state().access.clone();
+            opening.take_if(|opening| opening.access != access);
+            let begun = opening.get_or_insert_with(|| Opening::begin(&access));
+            // Should the time be over, the next attempt goes on waiting for it.
+            let entrance = deadline.bound(WHAT, &mut begun.task).await.map_err(Failure::not_sent)?;
+            *opening = None;
+            let entrance = entrance.map_err(Failure::misconfigured)?;
+            let mut state = self.state();
+            if state.access == access {
+                let entrance = entrance.map_err(Failure::misconfigured)?;
+                state.opened = Some(state.connections(entrance, self.clock.now()));
+            }
         }
-        let access = self.state().access.clone();
-        let read = access.clone();
-        // A credential program may take its time.
-        let entrance = tokio::task::spawn_blocking(move || Entrance::open(&read));
-        let entrance = deadline.bound("read the credentials", entrance).await.map_err(Failure::not_sent)?;
-        let entrance = entrance.map_err(Failure::misconfigured)?;
-        let mut state = self.state();
-        match entrance {
-            Ok(entrance) => state.opened = Some(state.connections(entrance, self.clock.now())),
-            Err(error) => return Err(Failure::misconfigured(error)),
-        }
-        state.target()?.ok_or_else(|| Failure::misconfigured("the settings changed meanwhile"))
     }
 
     /// The share of one attempt: with several servers each gets its part of the time, one alone gets two tries.

@@ -1,8 +1,9 @@
 //! What an answer of the API server, or the lack of one, means.
 //!
 //! One table maps HTTP status codes to a [`Class`], which says what to do next, and a [`Fate`], which says what became of a
-//! write. The server's reasons (`Conflict`, `AlreadyExists`, ...) say nothing beyond their codes that matters here, and
-//! proxies in front of it answer with codes only.
+//! write. Codes are enough for most of it, and proxies answer with nothing else. Two of them prove something, that an object is
+//! absent or is not what was expected, and on that a leader steps down. So they count only with the reason that Kubernetes gives
+//! in its own words: an ingress that knows no such path says 404 as well, and so does an API server that has just started.
 
 use std::fmt;
 use std::time::Duration;
@@ -56,11 +57,13 @@ const TABLE: &[Row] = &[
     (400, 400, Class::Refused, Fate::NotApplied),
     (401, 401, Class::Unknown, Fate::NotApplied),
     (403, 403, Class::Denied, Fate::NotApplied),
-    (404, 404, Class::Absent, Fate::NotApplied),
+    // Without Kubernetes' reason: whoever says so has no such path, and may have it later.
+    (404, 404, Class::Busy, Fate::NotApplied),
     (405, 406, Class::Refused, Fate::NotApplied),
     // A proxy gave up waiting for our request, or says so.
     (408, 408, Class::Busy, Fate::Unknown),
-    (409, 409, Class::Conflict, Fate::NotApplied),
+    // Nobody else has a reason to say so, and so nothing is known.
+    (409, 409, Class::Busy, Fate::Unknown),
     (410, 410, Class::Expired, Fate::NotApplied),
     (413, 413, Class::Refused, Fate::NotApplied),
     (415, 415, Class::Refused, Fate::NotApplied),
@@ -75,8 +78,16 @@ const TABLE: &[Row] = &[
     (0, u16::MAX, Class::Strange, Fate::Unknown),
 ];
 
-/// What `code` means.
-pub(crate) fn classify(code: u16) -> (Class, Fate) {
+/// What is proof only with this reason: what it means then.
+const PROOFS: &[(u16, &str, Class)] =
+    &[(404, "NotFound", Class::Absent), (409, "Conflict", Class::Conflict), (409, "AlreadyExists", Class::Conflict)];
+
+/// What an answer with `code` and this body means.
+pub(crate) fn classify(code: u16, status: &Status) -> (Class, Fate) {
+    let proof = PROOFS.iter().find(|(proves, reason, _)| *proves == code && *reason == status.reason);
+    if let (Some((.., class)), "Status") = (proof, status.kind.as_str()) {
+        return (*class, Fate::NotApplied);
+    }
     let row = TABLE.iter().find(|(from, to, ..)| (*from..=*to).contains(&code));
     row.map_or((Class::Strange, Fate::Unknown), |(_, _, class, fate)| (*class, *fate))
 }
@@ -85,6 +96,8 @@ pub(crate) fn classify(code: u16) -> (Class, Fate) {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct Status {
+    /// `Status`.
+    pub(crate) kind: String,
     pub(crate) message: String,
     pub(crate) reason: String,
     pub(crate) code: u16,
@@ -118,11 +131,11 @@ const LONGEST_EXCERPT: usize = 200;
 impl Failure {
     /// The failure that an answer stands for.
     pub(crate) fn from_answer(code: u16, retry_after: Option<&str>, body: &[u8]) -> Self {
-        let status = serde_json::from_slice(body).unwrap_or_else(|_| Status {
+        let status: Status = serde_json::from_slice(body).unwrap_or_else(|_| Status {
             message: String::from_utf8_lossy(body).trim().chars().take(LONGEST_EXCERPT).collect(),
             ..Status::default()
         });
-        let (class, fate) = classify(code);
+        let (class, fate) = classify(code, &status);
         // A date is possible there too, but no API server writes one.
         let pause = retry_after.and_then(|text| text.trim().parse().ok()).map(Duration::from_secs);
         Self { class, fate, pause, cause: Box::new(Answer { code, status }) }
@@ -216,8 +229,10 @@ mod tests {
     fn answers_of_proxies_are_understood_by_their_codes() {
         let cases = [
             (302, Class::Strange, Fate::Unknown),
+            (404, Class::Busy, Fate::NotApplied),
             (407, Class::Strange, Fate::NotApplied),
             (408, Class::Busy, Fate::Unknown),
+            (409, Class::Busy, Fate::Unknown),
             (418, Class::Strange, Fate::NotApplied),
             (501, Class::Refused, Fate::NotApplied),
             (502, Class::Busy, Fate::Unknown),
@@ -228,6 +243,33 @@ mod tests {
             assert_eq!((failure.class, failure.fate), (class, fate), "{code}");
             assert!(failure.cause.to_string().contains("Something else"));
         }
+    }
+
+    #[test]
+    fn only_kubernetes_own_words_prove_that_an_object_is_absent_or_has_changed() {
+        let bodies = [
+            "",
+            "404 page not found",
+            "{}",
+            "[]",
+            r#"{"reason":"NotFound"}"#,
+            r#"{"reason":"Conflict"}"#,
+            r#"{"kind":"Status","status":"Failure"}"#,
+            r#"{"kind":"Status","reason":"Injected"}"#,
+            r#"{"kind":"Error","reason":"NotFound"}"#,
+            r#"{"kind":"Error","reason":"AlreadyExists"}"#,
+        ];
+        for body in bodies {
+            for (code, fate) in [(404, Fate::NotApplied), (409, Fate::Unknown)] {
+                let failure = failure(code, body);
+                assert_eq!((failure.class, failure.fate), (Class::Busy, fate), "{code} {body}");
+                let error = failure.into_error("test");
+                assert_eq!((error.kind, error.fate), (ErrorKind::Unavailable, fate), "{code} {body}");
+            }
+        }
+        // The reason of the one is none of the other.
+        assert_eq!(failure(404, r#"{"kind":"Status","reason":"Conflict"}"#).class, Class::Busy);
+        assert_eq!(failure(409, r#"{"kind":"Status","reason":"NotFound"}"#).class, Class::Busy);
     }
 
     #[test]

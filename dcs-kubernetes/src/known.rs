@@ -8,7 +8,11 @@ use std::collections::BTreeMap;
 use dcs_core::{Interest, MemberInterest, codec};
 
 use crate::cache::Content;
-use crate::object::{Names, Object, annotation};
+use crate::object::{Annotations, Names, Object, annotation};
+
+const STATUS: [&str; 3] = [annotation::OPTIME, annotation::SLOTS, annotation::RETAIN_SLOTS];
+const FAILOVER: [&str; 3] = [annotation::LEADER, annotation::MEMBER, annotation::SCHEDULED_AT];
+const SYNC: [&str; 3] = [annotation::LEADER, annotation::SYNC_STANDBY, annotation::QUORUM];
 
 /// What a load told, as far as anybody waits for it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -30,11 +34,36 @@ impl Known {
         let [failover, sync] = [content.failover.as_deref(), content.sync.as_deref()];
         Self {
             leader: content.holder.clone().map(|holder| (holder, text(leader, annotation::ACQUIRE_TIME))),
-            status: texts(leader, [annotation::OPTIME, annotation::SLOTS, annotation::RETAIN_SLOTS]),
+            status: texts(leader, STATUS),
             config: text(content.config.as_deref(), annotation::CONFIG),
-            failover: texts(failover, [annotation::LEADER, annotation::MEMBER, annotation::SCHEDULED_AT]),
-            sync: texts(sync, [annotation::LEADER, annotation::SYNC_STANDBY, annotation::QUORUM]),
+            failover: texts(failover, FAILOVER),
+            sync: texts(sync, SYNC),
             members: content.pods.iter().map(|pod| (pod.metadata.name.clone(), text(Some(pod), annotation::STATUS))).collect(),
+        }
+    }
+
+    /// Takes over these annotations as `written` has them, and nothing else of it.
+    pub(crate) fn learn(&mut self, written: &Object, annotations: &Annotations, names: &Names) {
+        let name = &written.metadata.name;
+        let is = |one: &str| annotations.iter().any(|(name, _)| *name == one);
+        let learn = |parts: &mut [Option<String>; 3], names: [&str; 3]| {
+            for (part, name) in parts.iter_mut().zip(names).filter(|(_, name)| is(name)) {
+                *part = text(Some(written), name);
+            }
+        };
+        if *name == names.leader {
+            learn(&mut self.status, STATUS);
+            if is(annotation::LEADER) {
+                // Written a moment ago, and so not expired.
+                let holder = text(Some(written), annotation::LEADER).filter(|holder| !holder.is_empty());
+                self.leader = holder.map(|holder| (holder, text(Some(written), annotation::ACQUIRE_TIME)));
+            }
+        } else if *name == names.config && is(annotation::CONFIG) {
+            self.config = text(Some(written), annotation::CONFIG);
+        } else if *name == names.failover {
+            learn(&mut self.failover, FAILOVER);
+        } else if *name == names.sync {
+            learn(&mut self.sync, SYNC);
         }
     }
 
@@ -81,6 +110,10 @@ fn state(status: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use serde_json::json;
+
     use super::*;
 
     fn names() -> Names {
@@ -104,6 +137,43 @@ mod tests {
             assert_eq!(news(&led("1"), &led("2"), interest), ["s-leader"]);
             assert!(news(&led("1"), &led("1"), interest).is_empty());
         }
+    }
+
+    fn object(name: &str, annotations: &[(&str, &str)]) -> Arc<Object> {
+        let annotations: BTreeMap<_, _> = annotations.iter().copied().collect();
+        Arc::new(serde_json::from_value(json!({"metadata": {"name": name, "annotations": annotations}})).unwrap())
+    }
+
+    #[test]
+    fn only_what_was_written_is_known_and_not_what_somebody_else_wrote_before_or_after_it() {
+        // Ours of the history is answered with a configuration that somebody wrote before it, and which no load has shown.
+        let mut known = Known::default();
+        let answered = object("s-config", &[("config", "{}"), ("history", "[]")]);
+        known.learn(&answered, &vec![("history", Some("[]".to_owned()))], &names());
+        assert_eq!(known, Known::default());
+        let seen = Known::of(&Content { config: Some(answered), ..Content::default() });
+        assert_eq!(news(&known, &seen, Interest::LEADER), ["s-config"]);
+        // The watch has told of another request since ours was answered.
+        let (ours, theirs) = (object("s-failover", &[("member", "a")]), object("s-failover", &[("member", "b")]));
+        known.learn(&ours, &vec![("leader", None), ("member", Some("a".to_owned())), ("scheduled_at", None)], &names());
+        let seen = |failover: Arc<Object>| Known::of(&Content { failover: Some(failover), ..Content::default() });
+        assert!(news(&known, &seen(ours), Interest::LEADER).is_empty());
+        assert_eq!(news(&known, &seen(theirs), Interest::LEADER), ["s-failover"]);
+    }
+
+    #[test]
+    fn a_lock_of_ours_is_known_as_it_was_written_and_a_status_says_nothing_of_it() {
+        let lock = object("s-leader", &[("leader", "me"), ("acquireTime", "1"), ("optime", "7")]);
+        let content = Content { leader: Some(Arc::clone(&lock)), holder: Some("me".to_owned()), ..Content::default() };
+        let mut known = Known::default();
+        known.learn(&lock, &vec![("optime", Some("7".to_owned())), ("slots", None)], &names());
+        assert_eq!(news(&known, &Known::of(&content), Interest::FOLLOWER), ["s-leader"]);
+        known.learn(&lock, &vec![("leader", Some("me".to_owned()))], &names());
+        assert_eq!(known, Known::of(&content));
+        // Released.
+        let free = object("s-leader", &[("acquireTime", "1"), ("optime", "7")]);
+        known.learn(&free, &vec![("leader", None)], &names());
+        assert_eq!(known, Known::of(&Content { leader: Some(free), ..Content::default() }));
     }
 
     #[test]

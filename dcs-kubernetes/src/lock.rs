@@ -8,7 +8,7 @@ use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use dcs_core::model::{Lsn, MemberName};
-use dcs_core::{Acquisition, Deadline, Error, ErrorKind, Fate, LeaderLease, Moment, Renewal, Timing};
+use dcs_core::{Acquisition, Deadline, Error, ErrorKind, Fate, LeaderLease, Moment, Renewal};
 use jiff::Timestamp;
 use serde_json::Value;
 
@@ -31,17 +31,19 @@ const TO_WRITE: Duration = Duration::from_millis(500);
 impl Kubernetes {
     pub(crate) async fn acquire(&self, deadline: Deadline) -> Result<Acquisition, Error> {
         let Some(lock) = self.free_lock(deadline).await? else { return Ok(self.judge_held()) };
-        let annotations = self.claim(lock.object.as_deref());
+        // What the annotations say is what the lease is worth, even if a reload changes it meanwhile.
+        let ttl = self.shared.timing().ttl;
+        let annotations = self.claim(lock.object.as_deref(), ttl);
         let version = lock.object.as_ref().map(|object| object.metadata.resource_version.clone());
         let ask = self.lock_write(lock.object.as_deref(), &annotations);
         let first_sent_at = self.shared.clock.now();
-        *self.claimed() = Some((annotations.clone(), self.lease(first_sent_at)));
+        *self.claimed() = Some((annotations.clone(), lease(first_sent_at, ttl)));
         let mut tries = self.tries(ACQUIRE, deadline);
         loop {
             let sent_at = self.shared.clock.now();
-            let failure = match self.write(Kind::Objects, &self.shared.names.leader, &ask, deadline).await {
+            let failure = match self.write(&self.shared.names.leader, &annotations, &ask, deadline).await {
                 Ok(_) => {
-                    let lease = self.lease(sent_at);
+                    let lease = lease(sent_at, ttl);
                     *self.claimed() = Some((annotations, lease));
                     return Ok(Acquisition::Won(lease));
                 }
@@ -60,8 +62,8 @@ impl Kubernetes {
                     return match self.read_lock_object(deadline, ACQUIRE).await {
                         // Only what we wrote ourselves has our name and our very time, and a new version.
                         Ok(Some(object)) if Some(&object.metadata.resource_version) != version.as_ref() && object.has(&annotations) => {
-                            self.know_lock();
-                            Ok(Acquisition::Won(self.lease(first_sent_at)))
+                            self.know_own_write(&object, &annotations);
+                            Ok(Acquisition::Won(lease(first_sent_at, ttl)))
                         }
                         Ok(_) => Ok(Acquisition::Lost(self.holder())),
                         Err(_) if may_be_ours => Err(tries.undecided()),
@@ -82,7 +84,7 @@ impl Kubernetes {
         let claimed = self.claimed().clone();
         match (object, claimed) {
             (Some(object), Some((annotations, lease))) if object.has(&annotations) && lease.is_valid(self.shared.clock.now()) => {
-                self.know_lock();
+                self.know_own_write(&object, &annotations);
                 Acquisition::Won(lease)
             }
             _ => Acquisition::Lost(holder.map(MemberName::from)),
@@ -118,7 +120,7 @@ impl Kubernetes {
     }
 
     /// The annotations with which we take over.
-    fn claim(&self, there: Option<&Object>) -> Annotations {
+    fn claim(&self, there: Option<&Object>, ttl: Duration) -> Annotations {
         let now = time_text(self.shared.clock.wall());
         let text = |name: &str| there.and_then(|object| object.annotation(name)).map(str::to_owned);
         let observed = [annotation::LEADER, annotation::TTL, annotation::RENEW_TIME, annotation::ACQUIRE_TIME, annotation::TRANSITIONS];
@@ -127,27 +129,17 @@ impl Kubernetes {
         let before: i64 = text(annotation::TRANSITIONS).and_then(|text| text.trim().parse().ok()).unwrap_or(0);
         let transitions = if anything && !was_ours { before.saturating_add(1) } else { before };
         let acquired = text(annotation::ACQUIRE_TIME).filter(|_| was_ours).unwrap_or_else(|| now.clone());
-        self.lock_annotations(now, acquired, transitions.to_string())
+        self.lock_annotations(ttl, now, acquired, transitions.to_string())
     }
 
-    fn lock_annotations(&self, now: String, acquired: String, transitions: String) -> Annotations {
+    fn lock_annotations(&self, ttl: Duration, now: String, acquired: String, transitions: String) -> Annotations {
         vec![
             (annotation::LEADER, Some(self.shared.name.to_string())),
-            (annotation::TTL, Some(self.whole_ttl().as_secs().to_string())),
+            (annotation::TTL, Some(whole(ttl).as_secs().to_string())),
             (annotation::RENEW_TIME, Some(now)),
             (annotation::ACQUIRE_TIME, Some(acquired)),
             (annotation::TRANSITIONS, Some(transitions)),
         ]
-    }
-
-    /// The ttl as others read it.
-    fn whole_ttl(&self) -> Duration {
-        let Timing { ttl, .. } = self.shared.timing();
-        Duration::from_secs(ttl.as_secs().max(1))
-    }
-
-    fn lease(&self, sent_at: Moment) -> LeaderLease {
-        LeaderLease::granted(sent_at, self.whole_ttl().min(self.shared.timing().ttl))
     }
 
     /// Writes the lock as it was seen: the object's version if it is there, otherwise only if it still is not.
@@ -155,7 +147,7 @@ impl Kubernetes {
         let name = &self.shared.names.leader;
         let subsets = self.subsets_for_us(there).map(|subsets| ("subsets", subsets));
         match there {
-            Some(object) => self.patch(name, annotations, Some(&object.metadata.resource_version), subsets),
+            Some(object) => self.patch(name, there, annotations, Some(&object.metadata.resource_version), subsets),
             None => self.create(name, annotations, subsets),
         }
     }
@@ -192,14 +184,16 @@ impl Kubernetes {
         if there.as_deref().is_some_and(|object| !self.is_ours(object)) {
             return Ok(Renewal::Lost);
         }
-        let annotations = self.renewal(there.as_deref());
+        // As when it is acquired: one ttl for the annotations and the lease.
+        let ttl = self.shared.timing().ttl;
+        let annotations = self.renewal(there.as_deref(), ttl);
         // Of the first attempt that may have written what a later one finds.
         let first_sent_at = self.shared.clock.now();
         loop {
             let ask = self.lock_write(there.as_deref(), &annotations);
             let sent_at = self.shared.clock.now();
-            let failure = match self.write(Kind::Objects, &self.shared.names.leader, &ask, deadline).await {
-                Ok(_) => return Ok(Renewal::Renewed(self.lease(sent_at))),
+            let failure = match self.write(&self.shared.names.leader, &annotations, &ask, deadline).await {
+                Ok(_) => return Ok(Renewal::Renewed(lease(sent_at, ttl))),
                 Err(failure) => failure,
             };
             match failure.class {
@@ -224,13 +218,22 @@ impl Kubernetes {
             }
             let now = self.read_lock_object(deadline, RENEW).await?;
             if let Some(object) = now.as_deref() {
-                let refused = there.as_ref().map(|there| &there.metadata.resource_version);
-                if !self.is_ours(object) || refused == Some(&object.metadata.resource_version) {
+                if !self.is_ours(object) {
                     return Ok(Renewal::Lost);
                 }
+                let refused = there.as_ref().map(|there| &there.metadata.resource_version);
+                if refused == Some(&object.metadata.resource_version) {
+                    if failure.class == Class::Conflict {
+                        // Another version was there when it was refused, and what is there now is none of ours.
+                        return Ok(Renewal::Lost);
+                    }
+                    // Said to be absent, and there as it was: one of the two answers is wrong.
+                    tries.again(failure.into_error(RENEW), None).await?;
+                    continue;
+                }
                 if object.has(&annotations) {
-                    self.know_lock();
-                    return Ok(Renewal::Renewed(self.lease(first_sent_at)));
+                    self.know_own_write(object, &annotations);
+                    return Ok(Renewal::Renewed(lease(first_sent_at, ttl)));
                 }
             } else if there.is_none() {
                 // Refused because it exists, and now it does not.
@@ -244,12 +247,12 @@ impl Kubernetes {
     }
 
     /// The annotations with which we go on.
-    fn renewal(&self, there: Option<&Object>) -> Annotations {
+    fn renewal(&self, there: Option<&Object>, ttl: Duration) -> Annotations {
         let now = time_text(self.shared.clock.wall());
         let kept = |name: &str| there.and_then(|object| object.annotation(name)).filter(|text| !text.is_empty()).map(str::to_owned);
         let acquired = kept(annotation::ACQUIRE_TIME).unwrap_or_else(|| now.clone());
         let transitions = kept(annotation::TRANSITIONS).unwrap_or_else(|| "0".to_owned());
-        self.lock_annotations(now, acquired, transitions)
+        self.lock_annotations(ttl, now, acquired, transitions)
     }
 
     fn is_ours(&self, object: &Object) -> bool {
@@ -269,8 +272,8 @@ impl Kubernetes {
             // A release whose answer gets lost may still arrive: from here on only a renewal, which it cannot follow, makes the
             // lock ours again.
             *self.claimed() = None;
-            let ask = self.giving_up(&object, last_lsn);
-            match self.write(Kind::Objects, &self.shared.names.leader, &ask, deadline).await {
+            let (ask, annotations) = self.giving_up(&object, last_lsn);
+            match self.write(&self.shared.names.leader, &annotations, &ask, deadline).await {
                 Ok(_) => return Ok(true),
                 // It changed since the look just now: look again. A release that was lost is found to be done there.
                 Err(failure) if matches!(failure.class, Class::Conflict | Class::Absent) && !tries.may_have_been_applied() => {
@@ -293,14 +296,15 @@ impl Kubernetes {
         Ok(there.is_none_or(|object| !self.is_ours(&object)))
     }
 
-    fn giving_up(&self, there: &Object, last_lsn: Option<Lsn>) -> Ask {
+    fn giving_up(&self, there: &Object, last_lsn: Option<Lsn>) -> (Ask, Annotations) {
         let mut annotations: Annotations = vec![(annotation::LEADER, None)];
         if let Some(lsn) = last_lsn {
             annotations.push((annotation::OPTIME, Some(lsn.0.to_string())));
         }
         let subsets = subsets::pointing_to_nobody(there).filter(|_| self.shared.paths.use_endpoints);
         let more = subsets.map(|_| ("subsets", Value::Array(Vec::new())));
-        self.patch(&self.shared.names.leader, &annotations, Some(&there.metadata.resource_version), more)
+        let ask = self.patch(&self.shared.names.leader, Some(there), &annotations, Some(&there.metadata.resource_version), more);
+        (ask, annotations)
     }
 
     /// Reads the lock's object as it is, again and again.
@@ -317,14 +321,16 @@ impl Kubernetes {
             }
         }
     }
+}
 
-    /// That the lock is ours is no news to us.
-    fn know_lock(&self) {
-        let now = crate::known::Known::of(&self.shared.cache.content());
-        if let Some(known) = self.known().as_mut() {
-            known.leader = now.leader;
-        }
-    }
+/// The ttl as others read it.
+fn whole(ttl: Duration) -> Duration {
+    Duration::from_secs(ttl.as_secs().max(1))
+}
+
+/// What a lock is worth that was written with this ttl.
+fn lease(sent_at: Moment, ttl: Duration) -> LeaderLease {
+    LeaderLease::granted(sent_at, whole(ttl).min(ttl))
 }
 
 /// As agents have always written it: microseconds, and the offset in digits.

@@ -198,34 +198,28 @@ impl Kubernetes {
         }
     }
 
-    /// Sends a write, and takes its answer into the cache.
-    pub(crate) async fn write(&self, kind: Kind, name: &str, ask: &Ask, deadline: Deadline) -> Result<Arc<Object>, Failure> {
+    /// Sends a write of these annotations of the object `name`, and takes its answer into the cache.
+    pub(crate) async fn write(&self, name: &str, annotations: &Annotations, ask: &Ask, deadline: Deadline) -> Result<Arc<Object>, Failure> {
         let own = self.shared.own_writes.begin(name);
         let object: Object = self.shared.client.call(ask, deadline).await?;
-        let version = object.metadata.resource_version.clone();
-        self.shared.cache.apply(kind, object.clone());
-        // The cache may have something newer by now. What was written is what was answered.
-        tracing::trace!(name, version, "wrote");
-        self.know_own_write(kind, name);
+        self.shared.cache.apply(Kind::Objects, object.clone());
+        self.know_own_write(&object, annotations);
         drop(own);
         Ok(Arc::new(object))
     }
 
-    /// What we wrote ourselves is no news.
-    fn know_own_write(&self, kind: Kind, name: &str) {
-        let mut known = self.known();
-        let Some(known) = known.as_mut() else { return };
-        let now = Known::of(&self.shared.cache.content());
-        let names = &self.shared.names;
-        match kind {
-            Kind::Pods => {}
-            Kind::Objects if *name == names.leader => {
-                known.leader = now.leader;
-                known.status = now.status;
-            }
-            Kind::Objects if *name == names.config => known.config = now.config,
-            Kind::Objects if *name == names.failover => known.failover = now.failover,
-            Kind::Objects => known.sync = now.sync,
+    /// Sends a patch of our own pod, and takes its answer into the cache. What we say of ourselves is never news to us.
+    pub(crate) async fn write_pod(&self, ask: &Ask, deadline: Deadline) -> Result<(), Failure> {
+        let object: Object = self.shared.client.call(ask, deadline).await?;
+        self.shared.cache.apply(Kind::Pods, object);
+        Ok(())
+    }
+
+    /// What we wrote ourselves is no news: these annotations, as they are in the object that was answered. The cache may have
+    /// something newer by now, and whatever else is in the object somebody else may have written.
+    pub(crate) fn know_own_write(&self, written: &Object, annotations: &Annotations) {
+        if let Some(known) = self.known().as_mut() {
+            known.learn(written, annotations, &self.shared.names);
         }
     }
 
@@ -293,11 +287,13 @@ impl Kubernetes {
         }
     }
 
-    /// Without a Service of the same name, Endpoints are taken for left over and collected.
+    /// Without a Service of the same name, Endpoints are taken for left over and collected. That takes a while, so that whatever
+    /// else is to be done does not wait long for it.
     pub(crate) async fn ensure_service(&self, deadline: Deadline) {
         if !*self.service_is_due.lock().unwrap_or_else(PoisonError::into_inner) {
             return;
         }
+        let deadline = deadline.at_most(Duration::from_secs(1));
         let ask = Ask {
             method: Method::POST,
             path: self.shared.paths.services(),
@@ -330,13 +326,20 @@ impl Kubernetes {
         }
     }
 
-    /// A patch of annotations, and of whatever else is in `more`.
+    /// A patch of annotations, and of whatever else is in `more`, for the object `name`, which looks like `there`.
     ///
     /// Only what is there is removed: servers before 1.26 or so take the removal of an annotation from an object that has none
-    /// at all for an annotation with an empty text, and an empty `initialize` says that somebody bootstraps.
-    pub(crate) fn patch(&self, name: &str, annotations: &Annotations, version: Option<&str>, more: Option<(&str, Value)>) -> Ask {
-        let there = self.shared.cache.get(Kind::Objects, name);
-        let is_there = |name: &str| there.as_ref().is_some_and(|object| object.annotation(name).is_some());
+    /// at all for an annotation with an empty text, and an empty `initialize` says that somebody bootstraps. So whoever removes
+    /// something gives the version that was seen.
+    pub(crate) fn patch(
+        &self,
+        name: &str,
+        there: Option<&Object>,
+        annotations: &Annotations,
+        version: Option<&str>,
+        more: Option<(&str, Value)>,
+    ) -> Ask {
+        let is_there = |name: &str| there.is_some_and(|object| object.annotation(name).is_some());
         let changes = annotations.iter().filter(|(name, value)| value.is_some() || is_there(name)).cloned().collect();
         let body = self.shared.paths.body(name, &changes, version, more);
         Ask { method: Method::PATCH, path: self.shared.paths.object(name), body: Some(("application/strategic-merge-patch+json", body)) }

@@ -63,23 +63,27 @@ impl Kubernetes {
         deadline: Deadline,
     ) -> Result<Outcome, Error> {
         let mut tries = self.tries(operation, deadline);
+        let removes = annotations.iter().any(|(_, value)| value.is_none());
         let only_removes = annotations.iter().all(|(_, value)| value.is_none());
+        let mut there = self.shared.cache.get(Kind::Objects, name);
         if only_removes && matches!(expect, Expect::Any) {
-            // What is not there is not to be removed: see `Kubernetes::patch`.
-            let there = self.read_now(name, &mut tries, operation, deadline).await?;
-            match there {
-                None => return Ok(Outcome::Nothing),
-                Some(object) if object.has(annotations) => return Ok(Outcome::Applied(object)),
-                Some(_) => {}
-            }
+            // Mostly there is nothing to do.
+            there = self.read_now(name, &mut tries, operation, deadline).await?;
         }
-        let mut exists = self.shared.cache.get(Kind::Objects, name).is_some();
         let mut looked_again = false;
         loop {
-            let ask = match expect {
-                Expect::Version(version) => self.patch(name, annotations, Some(version), None),
-                Expect::Any if exists => self.patch(name, annotations, None, None),
-                Expect::Any | Expect::Absent => {
+            let ask = match (expect, there.as_deref()) {
+                (Expect::Version(version), there) => self.patch(name, there, annotations, Some(version), None),
+                (Expect::Any, None) if only_removes => return Ok(Outcome::Nothing),
+                (Expect::Any, Some(object)) if only_removes && object.has(annotations) => {
+                    return Ok(there.map_or(Outcome::Nothing, Outcome::Applied));
+                }
+                // What shall go can be removed only from an object that is seen: if it is another one by now, it is looked at.
+                (Expect::Any, Some(object)) => {
+                    let version = removes.then_some(object.metadata.resource_version.as_str());
+                    self.patch(name, Some(object), annotations, version, None)
+                }
+                (Expect::Any, None) | (Expect::Absent, _) => {
                     if *name == self.shared.names.config {
                         self.service_may_be_due();
                         self.ensure_service(deadline).await;
@@ -87,7 +91,7 @@ impl Kubernetes {
                     self.create(name, annotations, None)
                 }
             };
-            let failure = match self.write(Kind::Objects, name, &ask, deadline).await {
+            let failure = match self.write(name, annotations, &ask, deadline).await {
                 Ok(object) => return Ok(Outcome::Applied(object)),
                 Err(failure) => failure,
             };
@@ -105,15 +109,13 @@ impl Kubernetes {
                     return Ok(there.filter(|object| object.has(annotations)).map_or(Outcome::Refused, Outcome::Applied));
                 }
                 (Class::Absent, Expect::Version(_)) => return Ok(Outcome::Refused),
-                (Class::Absent, Expect::Any) if only_removes => return Ok(Outcome::Nothing),
-                // It came, or went, since we looked.
-                (Class::Conflict | Class::Absent, Expect::Any) if !looked_again => {
-                    looked_again = true;
-                    exists = failure.class == Class::Conflict;
-                }
+                // It came, went or changed since we looked.
                 (Class::Conflict | Class::Absent, Expect::Any) => {
-                    exists = failure.class == Class::Conflict;
-                    tries.again(failure.into_error(operation), None).await?;
+                    if looked_again {
+                        tries.again(failure.into_error(operation), None).await?;
+                    }
+                    looked_again = true;
+                    there = self.read_now(name, &mut tries, operation, deadline).await?;
                 }
                 _ => try_again(&mut tries, failure, operation).await?,
             }
@@ -198,6 +200,7 @@ impl Kubernetes {
             return Ok(self.put(name, &annotations, Expect::Any, operation, deadline).await?.into_write());
         }
         let mut there = self.shared.cache.get(Kind::Objects, name);
+        let mut looked_again = false;
         loop {
             let value = there.as_deref().and_then(|object| object.annotation(annotation::INITIALIZE));
             match value {
@@ -211,16 +214,20 @@ impl Kubernetes {
                 None => {}
             }
             let ask = match there.as_deref() {
-                Some(object) => self.patch(name, &annotations, Some(&object.metadata.resource_version), None),
+                Some(object) => self.patch(name, Some(object), &annotations, Some(&object.metadata.resource_version), None),
                 None => {
                     self.service_may_be_due();
                     self.ensure_service(deadline).await;
                     self.create(name, &annotations, None)
                 }
             };
-            match self.write(Kind::Objects, name, &ask, deadline).await {
+            match self.write(name, &annotations, &ask, deadline).await {
                 Ok(object) => return Ok(Write::Applied(object.revision())),
                 Err(failure) if matches!(failure.class, Class::Conflict | Class::Absent) => {
+                    if looked_again {
+                        tries.again(failure.into_error(operation), None).await?;
+                    }
+                    looked_again = true;
                     there = match self.read(name, deadline).await {
                         Ok(there) => there,
                         Err(failure) => {
@@ -282,8 +289,8 @@ impl Kubernetes {
             let body = json_bytes(&pods::patch(pod.as_deref(), &labels, &status));
             let media = "application/strategic-merge-patch+json";
             let ask = Ask { method: Method::PATCH, path: self.shared.paths.pod(name), body: Some((media, body)) };
-            match self.write(Kind::Pods, name, &ask, deadline).await {
-                Ok(_) => {
+            match self.write_pod(&ask, deadline).await {
+                Ok(()) => {
                     self.ensure_service(deadline).await;
                     return Ok(Touched::Written);
                 }

@@ -74,7 +74,8 @@ pub(crate) async fn run(shared: Arc<Shared>, kind: Kind) {
                 tracing::warn!(error = %failure.cause, ?kind, "the cluster cannot be watched any more; what is known of it may be old");
                 failing = Some((since, true));
             }
-            let pause = failure.pause.unwrap_or_default().max(PAUSE + shared.jitter.upto(PAUSE));
+            // Whoever asks for more than a cycle is asked once in each: what is here decides over the lock.
+            let pause = failure.pause.unwrap_or_default().min(shared.timing().loop_wait).max(PAUSE + shared.jitter.upto(PAUSE));
             let denied = failure.class == Class::Denied;
             let error = failure.into_error("watch the cluster");
             tracing::debug!(error = error.chain(), ?kind, "the watch failed; listing again");
@@ -82,8 +83,17 @@ pub(crate) async fn run(shared: Arc<Shared>, kind: Kind) {
                 let words = error.source.as_deref().map_or_else(String::new, |cause| dcs_core::chain(cause));
                 shared.cache.cannot_list(kind, error.kind, words);
             }
-            tokio::time::sleep(pause).await;
+            rest(&shared, pause).await;
         }
+    }
+}
+
+/// Sleeps, until somebody finds out that what the cache has is not so.
+async fn rest(shared: &Shared, pause: Duration) {
+    let mut distrust = shared.distrust.subscribe();
+    tokio::select! {
+        () = tokio::time::sleep(pause) => {}
+        _ = distrust.changed() => {}
     }
 }
 
@@ -103,7 +113,7 @@ async fn list_and_watch(shared: &Shared, kind: Kind) -> Result<(), Failure> {
                 shared.once.say("watch", || {
                     tracing::warn!(error = %failure.cause, ?kind, "watching is forbidden; listing again and again instead, which costs the API server more");
                 });
-                tokio::time::sleep(shared.timing().loop_wait).await;
+                rest(shared, shared.timing().loop_wait).await;
                 return Ok(());
             }
             // Nothing was lost if the connection was: go on at another server.
@@ -213,7 +223,7 @@ impl Reader<'_> {
                 let words = event.object.to_string();
                 let status: Status = serde_json::from_value(event.object).unwrap_or_default();
                 tracing::debug!(code = status.code, reason = status.reason, kind = ?self.kind, "the API server ended the watch: {}", status.message);
-                return match classify(status.code).0 {
+                return match classify(status.code, &status).0 {
                     Class::Expired => Ok(Some(End::ListAgain)),
                     _ => Err(Failure::from_answer(status.code, None, words.as_bytes())),
                 };

@@ -67,10 +67,12 @@ fn all() -> Vec<(&'static str, Test)> {
             two_clusters_in_one_namespace_do_not_mix,
             groups_have_objects_of_their_own,
             the_service_that_keeps_endpoints_is_made_once,
+            a_failover_request_replaces_one_that_was_not_seen,
         }
         watching: {
             an_expired_watch_is_listed_again_and_loses_nothing,
             a_watch_that_ends_goes_on,
+            a_list_is_asked_for_again_in_the_next_cycle_whatever_pause_was_asked_for,
             a_watch_that_tells_nothing_any_more_is_found_out,
         }
         access: {
@@ -79,6 +81,8 @@ fn all() -> Vec<(&'static str, Test)> {
             an_authority_that_nobody_knows_is_refused_by_name,
             a_pod_finds_its_credentials_where_pods_do,
             a_warning_of_the_server_is_passed_on_once,
+            no_error_tells_what_is_secret,
+            a_credential_program_that_hangs_is_run_once,
         }
         rights: {
             the_manifests_are_accepted_and_their_rights_are_enough,
@@ -87,6 +91,7 @@ fn all() -> Vec<(&'static str, Test)> {
         }
         faults: {
             no_answer_to_any_request_is_taken_for_a_lost_lock,
+            a_no_that_is_not_kubernetes_own_proves_nothing,
             a_server_that_asks_to_wait_is_given_the_time,
             configured_codes_are_tried_again,
             the_server_says_no_in_the_words_that_the_table_of_errors_knows,

@@ -8,7 +8,7 @@
 //! | `lock` | the leader lock |
 //! | `values` | the permanent keys |
 //! | `waiting` | sleeping until something of interest changes |
-//! //! | `known` | what the last read and the own writes since tell |
+//! | `known` | what the last read and the own writes since tell |
 
 mod known;
 mod lock;

@@ -134,7 +134,7 @@ impl Election {
         // Both fail only if the task has gone, with its runtime.
         let ended = || Error::new(self.store, "campaign", ErrorKind::Unavailable, Fate::NotApplied).because("the runtime was shut down");
         self.campaigns.send(campaign).await.map_err(|_| ended())?;
-        outcome.await.map_err(|_| ended())?
+        outcome.await.map_err(|_| ended())?.map(Leadership::arrive)
     }
 
     /// Tells who leads, from now on.

@@ -133,10 +133,8 @@ impl Runner {
         };
         let (released, outcome) = oneshot::channel();
         let leadership = Leadership::new(Arc::clone(&term), outcome);
-        if let Err(Ok(unwanted)) = campaign.reply.send(Ok(leadership)) {
-            // Nobody has seen it, so nobody acts upon it.
-            unwanted.abandon();
-        }
+        // If it does not arrive nobody acts upon it, and it is given up.
+        let _ = campaign.reply.send(Ok(leadership));
         self.show(Seen::Leader(self.me.clone()));
         let pause = self.until_renewal(&term);
         (Standing::Leader(Reign { term, released }), pause)

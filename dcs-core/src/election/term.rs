@@ -164,16 +164,20 @@ pub struct Leadership {
     term: Arc<Term>,
     /// What became of the lock.
     released: oneshot::Receiver<Result<(), Error>>,
+    /// Somebody has it who can act upon it.
+    arrived: bool,
 }
 
 impl Leadership {
+    /// One that is on its way to whoever asked for it. Dropped before it arrives, it is given up: nobody has seen it.
     pub(super) fn new(term: Arc<Term>, released: oneshot::Receiver<Result<(), Error>>) -> Self {
-        Self { term, released }
+        Self { term, released, arrived: false }
     }
 
-    /// Gives it up before anybody has seen it.
-    pub(super) fn abandon(self) {
-        self.term.state.send_modify(|state| state.resigned = true);
+    /// The same in the hands of whoever asked for it.
+    pub(super) fn arrive(mut self) -> Self {
+        self.arrived = true;
+        self
     }
 
     /// The proof, as good as it is now. Ask at each moment of acting; hand it to those who act, to be compared with the
@@ -232,7 +236,10 @@ impl Leadership {
 
 impl Drop for Leadership {
     fn drop(&mut self) {
-        self.term.state.send_modify(|state| state.dropped = true);
+        self.term.state.send_modify(|state| {
+            state.dropped = true;
+            state.resigned |= !self.arrived;
+        });
     }
 }
 
@@ -254,7 +261,7 @@ mod tests {
         let clock: Arc<dyn Clock> = Arc::new(TokioClock::default());
         let lease = LeaderLease::granted(clock.now(), TTL);
         let term = Term::begin(Arc::clone(&clock), lease, MARGIN).expect("a fresh lease");
-        let leadership = Leadership::new(Arc::clone(&term), oneshot::channel().1);
+        let leadership = Leadership::new(Arc::clone(&term), oneshot::channel().1).arrive();
         (clock, term, leadership)
     }
 
@@ -296,5 +303,20 @@ mod tests {
         let lease = LeaderLease::granted(clock.now(), TTL);
         tokio::time::advance(TTL - MARGIN).await;
         assert!(Term::begin(clock, lease, MARGIN).is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_never_arrives_is_given_up_and_one_that_did_runs_out() {
+        let (_, seen, leadership) = term();
+        drop(leadership);
+        assert!(seen.is_over() && !seen.is_vacant(), "whoever had it may still be working");
+        // Answered, and nobody came for it.
+        let (_, unseen, mut leadership) = term();
+        leadership.arrived = false;
+        let (reply, outcome) = oneshot::channel();
+        assert!(reply.send(leadership).is_ok());
+        assert!(!unseen.is_over());
+        drop(outcome);
+        assert!(unseen.is_vacant());
     }
 }

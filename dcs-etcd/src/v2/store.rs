@@ -257,7 +257,9 @@ impl KeyValueStore for EtcdV2 {
     }
 
     /// Whatever the caller has seen: without handles there is none that the key could be bound to wrongly. A renewal that the
-    /// network delivers late only makes a lock of ours live longer.
+    /// network delivers late makes a lock of ours live longer, unless the ttl was raised since: then the lock has the former ttl
+    /// again, counted from that arrival, and may end before a lease that was granted with the new one. The next renewal
+    /// corrects that, and a ttl is raised seldom.
     async fn renew_lock(&self, key: &str, owner: &str, _: &Entry, deadline: Deadline) -> Result<LockRenewal, Error> {
         const OPERATION: &str = "renew the leader lock";
         let call = Call { operation: OPERATION, repeat: Repeat::Freely, backing: Backing::Majority };

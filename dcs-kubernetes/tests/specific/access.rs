@@ -1,10 +1,11 @@
 //! Who we are, and whom we trust.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use dcs_core::{Dcs, ErrorKind, Fate};
+use dcs_core::{Dcs, Deadline, ErrorKind, Fate};
 use dcs_kubernetes::Config;
 use serde_json::{Value, json};
 use store_servers::Servers;
@@ -191,5 +192,70 @@ pub(super) async fn a_warning_of_the_server_is_passed_on_once(servers: Arc<Serve
     }
     let text = String::from_utf8_lossy(&log.0.lock().unwrap_or_else(PoisonError::into_inner)).into_owned();
     assert_eq!(text.matches("is deprecated in v1.33+").count(), 1, "{text}");
+    Ok(())
+}
+
+/// Errors go to logs, and to whoever asks the agent how it is.
+pub(super) async fn no_error_tells_what_is_secret(servers: Arc<Servers>) -> Outcome {
+    let place = Place::with_config_maps(Arc::clone(&servers)).await?;
+    let error_with = async |kubeconfig: String| -> Result<String, dcs_core::BoxError> {
+        let path = new_file(&servers, "kubeconfig");
+        std::fs::write(&path, kubeconfig)?;
+        let member = place.without_pod("a", Config::from_section(&place.section())?.with_kubeconfig(path));
+        let error = member.dcs.load(member.soon()).await.err().ok_or("it cannot work")?;
+        assert!(!format!("{error:?} {}", error.chain()).contains("s3cr3t"), "{error:?}");
+        Ok(error.chain())
+    };
+    let plan = servers.plan(0);
+    let kubeconfig = |user: Value| kubeconfig_for(plan, plan.address, &user).to_string();
+    let broken = [
+        "users:\n- name: a\n  user:\n    token: [s3cr3t\n".to_owned(),
+        "users:\n- name: a\n  user:\n    token: \"s3cr3t\n".to_owned(),
+        "users:\n- name: a\n  user:\n    s3cr3t\n".to_owned(),
+        kubeconfig(json!({"token": {"s3cr3t": "s3cr3t"}})),
+        kubeconfig(json!({"username": "a", "password": ["s3cr3t"]})),
+    ];
+    for text in broken {
+        let chain = error_with(text.clone()).await?;
+        assert!(chain.contains("line "), "{text}: {chain}");
+    }
+    let chain = error_with(kubeconfig(json!({"token": "s3cr3t\u{7}"}))).await?;
+    assert!(chain.contains("characters in it that cannot be sent"), "{chain}");
+    error_with(kubeconfig(json!({"client-key-data": "s3cr3t!", "client-certificate-data": "s3cr3t!"}))).await?;
+    let program = |command: &str, script: &str| {
+        kubeconfig(json!({"exec": {"apiVersion": "client.authentication.k8s.io/v1", "command": command, "interactiveMode": "Never",
+            "args": ["-c", script, "s3cr3t"], "env": [{"name": "PASSWORD", "value": "s3cr3t"}]}}))
+    };
+    let chain = error_with(program("sh", "echo s3cr3t; echo s3cr3t >&2; exit 1")).await?;
+    assert!(chain.contains("`sh` failed (exit status: 1)"), "{chain}");
+    let chain = error_with(program("sh", "echo 'token: [s3cr3t'")).await?;
+    assert!(chain.contains("what `sh` prints has a mistake at line "), "{chain}");
+    let chain = error_with(program("no-such-program", "")).await?;
+    assert!(chain.contains("`no-such-program` cannot be run"), "{chain}");
+    Ok(())
+}
+
+pub(super) async fn a_credential_program_that_hangs_is_run_once(servers: Arc<Servers>) -> Outcome {
+    let place = Place::with_config_maps(Arc::clone(&servers)).await?;
+    let (started, may_end) = (new_file(&servers, "started"), new_file(&servers, "may-end"));
+    // Not for ever: should this test fail, somebody waits for it.
+    let script = format!(
+        r#"echo started >> {}; for _ in $(seq 300); do [ -e {} ] && break; sleep 0.1; done
+        echo '{{"apiVersion":"client.authentication.k8s.io/v1","kind":"ExecCredential","status":{{"token":"{ADMIN}"}}}}'"#,
+        started.display(),
+        may_end.display()
+    );
+    let user = json!({"exec": {"apiVersion": "client.authentication.k8s.io/v1", "command": "sh", "interactiveMode": "Never", "args": ["-c", script]}});
+    let a = place.without_pod("a", crate::with_kubeconfig(&servers, &place.section(), servers.addresses()[0], &user)?);
+    for _ in 0..3 {
+        let error = a.dcs.load(Deadline::after(Duration::from_millis(500))).await.err().ok_or("there are no credentials")?;
+        assert_eq!((error.kind, error.fate), (ErrorKind::Unavailable, Fate::NotApplied), "{}", error.chain());
+    }
+    std::fs::write(&may_end, "")?;
+    store_servers::eventually("it has its credentials", crate::TIMING.retry_timeout * 2, || async {
+        a.dcs.load(a.soon()).await.map(drop).map_err(|error| error.chain())
+    })
+    .await;
+    assert_eq!(std::fs::read_to_string(&started)?, "started\n");
     Ok(())
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dcs_core::model::{Lsn, Status, SyncRecord};
-use dcs_core::{Acquisition, BootClock, BoxError, Clock, Dcs, Deadline, Fate, InitializeWrite, Renewal, Write};
+use dcs_core::{Acquisition, BootClock, BoxError, Clock, Dcs, Deadline, ErrorKind, Fate, InitializeWrite, Renewal, Write};
 use serde_json::{Map, json};
 use store_servers::apiserver::ALICE;
 use store_servers::{Servers, eventually};
@@ -12,12 +12,17 @@ use store_servers::{Servers, eventually};
 use crate::support::middle::{Fault, Middle, Request};
 use crate::{ADMIN, Member, Outcome, Place, TIMING};
 
-/// What servers and proxies say, 409 apart: that is a definite no.
-const CODES: [u16; 17] = [302, 400, 401, 403, 404, 405, 408, 410, 413, 415, 422, 429, 500, 501, 502, 503, 504];
+/// What servers and proxies say. None of it is a definite no: 404 and 409 are one only in Kubernetes' own words.
+const CODES: [u16; 18] = [302, 400, 401, 403, 404, 405, 408, 409, 410, 413, 415, 422, 429, 500, 501, 502, 503, 504];
 
 /// Enough for several attempts.
 fn short() -> Deadline {
     Deadline::after(Duration::from_millis(700))
+}
+
+/// Enough to look, after a renewal that was refused, what is there.
+fn with_a_look() -> Deadline {
+    Deadline::after(Duration::from_secs(2))
 }
 
 /// The member leads, nobody else does, and it is told so.
@@ -114,13 +119,14 @@ async fn meets_only_errors(a: &Member, what: &str) -> Outcome {
     let must_fail = |outcome: Result<(), dcs_core::Error>, operation: &str| -> Outcome {
         outcome.err().map(drop).ok_or_else(|| format!("{what}: {operation} succeeded").into())
     };
-    match a.dcs.renew_leader(&a.seen(), short()).await {
-        Err(_) => {}
-        // An object that is said not to exist can be created; that is refused as well.
-        other => return Err(format!("{what}: renewal {other:?}").into()),
+    let seen = a.seen();
+    let (renewal, view) = tokio::join!(a.dcs.renew_leader(&seen, with_a_look()), a.dcs.load(with_a_look()));
+    must_fail(renewal.map(drop), "the renewal")?;
+    // Whoever may not read the lock goes by what the watch told. Nobody is shown a cluster without a leader.
+    if let Ok(view) = view {
+        assert_eq!(view.leader.map(|leader| leader.name.to_string()).as_deref(), Some("a"), "{what}");
     }
-    must_fail(a.dcs.release_leader(Some(Lsn(1)), short()).await.and_then(definite), "releasing")
-        .or_else(|error| if what.starts_with("404") { Ok(()) } else { Err(error) })?;
+    must_fail(a.dcs.release_leader(Some(Lsn(1)), short()).await.map(drop), "releasing")?;
     let acquired = a.dcs.attempt_to_acquire_leader(short()).await;
     assert!(!matches!(acquired, Ok(Acquisition::Won(_))), "{what}: {acquired:?}");
     let status = Status { last_lsn: Lsn(fastrand::u64(..)), ..Status::default() };
@@ -136,10 +142,38 @@ async fn meets_only_errors(a: &Member, what: &str) -> Outcome {
     must_fail(a.dcs.delete_cluster(short()).await, "deleting")
 }
 
-/// `false` says that the lock was not ours.
-fn definite(released: bool) -> Result<(), dcs_core::Error> {
-    assert!(!released);
-    Ok(())
+/// What an ingress says that knows no such path, or an API server that has not learnt its paths yet.
+pub(super) async fn a_no_that_is_not_kubernetes_own_proves_nothing(servers: Arc<Servers>) -> Outcome {
+    let place = Place::with_endpoints(Arc::clone(&servers)).await?;
+    let middle = Middle::before(&servers).await?;
+    let a = place.member_behind("a", &middle).await?;
+    a.wins().await?;
+    for (code, body) in [(404, "404 page not found"), (404, "default backend - 404"), (409, ""), (409, r#"{"reason":"Conflict"}"#)] {
+        let what = format!("{code} {body}");
+        // The lock can be looked at, and is as it was.
+        middle.meet(Request::Patch, Fault::Answer(code, body), usize::MAX);
+        let error = a.dcs.renew_leader(&a.seen(), with_a_look()).await.err().ok_or_else(|| format!("{what}: a renewal"))?;
+        assert_eq!(error.kind, ErrorKind::Unavailable, "{what}");
+        middle.heal();
+        still_leads(&place, &a, &what).await?;
+        // It cannot be looked at.
+        middle.meet(Request::Get, Fault::Answer(code, body), usize::MAX);
+        assert!(a.dcs.load(short()).await.is_err(), "{what}");
+        assert!(a.dcs.release_leader(None, short()).await.is_err(), "{what}");
+        middle.heal();
+        still_leads(&place, &a, &what).await?;
+        // Once, and then the truth.
+        middle.meet(Request::Patch, Fault::Answer(code, body), 1);
+        a.keeps().await.map_err(|error| format!("{what}: {error}"))?;
+    }
+    // In its own words, but not true: whoever reads sees the lock as it was.
+    let absent = r#"{"kind":"Status","status":"Failure","reason":"NotFound","message":"endpoints \"demo\" not found","code":404}"#;
+    middle.meet(Request::Patch, Fault::Answer(404, absent), 1);
+    a.keeps().await?;
+    middle.meet(Request::Patch, Fault::Answer(404, absent), usize::MAX);
+    assert!(a.dcs.renew_leader(&a.seen(), with_a_look()).await.is_err());
+    middle.heal();
+    still_leads(&place, &a, "said to be absent").await
 }
 
 pub(super) async fn a_server_that_asks_to_wait_is_given_the_time(servers: Arc<Servers>) -> Outcome {

@@ -2,13 +2,15 @@
 
 use std::sync::Arc;
 
-use dcs_core::{Dcs, InitializeWrite, Write};
+use dcs_core::model::{FailoverRequest, ScheduledTime};
+use dcs_core::{BootClock, Dcs, InitializeWrite, Write};
+use dcs_kubernetes::{Kubernetes, Who};
 use serde_json::{Map, json};
 use store_servers::Servers;
 
 use crate::support::middle::{Middle, Request};
 use crate::support::{as_admin, labels};
-use crate::{Outcome, Place, annotation};
+use crate::{Outcome, Place, SCOPE, annotation};
 
 pub(super) async fn configuration_history_and_initialize_do_not_remove_each_other(servers: Arc<Servers>) -> Outcome {
     let place = Place::with_config_maps(servers).await?;
@@ -99,5 +101,42 @@ pub(super) async fn the_service_that_keeps_endpoints_is_made_once(servers: Arc<S
     a.touches("running", "primary").await?;
     assert_eq!(middle.count(Request::CreateService), 2);
     assert_eq!(middle.answered(409), [Request::CreateService]);
+    Ok(())
+}
+
+/// A request of three parts that another one of one part replaces must not leave two of them behind.
+pub(super) async fn a_failover_request_replaces_one_that_was_not_seen(servers: Arc<Servers>) -> Outcome {
+    let place = Place::with_config_maps(Arc::clone(&servers)).await?;
+    let a = place.member("a", "10.0.0.1").await?;
+    let config = as_admin(&servers, &place.section())?;
+    // It sees what it has read, and nothing since.
+    let tool = Kubernetes::new(config, SCOPE, None, "ctl".into(), crate::TIMING, Arc::new(BootClock), Who::ControlTool);
+    let scheduled = FailoverRequest {
+        leader: Some("a".into()),
+        candidate: Some("b".into()),
+        scheduled_at: Some(ScheduledTime::new("2030-01-01T00:00:00Z".parse()?, jiff::tz::Offset::UTC)),
+    };
+    let at_once = |name: &str| FailoverRequest { candidate: Some(name.into()), ..FailoverRequest::default() };
+    let path = place.object_path("demo-failover");
+    let stored = async || -> Result<[Option<String>; 3], dcs_core::BoxError> {
+        let object = place.object(&path).await?;
+        Ok(["leader", "member", "scheduled_at"].map(|name| annotation(&object, name).map(str::to_owned)))
+    };
+    // One that did not exist.
+    tool.load(a.soon()).await?;
+    assert!(a.dcs.set_failover(&scheduled, None, a.soon()).await?.is_applied());
+    assert!(stored().await?.iter().all(Option::is_some));
+    assert!(tool.set_failover(&at_once("c"), None, a.soon()).await?.is_applied());
+    assert_eq!(stored().await?, [None, Some("c".to_owned()), None]);
+    // One that had less in it.
+    tool.load(a.soon()).await?;
+    assert!(a.dcs.set_failover(&scheduled, None, a.soon()).await?.is_applied());
+    assert!(tool.set_failover(&at_once("d"), None, a.soon()).await?.is_applied());
+    assert_eq!(stored().await?, [None, Some("d".to_owned()), None]);
+    // One that is gone.
+    tool.load(a.soon()).await?;
+    a.dcs.delete_cluster(a.soon()).await?;
+    assert!(tool.set_failover(&at_once("e"), None, a.soon()).await?.is_applied());
+    assert_eq!(stored().await?, [None, Some("e".to_owned()), None]);
     Ok(())
 }

@@ -77,3 +77,13 @@ pub(super) async fn a_watch_that_tells_nothing_any_more_is_found_out(servers: Ar
     .await;
     Ok(())
 }
+
+/// Whoever may hold the lock cannot look away for an hour.
+pub(super) async fn a_list_is_asked_for_again_in_the_next_cycle_whatever_pause_was_asked_for(servers: Arc<Servers>) -> Outcome {
+    let place = Place::with_config_maps(Arc::clone(&servers)).await?;
+    let middle = Middle::before(&servers).await?;
+    middle.meet(Request::List, Fault::Headers(503, &[("retry-after", "3600")]), 1);
+    place.member_behind("a", &middle).await?;
+    assert_eq!(middle.answered(503), [Request::List]);
+    Ok(())
+}
