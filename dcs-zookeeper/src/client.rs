@@ -21,7 +21,7 @@ use tokio::time::Instant;
 use zookeeper_client as zk;
 
 use crate::config::{Access, Config, Source};
-use crate::connection::{Connected, Connection, Loss, connect};
+use crate::connection::{Connection, Loss, connect};
 use crate::diagnosis;
 use crate::error::Failure;
 use crate::exhibitor::Exhibitor;
@@ -415,13 +415,20 @@ impl Client {
             zk::Error::AuthFailed => Failure::Credentials,
             error => Failure::Unreachable(format!("{host}: {error}")),
         })?;
-        let session = match resume {
-            Some(session) => {
-                session.is_proved(sent_at);
-                Arc::clone(session)
-            }
-            None => Arc::new(self.new_session(&connected, asked, silence, sent_at)),
+        let granted = connected.client.session_timeout();
+        let idle = ping_interval(silence, granted);
+        let (session, before) = match resume {
+            Some(session) => (Arc::clone(session), session.is_resumed(granted, idle, sent_at)),
+            None => (Arc::new(Session::new(connected.client.session().clone(), asked, granted, idle, sent_at)), asked),
         };
+        if granted < asked && granted != before {
+            tracing::warn!(
+                server = %host,
+                ?asked,
+                ?granted,
+                "ZooKeeper grants a shorter session than the ttl, and the leader lock is believed in only as long as that; see `maxSessionTimeout` and `tickTime`"
+            );
+        }
         let connection = Connection::new(self.next_serial(), host.to_string(), session, settings.version, connected);
         // A server may be behind the last one that we have read from. It must not show us an older state.
         let caught_up = self
@@ -437,18 +444,6 @@ impl Client {
         let mut slot = self.slot();
         slot.serial += 1;
         slot.serial
-    }
-
-    fn new_session(&self, connected: &Connected, asked: Duration, silence: Duration, sent_at: Moment) -> Session {
-        let granted = connected.client.session_timeout();
-        if granted < asked {
-            tracing::warn!(
-                ?asked,
-                ?granted,
-                "ZooKeeper grants a shorter session than the ttl, and the leader lock is believed in only as long as that; see `maxSessionTimeout` and `tickTime`"
-            );
-        }
-        Session::new(connected.client.session().clone(), asked, granted, ping_interval(silence, granted), sent_at)
     }
 
     /// Tells when another connection is in use.
