@@ -222,14 +222,15 @@ impl Client {
     }
 
     /// A request that may be sent again: taken to the next server as long as there is time.
-    pub(crate) async fn read<T, F>(&self, deadline: Deadline, request: impl Fn(zk::Client) -> F) -> Result<T, Failure>
+    /// Returns the connection that answered beside the answer, for what has to be asked in the same session.
+    pub(crate) async fn read<T, F>(&self, deadline: Deadline, request: impl Fn(zk::Client) -> F) -> Result<(T, Arc<Connection>), Failure>
     where
         F: Future<Output = Result<T, Failure>>,
     {
         loop {
             let connection = self.connection(Need::Any, deadline).await?;
             match self.ask_on(&connection, deadline, &request).await {
-                Ok((answer, _)) => return Ok(answer),
+                Ok((answer, _)) => return Ok((answer, connection)),
                 Err(failure) if failure.is_answer() || deadline.has_passed() => return Err(failure),
                 Err(failure) if connection.lost().is_none() => return Err(failure),
                 Err(failure) => tracing::debug!("asking the next server of ZooKeeper: {failure}"),
