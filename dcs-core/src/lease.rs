@@ -1,5 +1,6 @@
 //! How long a node may believe that it holds the leader lock.
 
+use std::cmp::Ordering;
 use std::time::Duration;
 
 use crate::Moment;
@@ -47,9 +48,36 @@ impl LeaderLease {
         self.valid_until.saturating_since(now)
     }
 
-    /// The one of two leases that ends later.
+    /// The newer of two leases: the one whose proof was sent later, even if it ends earlier. The store may have cut the life
+    /// of the lock short meanwhile, and then the older one is worth nothing any more. Of one and the same proof, what it
+    /// was shortened to.
     #[must_use]
     pub fn latest(self, other: Self) -> Self {
-        if other.valid_until > self.valid_until { other } else { self }
+        match other.sent_at.cmp(&self.sent_at) {
+            Ordering::Greater => other,
+            Ordering::Less => self,
+            Ordering::Equal => Self { valid_until: self.valid_until.min(other.valid_until), ..self },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn a_lease_that_was_proved_later_counts_even_if_it_ends_earlier() {
+        let start = Moment::default();
+        let (older, newer) = (LeaderLease::granted(start, 30 * SECOND), LeaderLease::granted(start + 10 * SECOND, 5 * SECOND));
+        assert_eq!((older.latest(newer), newer.latest(older)), (newer, newer));
+    }
+
+    #[test]
+    fn the_same_proof_seen_again_does_not_undo_its_shortening() {
+        let proof = LeaderLease::granted(Moment::default(), 30 * SECOND);
+        let shortened = proof.shortened_to(20 * SECOND);
+        assert_eq!((shortened.latest(proof), proof.latest(shortened)), (shortened, shortened));
     }
 }

@@ -21,7 +21,7 @@ use tokio::time::Instant;
 use zookeeper_client as zk;
 
 use crate::config::{Access, Config, Source};
-use crate::connection::{Connected, Connection, Loss, connect};
+use crate::connection::{Connection, Loss, connect};
 use crate::diagnosis;
 use crate::error::Failure;
 use crate::exhibitor::Exhibitor;
@@ -146,7 +146,7 @@ impl Client {
 
     /// The session, if there is one that no server has called gone.
     pub(crate) fn session(&self) -> Option<Arc<Session>> {
-        self.slot().session.clone()
+        self.slot().session()
     }
 
     /// The server in use.
@@ -222,14 +222,15 @@ impl Client {
     }
 
     /// A request that may be sent again: taken to the next server as long as there is time.
-    pub(crate) async fn read<T, F>(&self, deadline: Deadline, request: impl Fn(zk::Client) -> F) -> Result<T, Failure>
+    /// Returns the connection that answered beside the answer, for what has to be asked in the same session.
+    pub(crate) async fn read<T, F>(&self, deadline: Deadline, request: impl Fn(zk::Client) -> F) -> Result<(T, Arc<Connection>), Failure>
     where
         F: Future<Output = Result<T, Failure>>,
     {
         loop {
             let connection = self.connection(Need::Any, deadline).await?;
             match self.ask_on(&connection, deadline, &request).await {
-                Ok((answer, _)) => return Ok(answer),
+                Ok((answer, _)) => return Ok((answer, connection)),
                 Err(failure) if failure.is_answer() || deadline.has_passed() => return Err(failure),
                 Err(failure) if connection.lost().is_none() => return Err(failure),
                 Err(failure) => tracing::debug!("asking the next server of ZooKeeper: {failure}"),
@@ -309,16 +310,22 @@ impl Client {
         let (mut unreachable, mut lasting) = (None, None);
         for offset in 0..hosts.len() {
             let index = (first + offset) % hosts.len();
-            match self.try_host(&hosts[index], &settings).await {
-                Ok(connection) => {
-                    self.use_from_now_on(connection, index);
-                    return Ok(());
+            loop {
+                match self.try_host(&hosts[index], &settings).await {
+                    Ok(connection) => {
+                        if self.use_from_now_on(connection, index) {
+                            return Ok(());
+                        }
+                        // Its session was left meanwhile: once more, with another one.
+                        continue;
+                    }
+                    Err(Failure::Unreachable(said)) => {
+                        tracing::debug!("cannot use a server of ZooKeeper: {said}");
+                        unreachable.get_or_insert(index);
+                    }
+                    Err(failure) => lasting = Some(failure),
                 }
-                Err(Failure::Unreachable(said)) => {
-                    tracing::debug!("cannot use a server of ZooKeeper: {said}");
-                    unreachable.get_or_insert(index);
-                }
-                Err(failure) => lasting = Some(failure),
+                break;
             }
         }
         Err(match (lasting, unreachable) {
@@ -329,8 +336,13 @@ impl Client {
         })
     }
 
-    fn use_from_now_on(&self, connection: Connection, index: usize) {
+    /// `false`: its session was left while it was being resumed.
+    fn use_from_now_on(&self, connection: Connection, index: usize) -> bool {
         let mut slot = self.slot();
+        if slot.disowned.contains(&connection.session.id) {
+            connection.give_up(&"its session is left");
+            return false;
+        }
         // After this one fails, the next one is tried first.
         slot.first = Some(index + 1);
         slot.session = Some(Arc::clone(&connection.session));
@@ -341,6 +353,7 @@ impl Client {
         slot.connection = Some(connection);
         drop(slot);
         self.0.in_use.send_replace(serial);
+        true
     }
 
     /// Connects to one host: to each of its addresses in turn, or by its name where a certificate has to be for it.
@@ -366,7 +379,7 @@ impl Client {
     }
 
     async fn try_target(&self, target: &str, host: &Host, settings: &Settings) -> Result<Connection, Failure> {
-        let session = self.slot().session.clone();
+        let session = self.session();
         if let Some(session) = session {
             match self.establish(target, host, settings, Some(&session)).await {
                 Err(failure) if failure.is_expiry() => {
@@ -415,13 +428,20 @@ impl Client {
             zk::Error::AuthFailed => Failure::Credentials,
             error => Failure::Unreachable(format!("{host}: {error}")),
         })?;
-        let session = match resume {
-            Some(session) => {
-                session.is_proved(sent_at);
-                Arc::clone(session)
-            }
-            None => Arc::new(self.new_session(&connected, asked, silence, sent_at)),
+        let granted = connected.client.session_timeout();
+        let idle = ping_interval(silence, granted);
+        let (session, before) = match resume {
+            Some(session) => (Arc::clone(session), session.is_resumed(granted, idle, sent_at)),
+            None => (Arc::new(Session::new(connected.client.session().clone(), asked, granted, idle, sent_at)), asked),
         };
+        if granted < asked && granted != before {
+            tracing::warn!(
+                server = %host,
+                ?asked,
+                ?granted,
+                "ZooKeeper grants a shorter session than the ttl, and the leader lock is believed in only as long as that; see `maxSessionTimeout` and `tickTime`"
+            );
+        }
         let connection = Connection::new(self.next_serial(), host.to_string(), session, settings.version, connected);
         // A server may be behind the last one that we have read from. It must not show us an older state.
         let caught_up = self
@@ -439,18 +459,6 @@ impl Client {
         slot.serial
     }
 
-    fn new_session(&self, connected: &Connected, asked: Duration, silence: Duration, sent_at: Moment) -> Session {
-        let granted = connected.client.session_timeout();
-        if granted < asked {
-            tracing::warn!(
-                ?asked,
-                ?granted,
-                "ZooKeeper grants a shorter session than the ttl, and the leader lock is believed in only as long as that; see `maxSessionTimeout` and `tickTime`"
-            );
-        }
-        Session::new(connected.client.session().clone(), asked, granted, ping_interval(silence, granted), sent_at)
-    }
-
     /// Tells when another connection is in use.
     pub(crate) fn switches(&self) -> watch::Receiver<u64> {
         self.0.in_use.subscribe()
@@ -458,6 +466,11 @@ impl Client {
 }
 
 impl Slot {
+    /// The session, unless it is left to expire.
+    fn session(&self) -> Option<Arc<Session>> {
+        self.session.clone().filter(|session| !self.disowned.contains(&session.id))
+    }
+
     /// The connection in use, if it is still good; takes note of how it ended if not.
     fn usable(&mut self, version: u64) -> Option<Arc<Connection>> {
         let connection = self.connection.take()?;
@@ -536,7 +549,56 @@ fn ping_interval(silence: Duration, granted: Duration) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
     use super::*;
+
+    /// A connection to a server that grants everybody the same session, and then is gone.
+    async fn connection(serial: u64) -> Connection {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let target = format!("tcp://{}", listener.local_addr().unwrap());
+        let serve = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut answer = Vec::new();
+            for number in [37_i32, 0, 8000] {
+                answer.extend(number.to_be_bytes());
+            }
+            answer.extend(7_i64.to_be_bytes());
+            answer.extend(16_i32.to_be_bytes());
+            answer.extend([1; 16]);
+            answer.push(0);
+            // A session, and then a ping's answer.
+            for answer in [answer, [16_i32, -2, 0, 0, 0].map(i32::to_be_bytes).concat()] {
+                let length = stream.read_i32().await.unwrap();
+                stream.read_exact(&mut vec![0; length as usize]).await.unwrap();
+                stream.write_all(&answer).await.unwrap();
+            }
+        };
+        let ((), connected) = tokio::join!(serve, connect(zk::Client::connector().with_detached(), &target));
+        let connected = connected.unwrap();
+        let second = Duration::from_secs(1);
+        let session = Session::new(connected.client.session().clone(), 8 * second, 8 * second, second, Moment::ZERO);
+        Connection::new(serial, target, Arc::new(session), 0, connected)
+    }
+
+    #[tokio::test]
+    async fn a_session_that_was_left_is_not_brought_back_by_a_dial_that_was_under_way() {
+        let section = serde_json::json!({"hosts": "a"});
+        let config = Config::from_section(section.as_object().unwrap()).unwrap();
+        let second = Duration::from_secs(1);
+        let timing = Timing { ttl: 8 * second, loop_wait: second, retry_timeout: second };
+        let client = Client::new(&config, timing, Arc::new(dcs_core::BootClock));
+        assert!(client.use_from_now_on(connection(1).await, 0));
+        let first = client.slot().connection.clone().unwrap();
+        assert_eq!(client.session().map(|session| session.id), Some(7));
+        client.disown(&first);
+        assert!(client.session().is_none());
+        assert!(!client.use_from_now_on(connection(2).await, 0));
+        assert!(client.session().is_none());
+        assert_eq!(client.slot().connection.as_ref().map(|connection| connection.serial), Some(1));
+        client.slot().session = Some(Arc::clone(&first.session));
+        assert!(client.session().is_none());
+    }
 
     #[test]
     fn a_silent_server_is_noticed_well_within_the_session() {

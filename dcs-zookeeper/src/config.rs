@@ -25,6 +25,9 @@ use serde_json::{Map, Value};
 
 use crate::host::{Host, parse_port};
 
+/// Still a point in time when it is added to the present.
+const LONGEST_POLL_INTERVAL: Duration = Duration::from_secs(365 * 24 * 3600);
+
 /// How often Exhibitor is asked unless `poll_interval` says otherwise.
 const POLL_INTERVAL: Duration = Duration::from_secs(300);
 
@@ -129,7 +132,8 @@ impl Config {
             return Err(options.error("port", "it is missing; set it to the port of Exhibitor, usually 8181"));
         };
         let port = parse_port(&port).map_err(|problem| options.error("port", problem))?;
-        let poll_interval = options.number("poll_interval", 1)?.map_or(POLL_INTERVAL, Duration::from_secs);
+        let poll_interval =
+            options.number("poll_interval", 1)?.map_or(POLL_INTERVAL, |seconds| Duration::from_secs(seconds).min(LONGEST_POLL_INTERVAL));
         let source = Source::Exhibitor(ExhibitorConfig { hosts, port, poll_interval });
         Ok(Self { section: "exhibitor", source, root: String::new(), access: access(&options)? })
     }
@@ -333,6 +337,10 @@ mod tests {
         let config = read_exhibitor(json!({"hosts": "e1", "port": 1, "poll_interval": 5, "auth_data": {"digest": "x"}})).unwrap();
         assert!(matches!(config.source, Source::Exhibitor(ExhibitorConfig { poll_interval, .. }) if poll_interval.as_secs() == 5));
         assert_eq!(config.access.auth.len(), 1);
+        let config = read_exhibitor(json!({"hosts": "e1", "port": 1, "poll_interval": u64::MAX})).unwrap();
+        assert!(
+            matches!(config.source, Source::Exhibitor(ExhibitorConfig { poll_interval, .. }) if poll_interval == LONGEST_POLL_INTERVAL)
+        );
     }
 
     #[test]

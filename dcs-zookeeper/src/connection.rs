@@ -9,7 +9,8 @@
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
 use std::time::Duration;
 
 use asyncs::task::{Spawn, Task, enter};
@@ -39,8 +40,16 @@ pub(crate) struct Connection {
     /// Which version of the access settings it was made with.
     pub(crate) access: u64,
     client: zk::Client,
-    loss: watch::Sender<Option<Loss>>,
+    loss: Ending,
     task: AbortHandle,
+}
+
+/// How a connection ended, once it has. Its task is aborted only after that was noted.
+#[derive(Clone, Debug)]
+struct Ending {
+    loss: watch::Sender<Option<Loss>>,
+    /// Held while it is noted, and while something is polled that must not be polled after that.
+    gate: Arc<Mutex<()>>,
 }
 
 impl fmt::Debug for Connection {
@@ -94,7 +103,7 @@ pub(crate) async fn connect(connector: zk::Connector, server: &str) -> Result<Co
 impl Connection {
     pub(crate) fn new(serial: u64, server: String, session: Arc<Session>, access: u64, connected: Connected) -> Self {
         let Connected { client, task } = connected;
-        let loss = watch::Sender::new(None);
+        let loss = Ending::default();
         let connection = Self { serial, server, session, access, task: task.abort_handle(), loss, client };
         let (loss, mut states) = (connection.loss.clone(), connection.client.state_watcher());
         tokio::spawn(async move {
@@ -108,7 +117,7 @@ impl Connection {
                 },
                 _ = task => Loss::Connection,
             };
-            note(&loss, found);
+            loss.note(found);
             abort.abort();
         });
         connection
@@ -116,21 +125,22 @@ impl Connection {
 
     /// How it ended, if it did.
     pub(crate) fn lost(&self) -> Option<Loss> {
-        *self.loss.borrow()
+        self.loss.known()
     }
 
     /// Comes back when it has ended.
     pub(crate) async fn ended(&self) -> Loss {
-        let mut loss = self.loss.subscribe();
-        match loss.wait_for(Option::is_some).await {
-            Ok(loss) => loss.unwrap_or(Loss::Connection),
-            Err(_) => Loss::Connection,
-        }
+        self.loss.noted().await
+    }
+
+    /// What `future` comes back with, or how the connection ended before. It is not polled any more after that.
+    pub(crate) async fn until_it_ends<T>(&self, future: impl Future<Output = T>) -> Result<T, Loss> {
+        self.loss.or(future).await
     }
 
     /// Gives it up.
     pub(crate) fn give_up(&self, why: &dyn fmt::Display) {
-        if note(&self.loss, Loss::Connection) {
+        if self.loss.note(Loss::Connection) {
             tracing::debug!(server = self.server, "giving up the connection to ZooKeeper: {why}");
         }
         self.task.abort();
@@ -173,7 +183,7 @@ impl Connection {
                 if failure.is_answer() {
                     self.session.is_alive(sent_at);
                 } else if failure.is_expiry() {
-                    note(&self.loss, Loss::Session);
+                    self.loss.note(Loss::Session);
                     self.task.abort();
                 } else {
                     self.give_up(&failure);
@@ -197,11 +207,76 @@ impl Connection {
     }
 }
 
-/// Notes how a connection ended, unless that is known already.
-fn note(loss: &watch::Sender<Option<Loss>>, found: Loss) -> bool {
-    loss.send_if_modified(|loss| {
-        let first = loss.is_none();
-        loss.get_or_insert(found);
-        first
-    })
+impl Default for Ending {
+    fn default() -> Self {
+        Self { loss: watch::Sender::new(None), gate: Arc::default() }
+    }
+}
+
+impl Ending {
+    fn gate(&self) -> MutexGuard<'_, ()> {
+        self.gate.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes how the connection ended, unless that is known already.
+    fn note(&self, found: Loss) -> bool {
+        let _gate = self.gate();
+        self.loss.send_if_modified(|loss| {
+            let first = loss.is_none();
+            loss.get_or_insert(found);
+            first
+        })
+    }
+
+    fn known(&self) -> Option<Loss> {
+        *self.loss.borrow()
+    }
+
+    async fn noted(&self) -> Loss {
+        let mut loss = self.loss.subscribe();
+        match loss.wait_for(Option::is_some).await {
+            Ok(loss) => loss.unwrap_or(Loss::Connection),
+            Err(_) => Loss::Connection,
+        }
+    }
+
+    async fn or<T>(&self, future: impl Future<Output = T>) -> Result<T, Loss> {
+        let (mut noted, mut future) = (pin!(self.noted()), pin!(future));
+        poll_fn(|cx| {
+            if let Poll::Ready(loss) = noted.as_mut().poll(cx) {
+                return Poll::Ready(Err(loss));
+            }
+            let _gate = self.gate();
+            match self.known() {
+                Some(loss) => Poll::Ready(Err(loss)),
+                None => future.as_mut().poll(cx).map(Ok),
+            }
+        })
+        .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::task::{Context, Waker};
+
+    use super::*;
+
+    #[test]
+    fn nothing_is_polled_once_the_end_is_noted() {
+        let ending = Ending::default();
+        let polled = AtomicBool::new(false);
+        let mut waiting = pin!(ending.or(poll_fn(|_| {
+            polled.store(true, Ordering::SeqCst);
+            assert!(ending.gate.try_lock().is_err(), "the end can be noted while it is polled");
+            Poll::<()>::Pending
+        })));
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(waiting.as_mut().poll(&mut cx).is_pending());
+        assert!(polled.swap(false, Ordering::SeqCst));
+        assert!(ending.note(Loss::Session) && !ending.note(Loss::Connection));
+        assert_eq!(waiting.as_mut().poll(&mut cx), Poll::Ready(Err(Loss::Session)));
+        assert!(!polled.load(Ordering::SeqCst));
+    }
 }

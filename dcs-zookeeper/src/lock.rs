@@ -14,18 +14,22 @@
 //! `set` is what tells which node it really was. Should it have been another one, made by somebody who took the lock
 //! between our look and the transaction, or should no answer come at all, then our new node is left alone, with its session,
 //! until it expires: nobody can take the lock meanwhile, and whoever had it has noticed before that.
+//!
+//! # Releasing
+//!
+//! The node is deleted on the connection that has just shown it, and only in the session that owns it; a node of another
+//! session with our name is replaced first, so that the deletion is our own session's.
 
 use std::time::Duration;
 
 use dcs_core::model::Revision;
-use dcs_core::{Deadline, Entry, ErrorKind, Expect, Grip, LockAttempt, LockRenewal, Moment};
+use dcs_core::{Deadline, Deletion, Entry, ErrorKind, Grip, LockAttempt, LockRenewal, Moment};
 use zookeeper_client as zk;
 
 use crate::client::Need;
 use crate::connection::Connection;
 use crate::error::Failure;
-use crate::session::handle_id;
-use crate::store::{Acls, ZooKeeper, revision_of};
+use crate::store::{Acls, ZooKeeper, handle_of, revision_of};
 use crate::tree::{self, Node};
 
 /// A new session and another try are not begun with less than this.
@@ -33,6 +37,10 @@ const LEAST_TIME_FOR_A_NEW_SESSION: Duration = Duration::from_secs(1);
 
 /// How often the node may change between a look and what follows from it, within one call.
 const MOST_LOOKS: usize = 4;
+
+/// Why nothing is done about a node with our name.
+const LEFT_TO_EXPIRE: &str = "the leader key belongs to a session that was left, and expires with it";
+const NOT_KNOWN_WHOSE: &str = "it is not known whose node the leader key's node replaced";
 
 /// What became of the attempt to create the lock's node.
 enum Claim {
@@ -95,7 +103,7 @@ impl ZooKeeper {
             if node.stat.ephemeral_owner == session.id {
                 if session.is_replacing() {
                     self.client.disown(&connection);
-                    return Err(Failure::Unproved("it is not known whose node the leader key's node replaced"));
+                    return Err(Failure::Unproved(NOT_KNOWN_WHOSE));
                 }
                 // Nobody writes into another's node; a name that is not ours there is no lock of ours.
                 return Ok(if ours {
@@ -111,12 +119,12 @@ impl ZooKeeper {
                 return Ok(LockRenewal::Lost);
             }
             if self.client.is_disowned(node.stat.ephemeral_owner) {
-                return Err(Failure::Unproved("the leader key belongs to a session that was left, and expires with it"));
+                return Err(Failure::Unproved(LEFT_TO_EXPIRE));
             }
-            if revision_of(&node.stat) != seen.revision || Some(handle_id(node.stat.ephemeral_owner)) != seen.handle {
+            if revision_of(&node.stat) != seen.revision || handle_of(&node.stat) != seen.handle {
                 return Ok(LockRenewal::Moved(self.entry(node)));
             }
-            match self.replace(&connection, &node, owner, deadline).await {
+            match self.replace(&connection, &node, owner.as_bytes(), deadline).await {
                 Ok((Replacement::Done(written), sent_at)) => {
                     let lease = session.is_proved(sent_at);
                     return Ok(LockRenewal::Kept(Grip { lease, written }));
@@ -179,7 +187,7 @@ impl ZooKeeper {
         &self,
         connection: &Connection,
         node: &Node,
-        owner: &str,
+        owner: &[u8],
         deadline: Deadline,
     ) -> Result<(Replacement, Moment), Failure> {
         let session = &connection.session;
@@ -190,9 +198,9 @@ impl ZooKeeper {
             .client
             .ask_on(connection, deadline, |client| async move {
                 let mut transaction = client.new_multi_writer();
-                transaction.add_set_data(path, owner.as_bytes(), Some(version))?;
+                transaction.add_set_data(path, owner, Some(version))?;
                 transaction.add_delete(path, Some(version.wrapping_add(1)))?;
-                transaction.add_create(path, owner.as_bytes(), &zk::CreateMode::Ephemeral.with_acls(acls.get()))?;
+                transaction.add_create(path, owner, &zk::CreateMode::Ephemeral.with_acls(acls.get()))?;
                 Ok(transaction.commit().await.map_err(zk::Error::from)?)
             })
             .await;
@@ -228,8 +236,32 @@ impl ZooKeeper {
         }
     }
 
-    pub(crate) async fn release(&self, held: &Entry, deadline: Deadline) -> Result<dcs_core::Deletion, Failure> {
-        self.delete_if(&held.key, Expect::Revision(&held.revision), deadline).await
+    /// Deletes the lock's node in the session that owns it: the version alone would also fit the new node of somebody who
+    /// took the lock after that session had expired, but then the server refuses whatever comes in its name.
+    pub(crate) async fn release(&self, key: &str, held: &Entry, deadline: Deadline) -> Result<Deletion, Failure> {
+        let (node, connection) = self.look_at(key, deadline).await?;
+        let Some(node) = node else { return Ok(Deletion::Absent) };
+        if revision_of(&node.stat) != held.revision {
+            return Ok(Deletion::Refused);
+        }
+        let session = &connection.session;
+        let version = if node.stat.ephemeral_owner == session.id {
+            if session.is_replacing() {
+                self.client.disown(&connection);
+                return Err(Failure::Unproved(NOT_KNOWN_WHOSE));
+            }
+            node.stat.version
+        } else {
+            // An earlier process of ours has made it, or somebody's hand.
+            if self.client.is_disowned(node.stat.ephemeral_owner) {
+                return Err(Failure::Unproved(LEFT_TO_EXPIRE));
+            }
+            match self.replace(&connection, &node, &held.value, deadline).await? {
+                (Replacement::Done(_), _) => 0,
+                (Replacement::Changed, _) => return Ok(Deletion::Refused),
+            }
+        };
+        self.delete_on(&connection, &node.path, Some(version), deadline).await
     }
 }
 

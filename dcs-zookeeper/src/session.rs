@@ -31,8 +31,6 @@ pub(crate) struct Session {
     pub(crate) info: SessionInfo,
     /// The ttl that was asked for.
     pub(crate) asked: Duration,
-    /// How long it certainly lives after it was last heard of.
-    lifetime: Duration,
     proof: Mutex<Proof>,
     /// A transaction that replaces the lock's node was sent, and it is not known whose node it replaced.
     replacing: AtomicBool,
@@ -42,16 +40,49 @@ pub(crate) struct Session {
 struct Proof {
     /// When the last request was sent that a server answered.
     heard: Moment,
+    /// What the last connection was granted: every server clamps the session by its own limits, at every connect.
+    granted: Duration,
+    /// How long it certainly lives after it was last heard of on that connection.
+    lifetime: Duration,
     lease: LeaderLease,
 }
 
+impl Proof {
+    fn new(granted: Duration, idle: Duration, sent_at: Moment) -> Self {
+        let lifetime = lifetime(granted, idle);
+        Self { heard: sent_at, granted, lifetime, lease: LeaderLease::granted(sent_at, lifetime) }
+    }
+
+    fn is_resumed(&mut self, granted: Duration, idle: Duration, sent_at: Moment) {
+        self.granted = granted;
+        self.lifetime = lifetime(granted, idle);
+        self.lease = self.lease.shortened_to(self.lifetime);
+        self.is_proved(sent_at);
+    }
+
+    fn is_proved(&mut self, sent_at: Moment) -> LeaderLease {
+        self.heard = self.heard.max(sent_at);
+        let lease = LeaderLease::granted(sent_at, self.lifetime);
+        self.lease = self.lease.latest(lease);
+        lease
+    }
+}
+
 impl Session {
-    /// A session that a connection at `sent_at` made or resumed. `granted` is what the server gave it; `idle` is the longest
-    /// time for which the client says nothing to a server.
+    /// A session that a connection at `sent_at` made. `granted` is what the server gave it; `idle` is the longest time for
+    /// which the client says nothing to a server.
     pub(crate) fn new(info: SessionInfo, asked: Duration, granted: Duration, idle: Duration, sent_at: Moment) -> Self {
-        let lifetime = lifetime(asked.min(granted), idle);
-        let proof = Proof { heard: sent_at, lease: LeaderLease::granted(sent_at, lifetime) };
-        Self { id: info.id().0, info, asked, lifetime, proof: Mutex::new(proof), replacing: AtomicBool::new(false) }
+        let proof = Proof::new(asked.min(granted), idle, sent_at);
+        Self { id: info.id().0, info, asked, proof: Mutex::new(proof), replacing: AtomicBool::new(false) }
+    }
+
+    /// A connection at `sent_at` has resumed it, and from now on it lives as long as that connection was granted. Returns
+    /// what it was granted before.
+    pub(crate) fn is_resumed(&self, granted: Duration, idle: Duration, sent_at: Moment) -> Duration {
+        let mut proof = self.proof();
+        let before = proof.granted;
+        proof.is_resumed(self.asked.min(granted), idle, sent_at);
+        before
     }
 
     fn proof(&self) -> MutexGuard<'_, Proof> {
@@ -79,11 +110,7 @@ impl Session {
 
     /// A request that was sent at `sent_at` was answered by a majority, which would have refused it if the session were gone.
     pub(crate) fn is_proved(&self, sent_at: Moment) -> LeaderLease {
-        self.is_alive(sent_at);
-        let lease = LeaderLease::granted(sent_at, self.lifetime);
-        let mut proof = self.proof();
-        proof.lease = proof.lease.latest(lease);
-        lease
+        self.proof().is_proved(sent_at)
     }
 
     /// From now until [`Session::has_replaced`] it is not known whose node the lock of this session replaced.
@@ -125,5 +152,35 @@ mod tests {
         assert_eq!(lifetime(30 * SECOND, 2 * SECOND), 27 * SECOND);
         assert_eq!(lifetime(2 * SECOND, SECOND), SECOND / 2);
         assert_eq!(lifetime(SECOND, 2 * SECOND), Duration::ZERO);
+    }
+
+    fn worth(lease: LeaderLease) -> Duration {
+        lease.valid_until() - lease.sent_at()
+    }
+
+    #[test]
+    fn a_resumed_session_is_worth_what_its_last_connection_was_granted() {
+        let at = |seconds| Moment::from_origin(seconds * SECOND);
+        let mut proof = Proof::new(30 * SECOND, 2 * SECOND, at(0));
+        assert_eq!(worth(proof.is_proved(at(5))), 27 * SECOND);
+        proof.is_resumed(10 * SECOND, 2 * SECOND, at(6));
+        assert_eq!((proof.lease.sent_at(), proof.lease.valid_until()), (at(6), at(13)), "a longer proof was kept");
+        assert_eq!(worth(proof.is_proved(at(7))), 7 * SECOND);
+        // What the connection before was asked is answered only now.
+        assert_eq!(worth(proof.is_proved(at(4))), 7 * SECOND);
+        assert_eq!(proof.lease.sent_at(), at(7));
+        // It pings less often.
+        proof.is_resumed(10 * SECOND, 4 * SECOND, at(8));
+        assert_eq!(worth(proof.is_proved(at(8))), 5 * SECOND);
+        proof.is_resumed(30 * SECOND, 2 * SECOND, at(9));
+        assert_eq!(worth(proof.is_proved(at(9))), 27 * SECOND);
+    }
+
+    #[test]
+    fn a_proof_that_was_sent_after_the_connection_began_is_shortened_too() {
+        let at = |seconds| Moment::from_origin(seconds * SECOND);
+        let mut proof = Proof::new(30 * SECOND, 2 * SECOND, at(8));
+        proof.is_resumed(10 * SECOND, 2 * SECOND, at(6));
+        assert_eq!((proof.lease.sent_at(), proof.lease.valid_until()), (at(8), at(15)));
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use dcs_core::model::Revision;
+use dcs_core::model::{HandleId, Revision};
 use dcs_core::{
     Capabilities, Changes, Clock, Consistency, Cursor, Deadline, Deletion, Entry, Error, Expect, Handle, KeyValueStore, LockAttempt,
     LockRenewal, Snapshot, Timing, WatchScope, Write,
@@ -87,8 +87,7 @@ impl ZooKeeper {
     pub(crate) fn entry(&self, node: Node) -> Entry {
         let Node { path, data, stat } = node;
         let key = path.strip_prefix(&self.root).unwrap_or(&path).to_owned();
-        let handle = (stat.ephemeral_owner != 0).then(|| handle_id(stat.ephemeral_owner));
-        Entry { key, value: data, revision: revision_of(&stat), handle }
+        Entry { key, value: data, revision: revision_of(&stat), handle: handle_of(&stat) }
     }
 
     /// What every new node allows to whom.
@@ -96,7 +95,8 @@ impl ZooKeeper {
         Acls(self.client.access().acls.iter().map(acl).collect())
     }
 
-    async fn look_at(&self, key: &str, deadline: Deadline) -> Result<Option<Node>, Failure> {
+    /// Reads one node, and says on which connection.
+    pub(crate) async fn look_at(&self, key: &str, deadline: Deadline) -> Result<(Option<Node>, Arc<Connection>), Failure> {
         let path = self.path(key);
         let path = path.as_str();
         self.client
@@ -126,7 +126,7 @@ impl ZooKeeper {
                 synced?;
                 answers
             });
-            reading.take(answers.await?)?;
+            reading.take(answers.await?.0)?;
             first = false;
         }
         let nodes = reading.nodes();
@@ -253,7 +253,7 @@ impl ZooKeeper {
     /// looks first; what is left is a node that is deleted, made and written as often again between this look and the
     /// write behind it.
     async fn version_of(&self, key: &str, expected: &Revision, deadline: Deadline) -> Result<Found, Failure> {
-        Ok(match self.look_at(key, deadline).await? {
+        Ok(match self.look_at(key, deadline).await?.0 {
             None => Found::Nothing,
             Some(node) if revision_of(&node.stat) == *expected => Found::Expected(node.stat),
             Some(_) => Found::Other,
@@ -290,11 +290,11 @@ impl ZooKeeper {
         }
     }
 
-    pub(crate) async fn delete_if(&self, key: &str, expect: Expect<'_>, deadline: Deadline) -> Result<Deletion, Failure> {
+    async fn delete_if(&self, key: &str, expect: Expect<'_>, deadline: Deadline) -> Result<Deletion, Failure> {
         let version = match expect {
             Expect::Any => None,
             Expect::Absent => {
-                let there = self.look_at(key, deadline).await?;
+                let (there, _) = self.look_at(key, deadline).await?;
                 return Ok(if there.is_some() { Deletion::Refused } else { Deletion::Absent });
             }
             Expect::Revision(expected) => match self.version_of(key, expected, deadline).await? {
@@ -304,9 +304,17 @@ impl ZooKeeper {
             },
         };
         let connection = self.client.connection(Need::Any, deadline).await?;
-        let path = self.path(key);
-        let path = path.as_str();
-        let deleted = self.client.ask_on(&connection, deadline, |client| async move { Ok(client.delete(path, version).await?) });
+        self.delete_on(&connection, &self.path(key), version, deadline).await
+    }
+
+    pub(crate) async fn delete_on(
+        &self,
+        connection: &Connection,
+        path: &str,
+        version: Option<i32>,
+        deadline: Deadline,
+    ) -> Result<Deletion, Failure> {
+        let deleted = self.client.ask_on(connection, deadline, |client| async move { Ok(client.delete(path, version).await?) });
         match deleted.await {
             Ok(_) => Ok(Deletion::Deleted(None)),
             Err(Failure::Client(zk::Error::NoNode)) => Ok(Deletion::Absent),
@@ -380,7 +388,7 @@ impl KeyValueStore for ZooKeeper {
     }
 
     async fn get(&self, key: &str, deadline: Deadline) -> Result<Option<Entry>, Error> {
-        let node = self.look_at(key, deadline).await.map_err(|failure| failure.during("read a key"))?;
+        let (node, _) = self.look_at(key, deadline).await.map_err(|failure| failure.during("read a key"))?;
         Ok(node.map(|node| self.entry(node)))
     }
 
@@ -441,8 +449,8 @@ impl KeyValueStore for ZooKeeper {
         self.renew(key, owner, seen, deadline).await.map_err(|failure| failure.during("renew the leader lock"))
     }
 
-    async fn release_lock(&self, _key: &str, held: &Entry, deadline: Deadline) -> Result<Deletion, Error> {
-        self.release(held, deadline).await.map_err(|failure| failure.during("release the leader lock"))
+    async fn release_lock(&self, key: &str, held: &Entry, deadline: Deadline) -> Result<Deletion, Error> {
+        self.release(key, held, deadline).await.map_err(|failure| failure.during("release the leader lock"))
     }
 
     async fn wait_for_changes(&self, prefix: &str, after: Cursor, deadline: Deadline) -> Result<Changes, Error> {
@@ -454,6 +462,11 @@ impl KeyValueStore for ZooKeeper {
 /// What a node's revision says: which node it is, and how often it was written. Either alone is had again by others.
 pub(crate) fn revision_of(stat: &zk::Stat) -> Revision {
     Revision::new(format!("{:x}.{}", stat.czxid, stat.version))
+}
+
+/// The session that a node is bound to; nothing if it is permanent.
+pub(crate) fn handle_of(stat: &zk::Stat) -> Option<HandleId> {
+    (stat.ephemeral_owner != 0).then(|| handle_id(stat.ephemeral_owner))
 }
 
 /// Owned, so that it can go into a request.

@@ -15,14 +15,12 @@
 //! for reads because the server tells of a change before it answers a read that shows a later state.
 
 use std::collections::{BTreeMap, HashMap};
-use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use dcs_core::model::Revision;
 use dcs_core::own_writes::{OwnWrite, OwnWrites};
 use dcs_core::{Change, ChangeKind, Changes, Cursor, Deadline};
-use futures::FutureExt;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -278,10 +276,9 @@ async fn stream(client: &Client, connection: &Connection, path: &str, root: &str
     loop {
         let event = tokio::select! {
             biased;
-            _ = connection.ended() => return Ok(()),
             _ = switches.wait_for(|serial| *serial > connection.serial) => return Ok(()),
-            // The library panics if its task has died, which is noticed by the first branch, but perhaps a little later.
-            event = AssertUnwindSafe(watch.changed()).catch_unwind() => event,
+            // The library panics if it is asked after its task was aborted, which happens only once the end is noted.
+            event = connection.until_it_ends(watch.changed()) => event,
         };
         let Ok(event) = event else { return Ok(()) };
         let kind = match event.event_type {

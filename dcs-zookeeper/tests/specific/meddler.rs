@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -53,6 +54,8 @@ struct Shared {
     /// The next request of that code, once.
     tricks: Mutex<Vec<(i32, Trick)>>,
     seen: Mutex<Vec<i32>>,
+    /// What connections are granted from now on, if it is not what the server says.
+    granted: Mutex<Option<Duration>>,
 }
 
 #[derive(Debug)]
@@ -105,6 +108,11 @@ impl Meddler {
         locked(&self.shared.tricks).is_empty()
     }
 
+    /// New connections are granted sessions of this length, as by a server with other limits.
+    pub(crate) fn grant(&self, length: Duration) {
+        *locked(&self.shared.granted) = Some(length);
+    }
+
     /// Forgets tricks that nobody fell for; returns whether there were any.
     pub(crate) fn forget(&self) -> bool {
         !std::mem::take(&mut *locked(&self.shared.tricks)).is_empty()
@@ -140,6 +148,7 @@ async fn meddle(client: TcpStream, server: TcpStream, shared: Arc<Shared>) {
     let pending: Arc<Mutex<HashMap<i32, Trick>>> = Arc::default();
     let (answers, outgoing) = mpsc::unbounded_channel::<Vec<u8>>();
 
+    let granting = Arc::clone(&shared);
     let requests = {
         let (pending, answers) = (Arc::clone(&pending), answers.clone());
         async move {
@@ -173,7 +182,11 @@ async fn meddle(client: TcpStream, server: TcpStream, shared: Arc<Shared>) {
         }
     };
     let replies = async move {
-        let _ = answers.send(frame(&mut from_server).await?);
+        let mut greeting = frame(&mut from_server).await?;
+        if let (Some(granted), Some(at)) = (*locked(&granting.granted), greeting.get_mut(4..8)) {
+            at.copy_from_slice(&(granted.as_millis() as i32).to_be_bytes());
+        }
+        let _ = answers.send(greeting);
         loop {
             let answer = frame(&mut from_server).await?;
             let xid = number(&answer, 0);

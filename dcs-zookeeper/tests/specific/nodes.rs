@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use dcs_core::{Deletion, Entry, Expect, KeyValueStore, LockRenewal, Timing, Write};
+use dcs_core::{Deletion, Entry, Expect, KeyValueStore, LockAttempt, LockRenewal, Timing, Write};
 use serde_json::json;
 use store_servers::zookeeper::Options;
 
@@ -124,6 +124,113 @@ async fn a_lock_taken_from_somebody_by_mistake_is_never_believed_in() {
         }
     });
     assert!(kept.await >= TIMING.ttl / 2, "it was believed in while the other one might be");
+}
+
+#[tokio::test]
+async fn a_restarted_process_releases_the_lock_of_the_earlier_one() {
+    if !can_run("a_restarted_process_releases_the_lock_of_the_earlier_one") {
+        return;
+    }
+    let servers = Options::default().start().await.expect("ZooKeeper starts");
+    let (before, after, b) = (store(&servers), store(&servers), store(&servers));
+    wins(&before, "a").await;
+    let held = existing(&after, LEADER).await;
+    assert_eq!(after.release_lock(LEADER, &held, soon()).await.expect("released"), Deletion::Deleted(None));
+    assert_eq!(entry(&b, LEADER).await, None);
+    assert_eq!(after.release_lock(LEADER, &held, soon()).await.expect("answered"), Deletion::Absent);
+    wins(&b, "b").await;
+    let theirs = existing(&b, LEADER).await;
+    assert_eq!(after.release_lock(LEADER, &held, soon()).await.expect("answered"), Deletion::Refused);
+    assert_eq!(before.release_lock(LEADER, &held, soon()).await.expect("answered"), Deletion::Refused);
+    assert_eq!(existing(&b, LEADER).await, theirs);
+}
+
+/// The version of the new owner's node is the one that the release compares.
+#[tokio::test]
+async fn a_restarted_process_frees_no_lock_that_somebody_took_just_before_its_release() {
+    if !can_run("a_restarted_process_frees_no_lock_that_somebody_took_just_before_its_release") {
+        return;
+    }
+    let servers = Options::default().start().await.expect("ZooKeeper starts");
+    let meddler = Meddler::start(servers.addresses()[0]).await;
+    // The request is held up for as long as the others need.
+    let patient = Timing { retry_timeout: TIMING.retry_timeout * 5, ..TIMING };
+    let (before, after) = (store(&servers), store_with(&json!({"hosts": meddler.host()}), patient));
+    let (b, c) = (store(&servers), store(&servers));
+    wins(&before, "a").await;
+    let held = existing(&after, LEADER).await;
+    let hold = Arc::new(Hold::default());
+    for op in [op::MULTI, op::DELETE] {
+        meddler.play(op, Trick::Hold(Arc::clone(&hold)));
+    }
+    let interfering = async {
+        hold.arrived.notified().await;
+        before.release_lock(LEADER, &held, soon()).await.expect("released");
+        wins(&b, "b").await;
+        hold.released.notify_one();
+    };
+    let (release, ()) = tokio::join!(after.release_lock(LEADER, &held, soon()), interfering);
+    let error = release.expect_err("it was not ours any more");
+    assert!(error.chain().contains("somebody had taken the lock"), "{}", error.chain());
+    // It is nobody's until the session is gone, so that nobody leads beside the other one.
+    assert!(matches!(c.acquire_lock(LEADER, "c", soon()).await, Ok(LockAttempt::Held(_))));
+    let error = after.release_lock(LEADER, &existing(&c, LEADER).await, soon()).await.expect_err("it is left to expire");
+    assert!(error.chain().contains("expires with it"), "{}", error.chain());
+    assert!(entry(&c, LEADER).await.is_some());
+}
+
+/// The deletion is delivered when its session has expired, and somebody else has a node with the same version.
+#[tokio::test]
+async fn a_release_that_arrives_after_its_session_has_expired_deletes_nothing() {
+    if !can_run("a_release_that_arrives_after_its_session_has_expired_deletes_nothing") {
+        return;
+    }
+    let servers = Options::default().start().await.expect("ZooKeeper starts");
+    let meddler = Meddler::start(servers.addresses()[0]).await;
+    let (a, b) = (store_with(&json!({"hosts": meddler.host()}), TIMING), store(&servers));
+    wins(&a, "a").await;
+    let held = existing(&a, LEADER).await;
+    let hold = Arc::new(Hold::default());
+    meddler.play(op::DELETE, Trick::Hold(Arc::clone(&hold)));
+    assert!(a.release_lock(LEADER, &held, soon()).await.is_err());
+    hold.arrived.notified().await;
+    store_servers::eventually("b has the lock", TIMING.ttl * 4, || async {
+        match b.acquire_lock(LEADER, "b", soon()).await {
+            Ok(LockAttempt::Won(_)) => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+    let theirs = existing(&b, LEADER).await;
+    assert!(theirs.revision.as_str().ends_with(".0"), "{theirs:?}");
+    hold.released.notify_one();
+    let again = store_servers::eventually("it is answered", TIMING.ttl * 4, || async {
+        a.release_lock(LEADER, &held, soon()).await.map_err(|error| error.chain())
+    });
+    assert_eq!(again.await, Deletion::Refused);
+    assert!(is_kept(&b.renew_lock(LEADER, "b", &theirs, soon()).await));
+    assert_eq!(existing(&b, LEADER).await, theirs);
+}
+
+#[tokio::test]
+async fn a_permanent_lock_with_our_name_becomes_bound_to_our_session() {
+    if !can_run("a_permanent_lock_with_our_name_becomes_bound_to_our_session") {
+        return;
+    }
+    let servers = Options::default().start().await.expect("ZooKeeper starts");
+    let (a, b) = (store(&servers), store(&servers));
+    for release in [false, true] {
+        b.put(LEADER, b"a", Expect::Any, soon()).await.expect("written");
+        let seen = existing(&a, LEADER).await;
+        assert_eq!(seen.handle, None);
+        if !release {
+            assert!(is_kept(&a.renew_lock(LEADER, "a", &seen, soon()).await));
+            assert_eq!(existing(&b, LEADER).await.handle.map(|handle| handle.to_string()), Some(session(&a)));
+        } else {
+            assert_eq!(a.release_lock(LEADER, &seen, soon()).await.expect("released"), Deletion::Deleted(None));
+            assert_eq!(entry(&b, LEADER).await, None);
+        }
+    }
 }
 
 /// The transaction that takes the lock over from an earlier process is executed, and its answer vanishes.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use dcs_core::{BootClock, Clock, Deadline, Entry, ErrorKind, KeyValueStore, LockRenewal, Timing};
+use dcs_core::{BootClock, Clock, Deadline, Entry, ErrorKind, KeyValueStore, LeaderLease, LockRenewal, Timing};
 use serde_json::json;
 use store_servers::eventually;
 use store_servers::zookeeper::Options;
@@ -98,6 +98,45 @@ async fn a_session_granted_shorter_than_the_ttl_bounds_the_belief_in_the_lock() 
     })
     .await;
     assert!(!lease.is_valid(BootClock.now()));
+}
+
+/// Every server clamps the session again when it is resumed there, and how often the client pings may have changed.
+#[tokio::test]
+async fn a_resumed_session_is_believed_in_as_long_as_its_last_connection_was_granted() {
+    if !can_run("a_resumed_session_is_believed_in_as_long_as_its_last_connection_was_granted") {
+        return;
+    }
+    let servers = Options::default().start().await.expect("ZooKeeper starts");
+    let meddler = Meddler::start(servers.addresses()[0]).await;
+    let timing = Timing { ttl: Duration::from_secs(20), retry_timeout: Duration::from_secs(6), ..TIMING };
+    let a = store_with(&json!({"hosts": meddler.host()}), timing);
+    wins(&a, "a").await;
+    let (before, first) = (session(&a), a.handle().expect("a session").lease);
+    let worth = |lease: LeaderLease| lease.valid_until() - lease.sent_at();
+    let renewed = async || match eventually("the lock is renewed", Duration::from_secs(30), || async {
+        meddler.play(op::CREATE, Trick::Cut);
+        let _ = renews(&a, "a").await;
+        meddler.forget();
+        renews(&a, "a").await.map_err(|error| error.chain())
+    })
+    .await
+    {
+        LockRenewal::Kept(grip) => grip.lease,
+        other => panic!("{other:?}"),
+    };
+    // The same limits: the same worth.
+    assert_eq!(worth(renewed().await), worth(first));
+    // The client pings less often.
+    a.set_timing(Timing { retry_timeout: timing.retry_timeout * 2, ..timing });
+    let lazier = renewed().await;
+    assert!(worth(lazier) < worth(first), "{lazier:?}");
+    let granted = Duration::from_secs(5);
+    meddler.grant(granted);
+    let shorter = renewed().await;
+    assert!(worth(shorter) < granted, "{shorter:?}");
+    assert!(shorter.valid_until() < lazier.valid_until(), "the test took too long to show anything");
+    assert_eq!(a.handle().expect("a session").lease, shorter);
+    assert_eq!(session(&a), before);
 }
 
 #[tokio::test]
@@ -265,8 +304,10 @@ async fn while_nothing_can_be_reached_nothing_is_sent_later() {
     assert_eq!(error.kind, ErrorKind::Unavailable);
     servers.thaw(0);
     eventually("it serves again", Duration::from_secs(20), || async { loads(&a).await.map_err(|error| error.chain()) }).await;
-    let there = b.get_data(&key).await;
-    assert!(!there.is_ok_and(|(value, _)| value == b"never"));
+    match b.get_data(&key).await {
+        Ok((value, _)) => assert_ne!(value, b"never"),
+        Err(error) => assert_eq!(error, zookeeper_client::Error::NoNode),
+    }
 }
 
 #[tokio::test]
