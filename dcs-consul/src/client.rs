@@ -79,10 +79,12 @@ impl Response {
 
     /// The body as JSON.
     pub(crate) fn json<T: serde::de::DeserializeOwned>(&self) -> Result<T, Failure> {
-        serde_json::from_slice(&self.body).map_err(|problem| {
-            let text: String = self.text().split_whitespace().collect::<Vec<_>>().join(" ").chars().take(100).collect();
-            Failure::malformed(format!("{problem} in `{text}`"))
-        })
+        serde_json::from_slice(&self.body).map_err(|problem| Failure::malformed(format!("{problem} in `{}`", self.excerpt())))
+    }
+
+    /// The beginning of the body, in one line, for errors.
+    pub(crate) fn excerpt(&self) -> String {
+        self.text().split_whitespace().collect::<Vec<_>>().join(" ").chars().take(100).collect()
     }
 }
 
