@@ -6,6 +6,8 @@
 //!   concluded from a proxy's error page.
 //! - A session that is gone is 404 with Consul's own words. Any other 404 is an error.
 //! - `recurse` is there or not; `recurse=false` would mean true.
+//! - A transaction that was carried out shows the result of every step, and only those prove it: a proxy's JSON with the
+//!   status 200 must not be taken for a lock that was won.
 //! - A transaction that was not carried out says why; only a condition that did not hold is an answer.
 
 use std::time::Duration;
@@ -109,18 +111,46 @@ impl<'a> From<&Step<'a>> for Operation<'a> {
     }
 }
 
+/// What Consul shows of a step that was carried out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Proof {
+    key: String,
+    /// The session that must hold the key then, if the step was to bind it.
+    session: Option<String>,
+}
+
+impl Proof {
+    /// Nothing for the steps of which Consul shows no result, because no key is there when they were carried out.
+    fn of(step: &Step<'_>) -> Option<Self> {
+        let (key, session) = match *step {
+            Step::Absent(_) | Step::Delete(_) => return None,
+            Step::Unchanged(key, _) | Step::Exists(key) | Step::Set(key, _) => (key, None),
+            Step::Lock(key, _, session) => (key, Some(session.to_owned())),
+        };
+        Some(Self { key: without_slash(key).to_owned(), session })
+    }
+
+    fn is_given_by(&self, shown: &Pair) -> bool {
+        let bound = self.session.is_none() || self.session == shown.session;
+        bound && self.key == shown.key && shown.modify_index > 0
+    }
+}
+
 /// Steps of which all are carried out or none, as they are sent.
 #[derive(Clone, Debug)]
 pub(crate) struct Transaction {
     body: Vec<u8>,
     deletes: bool,
+    /// In the order of the steps.
+    proofs: Vec<Proof>,
 }
 
 impl Transaction {
     pub(crate) fn of(steps: &[Step<'_>]) -> Result<Self, Failure> {
         let operations: Vec<Operation<'_>> = steps.iter().map(Operation::from).collect();
         let body = serde_json::to_vec(&operations).map_err(Failure::settings)?;
-        Ok(Self { body, deletes: matches!(steps.last(), Some(Step::Delete(_))) })
+        let proofs = steps.iter().filter_map(Proof::of).collect();
+        Ok(Self { body, deletes: matches!(steps.last(), Some(Step::Delete(_))), proofs })
     }
 
     /// Whether it deletes a key in the end.
@@ -137,7 +167,7 @@ impl Transaction {
 /// What became of a transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Transacted {
-    /// All of it was carried out. The index of what was written last; zero if nothing was.
+    /// All of it was carried out. The index of the key that was written; before a deletion, the one that it had.
     Applied(u64),
     /// A key was there that must not be, or differed, or is held by another session. Nothing was carried out.
     Differs,
@@ -156,6 +186,19 @@ struct TransactionAnswer {
 struct TransactionResult {
     #[serde(rename = "KV")]
     kv: Option<Pair>,
+}
+
+impl TransactionAnswer {
+    /// Whether the results are those of the steps in `proofs`, and no others; the index that the last of them shows.
+    fn proven(&self, proofs: &[Proof]) -> Option<u64> {
+        let results = self.results.as_deref().unwrap_or_default();
+        let errors = self.errors.as_deref().unwrap_or_default();
+        let proven = |(proof, result): (&Proof, &TransactionResult)| result.kv.as_ref().is_some_and(|shown| proof.is_given_by(shown));
+        if !errors.is_empty() || results.len() != proofs.len() || !proofs.iter().zip(results).all(proven) {
+            return None;
+        }
+        Some(results.last()?.kv.as_ref()?.modify_index)
+    }
 }
 
 #[derive(Deserialize)]
@@ -177,6 +220,23 @@ fn judge_refusal(what: &str) -> Result<Transacted, Failure> {
     let tail = what.rsplit('"').next().unwrap_or_default();
     let condition = CONDITIONS.iter().find(|(words, _)| tail.contains(words) || what.starts_with(words));
     condition.map_or_else(|| Err(Failure::undone(what)), |(_, outcome)| Ok(*outcome))
+}
+
+/// What became of the transaction whose steps, had they been carried out, would have given `proofs`.
+fn judge_transaction(answer: &Response, proofs: &[Proof]) -> Result<Transacted, Failure> {
+    match answer.status {
+        200 => {
+            let proven = answer.json::<TransactionAnswer>()?.proven(proofs);
+            let unproven = || Failure::malformed(format!("the answer does not show what was carried out: `{}`", answer.excerpt()));
+            proven.map(Transacted::Applied).ok_or_else(unproven)
+        }
+        409 => {
+            let refused = answer.json::<TransactionAnswer>().ok().and_then(|answer| answer.errors).unwrap_or_default();
+            // Consul names every step that it could not carry out. Conditions stand in front, so that the first tells why.
+            refused.first().map_or_else(|| Err(answer.failure()), |error| judge_refusal(&error.what))
+        }
+        _ => Err(answer.failure()),
+    }
 }
 
 /// What the session endpoint said about a session.
@@ -280,19 +340,7 @@ impl Client {
     /// Carries out all steps or none.
     pub(crate) async fn transact(&self, transaction: Transaction, deadline: Deadline) -> Result<Transacted, Failure> {
         let answer = self.ask(Request::put("txn").with_body(transaction.body), deadline).await?;
-        match answer.status {
-            200 => {
-                let results = answer.json::<TransactionAnswer>()?.results.unwrap_or_default();
-                let written = results.into_iter().rev().find_map(|result| result.kv);
-                Ok(Transacted::Applied(written.map_or(0, |pair| pair.modify_index)))
-            }
-            409 => {
-                let refused = answer.json::<TransactionAnswer>().ok().and_then(|answer| answer.errors).unwrap_or_default();
-                // Consul names every step that it could not carry out. Conditions stand in front, so that the first tells why.
-                refused.first().map_or_else(|| Err(answer.failure()), |error| judge_refusal(&error.what))
-            }
-            _ => Err(answer.failure()),
-        }
+        judge_transaction(&answer, &transaction.proofs)
     }
 
     /// Writes a key too large for a transaction. With `expected` only if it has that index; zero means that it must not exist.
@@ -397,9 +445,73 @@ mod tests {
         assert_eq!(text, expected);
     }
 
+    fn answer(status: u16, index: Option<u64>, body: &str) -> Response {
+        Response { status, index, leaderless: false, body: body.into() }
+    }
+
+    /// The result of a step, as Consul 1.8.7 shows it.
+    fn shown(key: &str, index: u64, session: &str) -> String {
+        let session = if session.is_empty() { String::new() } else { format!(r#""Session":"{session}","#) };
+        format!(r#"{{"KV":{{"LockIndex":1,"Key":"{key}","Flags":0,"Value":null,{session}"CreateIndex":3,"ModifyIndex":{index}}}}}"#)
+    }
+
+    fn judge(steps: &[Step<'_>], results: &[String]) -> Result<Transacted, Failure> {
+        let body = format!(r#"{{"Results":[{}],"Errors":null}}"#, results.join(","));
+        judge_transaction(&answer(200, None, &body), &Transaction::of(steps).unwrap().proofs)
+    }
+
+    #[test]
+    fn a_transaction_was_carried_out_if_the_result_of_every_step_is_there() {
+        const KEY: &str = "/a/leader";
+        let lock = Step::Lock(KEY, b"x", "ours");
+        let (plain, bound) = (|index| shown("a/leader", index, ""), |index| shown("a/leader", index, "ours"));
+        let cases: [(&[Step<'_>], Vec<String>, u64); 8] = [
+            (&[Step::Set(KEY, b"x")], vec![plain(9)], 9),
+            (&[Step::Absent(KEY), Step::Set(KEY, b"x")], vec![plain(9)], 9),
+            (&[Step::Unchanged(KEY, 7), Step::Set(KEY, b"x")], vec![plain(7), plain(9)], 9),
+            (&[Step::Absent(KEY), lock], vec![bound(9)], 9),
+            (&[Step::Unchanged(KEY, 7), lock], vec![bound(7), bound(7)], 7),
+            (&[Step::Unchanged(KEY, 7), Step::Delete(KEY), lock], vec![shown("a/leader", 7, "theirs"), bound(9)], 9),
+            (&[Step::Unchanged(KEY, 7), Step::Delete(KEY)], vec![plain(7)], 7),
+            (&[Step::Exists(KEY), Step::Delete(KEY)], vec![plain(7)], 7),
+        ];
+        for (steps, results, index) in cases {
+            assert_eq!(judge(steps, &results).unwrap(), Transacted::Applied(index), "{steps:?}");
+            for fewer in 0..results.len() {
+                let failure = judge(steps, &results[..fewer]).unwrap_err();
+                assert_eq!((failure.class, failure.fate), (Class::Malformed, Fate::Unknown), "{steps:?}, {fewer} results");
+            }
+        }
+    }
+
+    /// It used to be one that was carried out.
+    #[test]
+    fn an_answer_with_status_200_that_proves_nothing_is_malformed() {
+        let steps = [Step::Unchanged("/a/leader", 7), Step::Lock("/a/leader", b"x", "ours")];
+        let ours = shown("a/leader", 7, "ours");
+        let answers = [
+            "{}".to_owned(),
+            r#"{"error":"blocked"}"#.to_owned(),
+            r#"{"Results":null,"Errors":null}"#.to_owned(),
+            r#"{"Results":[{},{}],"Errors":null}"#.to_owned(),
+            format!(r#"{{"Results":[{ours},{}],"Errors":null}}"#, shown("a/leader", 7, "theirs")),
+            format!(r#"{{"Results":[{ours},{}],"Errors":null}}"#, shown("a/leader", 7, "")),
+            format!(r#"{{"Results":[{ours},{}],"Errors":null}}"#, shown("a/other", 7, "ours")),
+            format!(r#"{{"Results":[{ours},{}],"Errors":null}}"#, shown("a/leader", 0, "ours")),
+            format!(r#"{{"Results":[{ours},{ours},{ours}],"Errors":null}}"#),
+            format!(r#"{{"Results":[{ours},{ours}],"Errors":[{{"OpIndex":0,"What":"something new"}}]}}"#),
+        ];
+        let proofs = Transaction::of(&steps).unwrap().proofs;
+        for body in answers {
+            let failure = judge_transaction(&answer(200, Some(9), &body), &proofs).unwrap_err();
+            assert_eq!((failure.class, failure.fate), (Class::Malformed, Fate::Unknown), "{body}");
+            assert!(failure.cause.to_string().contains("does not show"), "{body}: {}", failure.cause);
+        }
+        assert!(judge(&[Step::Delete("/a/leader")], &[]).is_err(), "nothing shows that it was carried out");
+    }
+
     #[test]
     fn an_error_page_is_no_absent_key() {
-        let answer = |status, index, body: &str| Response { status, index, leaderless: false, body: body.into() };
         assert_eq!(pairs(&answer(404, Some(9), "")).unwrap(), []);
         assert!(pairs(&answer(404, None, "<html>Not Found</html>")).is_err());
         assert!(pairs(&answer(200, None, "<html>Log in</html>")).is_err());

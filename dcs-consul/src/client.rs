@@ -1,5 +1,6 @@
 //! Requests to the one endpoint: the connection, its time limits, the token and TLS.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -31,6 +32,7 @@ struct Shared {
     dc: Option<String>,
     timing: Mutex<Timing>,
     access: Mutex<Access>,
+    token_changes: AtomicU64,
     /// Made when it is needed, out of the access and the timing of then.
     http: Mutex<Option<reqwest::Client>>,
 }
@@ -77,10 +79,12 @@ impl Response {
 
     /// The body as JSON.
     pub(crate) fn json<T: serde::de::DeserializeOwned>(&self) -> Result<T, Failure> {
-        serde_json::from_slice(&self.body).map_err(|problem| {
-            let text: String = self.text().split_whitespace().collect::<Vec<_>>().join(" ").chars().take(100).collect();
-            Failure::malformed(format!("{problem} in `{text}`"))
-        })
+        serde_json::from_slice(&self.body).map_err(|problem| Failure::malformed(format!("{problem} in `{}`", self.excerpt())))
+    }
+
+    /// The beginning of the body, in one line, for errors.
+    pub(crate) fn excerpt(&self) -> String {
+        self.text().split_whitespace().collect::<Vec<_>>().join(" ").chars().take(100).collect()
     }
 }
 
@@ -151,6 +155,7 @@ impl Client {
             dc: config.dc.clone(),
             timing: Mutex::new(timing),
             access: Mutex::new(config.access.clone()),
+            token_changes: AtomicU64::default(),
             http: Mutex::default(),
         }))
     }
@@ -176,9 +181,9 @@ impl Client {
         lock(&self.0.access).mode
     }
 
-    /// The current token, only to notice when it changes.
-    pub(crate) fn token(&self) -> Option<String> {
-        lock(&self.0.access).token.clone()
+    /// How often the token was exchanged for another.
+    pub(crate) fn token_changes(&self) -> u64 {
+        self.0.token_changes.load(Ordering::Relaxed)
     }
 
     /// Goes on with another token and other certificates; those are tried first, and if they are of no use nothing changes.
@@ -191,7 +196,11 @@ impl Client {
             let made = tokio::task::spawn_blocking(move || settings.config()).await;
             made.map_or(Ok(()), |made| made.map(drop))?;
         }
-        *lock(&self.0.access) = access;
+        let token = access.token.clone();
+        let before = std::mem::replace(&mut *lock(&self.0.access), access);
+        if before.token != token {
+            self.0.token_changes.fetch_add(1, Ordering::Relaxed);
+        }
         lock(&self.0.http).take();
         Ok(())
     }
@@ -240,7 +249,8 @@ impl Client {
     async fn send(&self, http: &reqwest::Client, request: Request) -> Result<Response, Failure> {
         let url = format!("{}/v1/{}", self.0.endpoint, request.path);
         let mut headers = HeaderMap::new();
-        if let Some(token) = self.token() {
+        let token = lock(&self.0.access).token.clone();
+        if let Some(token) = token {
             let mut value =
                 HeaderValue::try_from(token).map_err(|_| Failure::settings("`consul.token` cannot be sent in an HTTP header"))?;
             value.set_sensitive(true);

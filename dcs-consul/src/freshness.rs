@@ -22,9 +22,14 @@ pub(crate) struct Mark {
 }
 
 impl Mark {
+    /// Whether a relaxed answer can show that at all.
+    pub(crate) fn may_be_met(&self) -> bool {
+        self.changes == self.shown
+    }
+
     /// Whether a relaxed answer with this index shows everything that we know to have happened.
     pub(crate) fn is_met_by(&self, index: u64) -> bool {
-        self.changes == self.shown && index >= self.index
+        self.may_be_met() && index >= self.index
     }
 }
 
@@ -33,10 +38,10 @@ impl Freshness {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What an answer about `prefix` that is asked for now must show; nothing if none was seen so far, so that nothing is
-    /// known about our own writes before.
-    pub(crate) fn mark(&self, prefix: &str) -> Option<Mark> {
-        self.marks().get(prefix).copied()
+    /// What an answer about `prefix` that is asked for now must show. From now on our own writes count, also while the very
+    /// first answer is under way; nothing is known about those before, so that answer has to be a consistent one.
+    pub(crate) fn mark(&self, prefix: &str) -> Mark {
+        *self.marks().entry(prefix.to_owned()).or_insert(Mark { index: 0, changes: 1, shown: 0 })
     }
 
     /// A key was written at `index`.
@@ -61,13 +66,9 @@ impl Freshness {
     }
 
     /// A consistent answer, asked for when the mark was `before`. It is the truth of then, even if its index is lower.
-    pub(crate) fn saw_truth(&self, prefix: &str, before: Option<Mark>, index: u64) {
+    pub(crate) fn saw_truth(&self, prefix: &str, before: Mark, index: u64) {
         let mut marks = self.marks();
-        let Some(mark) = marks.get_mut(prefix) else {
-            marks.insert(prefix.to_owned(), Mark { index, changes: 0, shown: 0 });
-            return;
-        };
-        let Some(before) = before else { return };
+        let Some(mark) = marks.get_mut(prefix) else { return };
         mark.shown = mark.shown.max(before.changes);
         mark.index = if mark.index == before.index { index } else { mark.index.max(index) };
     }
@@ -81,13 +82,14 @@ mod tests {
 
     fn seen(index: u64) -> Freshness {
         let freshness = Freshness::default();
-        assert_eq!(freshness.mark(PREFIX), None);
-        freshness.saw_truth(PREFIX, None, index);
+        let before = freshness.mark(PREFIX);
+        assert!(!before.is_met_by(u64::MAX), "the first answer is a consistent one");
+        freshness.saw_truth(PREFIX, before, index);
         freshness
     }
 
     fn meets(freshness: &Freshness, index: u64) -> bool {
-        freshness.mark(PREFIX).unwrap().is_met_by(index)
+        freshness.mark(PREFIX).is_met_by(index)
     }
 
     #[test]
@@ -99,6 +101,24 @@ mod tests {
         assert!(meets(&freshness, 12));
         freshness.saw(PREFIX, 20);
         assert!(!meets(&freshness, 19));
+    }
+
+    #[test]
+    fn what_we_write_while_the_first_answer_is_under_way_is_not_hidden_by_the_next() {
+        let freshness = Freshness::default();
+        let before = freshness.mark(PREFIX);
+        freshness.wrote("/service/demo/status", 12);
+        freshness.saw_truth(PREFIX, before, 10);
+        assert!(!meets(&freshness, 11));
+        assert!(meets(&freshness, 12));
+
+        let freshness = Freshness::default();
+        let before = freshness.mark(PREFIX);
+        freshness.may_have_changed("/service/demo/sync");
+        freshness.saw_truth(PREFIX, before, 10);
+        assert!(!meets(&freshness, 1000), "it was deleted after the answer was asked for");
+        freshness.saw_truth(PREFIX, freshness.mark(PREFIX), 12);
+        assert!(meets(&freshness, 12));
     }
 
     #[test]

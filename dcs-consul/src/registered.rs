@@ -73,7 +73,8 @@ enum Catalogue {
 #[derive(Clone, Debug, PartialEq)]
 struct Entry {
     service: Service,
-    token: Option<String>,
+    /// Counts tokens instead of keeping one: this is shown in logs.
+    token: u64,
     /// After the session has changed, the agent may have been started anew and know nothing.
     session: Option<HandleId>,
 }
@@ -113,7 +114,7 @@ impl Registered {
             Wanted::Absent => (memory.catalogue != Catalogue::Absent).then_some(Task::Deregister),
             Wanted::Registered(service) => {
                 let session = self.store.handle().map(|handle| handle.id);
-                let entry = Box::new(Entry { service: *service, token: self.store.client.token(), session });
+                let entry = Box::new(Entry { service: *service, token: self.store.client.token_changes(), session });
                 (!matches!(&memory.catalogue, Catalogue::Present(there) if *there == entry)).then_some(Task::Register(entry))
             }
         }

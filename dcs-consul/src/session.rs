@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use dcs_core::model::HandleId;
 use dcs_core::{Clock, Deadline, Error, Handle, LeaderLease};
+use serde_json::Value;
 
 use crate::api::{NewSession, Pulse};
 use crate::client::Client;
@@ -18,6 +19,9 @@ const LOCK_DELAY: &str = "0.001s";
 
 /// The least time to live that Consul allows by default.
 const DEFAULT_MINIMUM: Duration = Duration::from_secs(10);
+
+/// The longest time to live that Consul takes, and so the highest minimum that is believed.
+const LONGEST: Duration = Duration::from_secs(24 * 3600);
 
 /// Makes the session when it is needed and keeps it alive.
 #[derive(Debug)]
@@ -154,7 +158,7 @@ impl Keeper {
                 }
                 tracing::warn!(
                     "Consul allows no session with a time to live of {first:?}; it gets {minimum:?}, so that keys live for {:?}",
-                    minimum * 2
+                    minimum.saturating_mul(2)
                 );
                 self.slot().minimum = Some(minimum);
                 let (id, sent_at) = self.create(minimum, deadline).await.map_err(fail)?;
@@ -162,7 +166,7 @@ impl Keeper {
             }
             Err(failure) => return Err(fail(failure)),
         };
-        let lives = ttl * 2;
+        let lives = ttl.saturating_mul(2);
         let new = Held { id, asked, lives, lease: LeaderLease::granted(sent_at, lives) };
         let mut slot = self.slot();
         match &slot.held {
@@ -192,13 +196,18 @@ impl Keeper {
         if let Some(minimum) = minimum_in(&refusal.cause.to_string()) {
             return Ok(minimum);
         }
-        let told = match self.client.least_session_ttl(deadline).await? {
-            serde_json::Value::Number(nanoseconds) => nanoseconds.as_u64().map(Duration::from_nanos),
-            serde_json::Value::String(text) => parse_duration(&text),
-            _ => None,
-        };
-        Ok(told.filter(|told| !told.is_zero()).unwrap_or(DEFAULT_MINIMUM))
+        Ok(minimum_told(&self.client.least_session_ttl(deadline).await?).unwrap_or(DEFAULT_MINIMUM))
     }
+}
+
+/// The minimum as an agent tells it.
+fn minimum_told(told: &Value) -> Option<Duration> {
+    let least = match told {
+        Value::Number(nanoseconds) => Duration::from_nanos(nanoseconds.as_u64()?).min(LONGEST),
+        Value::String(text) => parse_duration(text)?,
+        _ => return None,
+    };
+    (!least.is_zero()).then_some(least)
 }
 
 /// The lower bound in `... must be between [10s=24h0m0s]`.
@@ -207,7 +216,7 @@ fn minimum_in(text: &str) -> Option<Duration> {
     parse_duration(bounds.split_once('=')?.0).filter(|least| !least.is_zero())
 }
 
-/// A time span as Go writes it: `1h2m3.5s`, `300ms`.
+/// A time span as Go writes it: `1h2m3.5s`, `300ms`; at most [`LONGEST`], since this comes from outside and is calculated with.
 fn parse_duration(text: &str) -> Option<Duration> {
     let mut seconds = 0.0;
     let mut rest = text;
@@ -225,7 +234,7 @@ fn parse_duration(text: &str) -> Option<Duration> {
         seconds += number.parse::<f64>().ok()? * factor;
         rest = &behind[unit.len()..];
     }
-    Duration::try_from_secs_f64(seconds).ok()
+    Duration::try_from_secs_f64(seconds.min(LONGEST.as_secs_f64())).ok()
 }
 
 #[cfg(test)]
@@ -243,5 +252,18 @@ mod tests {
         assert_eq!(minimum("0s=24h0m0s"), None);
         assert_eq!(minimum("soon=later"), None);
         assert_eq!(minimum_in("Invalid Session TTL"), None);
+    }
+
+    #[test]
+    fn no_least_time_to_live_that_consul_could_tell_is_too_long_to_calculate_with() {
+        for text in ["10000000000000000000s", "24h0m0.001s", "9999999999999999999h", &format!("{}ms", "9".repeat(400))] {
+            assert_eq!(minimum_in(&format!("[{text}=24h0m0s]")), Some(LONGEST), "{text}");
+            assert_eq!(minimum_told(&text.into()), Some(LONGEST), "{text}");
+        }
+        assert_eq!(minimum_told(&u64::MAX.into()), Some(LONGEST));
+        assert_eq!(minimum_told(&10_000_000_000_u64.into()), Some(Duration::from_secs(10)));
+        for nothing in [0_u64.into(), (-1).into(), "0s".into(), Value::Null] {
+            assert_eq!(minimum_told(&nothing), None, "{nothing}");
+        }
     }
 }

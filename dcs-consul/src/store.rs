@@ -115,10 +115,7 @@ impl Consul {
     async fn list(&self, prefix: &str, consistency: Consistency, deadline: Deadline) -> Result<Listing, Failure> {
         let mark = self.freshness.mark(prefix);
         let mode = self.client.mode();
-        if let Some(mark) = mark
-            && consistency == Consistency::Relaxed
-            && mode != Mode::Consistent
-        {
+        if mark.may_be_met() && consistency == Consistency::Relaxed && mode != Mode::Consistent {
             let listing = self.client.list(prefix, mode, deadline).await?;
             if mark.is_met_by(listing.index) && !listing.leaderless {
                 self.freshness.saw(prefix, listing.index);

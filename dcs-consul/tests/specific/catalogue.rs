@@ -188,6 +188,23 @@ async fn removing_what_consul_does_not_know_is_no_failure() {
     }
 }
 
+/// It used to be, once the member was registered.
+#[tokio::test]
+async fn the_token_of_a_registered_member_is_not_shown() {
+    if !can_run("the_token_of_a_registered_member_is_not_shown") {
+        return;
+    }
+    let servers = Options { acl: true, ..Options::default() }.start().await.expect("Consul starts");
+    let hand = Hand::at(&servers, 0);
+    let (store, cluster) = opens(&registering(&servers, json!({"token": MASTER_TOKEN})));
+    touch(&cluster, &record("replica", "running", NOWHERE)).await;
+    assert_eq!(service(&hand).await["Tags"], json!(["replica"]));
+    for shown in [format!("{cluster:?}"), format!("{cluster:#?}"), format!("{store:?}")] {
+        assert!(shown.contains("[hidden]") && !shown.contains(MASTER_TOKEN), "{shown}");
+    }
+    assert!(format!("{cluster:?}").contains("Present"), "{cluster:?}");
+}
+
 /// A REST API that is well whatever it is asked.
 async fn healthy() -> (SocketAddr, tokio::task::JoinHandle<()>) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port");

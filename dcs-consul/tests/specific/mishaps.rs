@@ -29,6 +29,9 @@ const HTML: &str = "<html><head><title>Error</title></head><body>Invalid session
 const MISHAPS: &[Mishap] = &[
     Mishap::Answer(200, HTML),
     Mishap::Answer(200, ""),
+    Mishap::Answer(200, "{}"),
+    Mishap::Answer(200, r#"{"error":"blocked"}"#),
+    Mishap::Answer(200, r#"{"Results":null,"Errors":null}"#),
     Mishap::Answer(301, ""),
     Mishap::Answer(400, "Bad request"),
     Mishap::Answer(401, HTML),

@@ -78,6 +78,22 @@ async fn a_refusal_that_does_not_tell_the_limit_is_followed_by_a_question_for_it
     assert!(error.chain().contains("must be between [30s=24h0m0s]"), "{}", error.chain());
 }
 
+/// It used to end the process.
+#[tokio::test]
+async fn a_limit_that_nobody_can_calculate_with_is_taken_for_the_longest_that_consul_allows() {
+    if !can_run("a_limit_that_nobody_can_calculate_with_is_taken_for_the_longest_that_consul_allows") {
+        return;
+    }
+    let servers = Options::default().start().await.expect("Consul starts");
+    let gate = Gate::before(servers.plan(0).address).await;
+    gate.plan(Some((0, Mishap::Answer(500, "Invalid Session TTL '10s', must be between [10000000000000000000s=24h0m0s]"))));
+    let options = json!({"host": gate.address().to_string()});
+    let a = store_with(options.as_object().expect("it is one"), with_ttl(20));
+    let handle = a.ensure_handle(soon()).await.unwrap_or_else(|error| panic!("{}", error.chain()));
+    assert_eq!(handle.lease.valid_until() - handle.lease.sent_at(), Duration::from_secs(2 * 86_400));
+    assert_eq!(gate.seen(), ["PUT /v1/session/create", "PUT /v1/session/create"]);
+}
+
 #[tokio::test]
 async fn a_destroyed_session_takes_its_keys_along_and_the_next_renewal_brings_the_lock_back() {
     if !can_run("a_destroyed_session_takes_its_keys_along_and_the_next_renewal_brings_the_lock_back") {
