@@ -34,9 +34,10 @@ test:
 	@scripts/install-deps test
 	@rm -f $(SKIPPED)
 	$(CARGO) build --workspace --bins --all-features
-	QUORATE_TEST_SKIPPED=$(SKIPPED) $(CARGO) nextest run --workspace --all-features --no-fail-fast
+	@# What did not run is told at the end, however that comes.
+	@trap 'if [ -s $(SKIPPED) ]; then sort -u $(SKIPPED); fi' EXIT; \
+	QUORATE_TEST_SKIPPED=$(SKIPPED) $(CARGO) nextest run --workspace --all-features --no-fail-fast; \
 	$(CARGO) test --workspace --all-features --doc --quiet
-	@if [ -s $(SKIPPED) ]; then sort -u $(SKIPPED); fi
 
 check:
 	@scripts/install-deps check

@@ -306,7 +306,7 @@ impl Client {
         };
         let settings = self.settings().clone();
         let first = *self.slot().first.get_or_insert_with(|| fastrand::usize(..hosts.len().max(1)));
-        let mut failure = None;
+        let (mut unreachable, mut lasting) = (None, None);
         for offset in 0..hosts.len() {
             let index = (first + offset) % hosts.len();
             match self.try_host(&hosts[index], &settings).await {
@@ -315,14 +315,18 @@ impl Client {
                     return Ok(());
                 }
                 Err(Failure::Unreachable(said)) => {
-                    let cause = diagnosis::of(&hosts[index], settings.access.tls.as_ref()).await;
-                    tracing::debug!(said, "cannot use a server of ZooKeeper: {cause}");
-                    failure.get_or_insert(Failure::Unreachable(cause));
+                    tracing::debug!("cannot use a server of ZooKeeper: {said}");
+                    unreachable.get_or_insert(index);
                 }
-                Err(lasting) => failure = Some(lasting),
+                Err(failure) => lasting = Some(failure),
             }
         }
-        Err(failure.unwrap_or_else(|| Failure::NoHosts("no server is known".to_owned())))
+        Err(match (lasting, unreachable) {
+            (Some(failure), _) => failure,
+            // The library keeps the cause to itself. Looking for it takes time, which the next server must not wait for.
+            (None, Some(index)) => Failure::Unreachable(diagnosis::of(&hosts[index], settings.access.tls.as_ref()).await),
+            (None, None) => Failure::NoHosts("no server is known".to_owned()),
+        })
     }
 
     fn use_from_now_on(&self, connection: Connection, index: usize) {

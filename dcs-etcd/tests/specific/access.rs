@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use dcs_core::{Deadline, ErrorKind, KeyValueStore, LockRenewal};
+use dcs_core::{Deadline, ErrorKind, KeyValueStore, LockRenewal, Timing};
 use dcs_etcd::{Config, Etcd};
 use etcd_client::{Client, Permission};
 use serde_json::{Value, json};
@@ -16,7 +16,10 @@ use store_servers::etcd::Options;
 use store_servers::{eventually, report_not_run};
 
 /// A connection that is refused is tried again until the time is over: here there need not be much of it.
-const PATIENCE: Duration = Duration::from_secs(1);
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Handshakes take their time on a busy machine, and one attempt has a share of this.
+const PATIENT: Timing = Timing { retry_timeout: Duration::from_secs(15), ..TIMING };
 
 /// Adds `root` and a user that may do everything below `/service/`.
 pub(crate) async fn add_users(direct: &mut Client) {
@@ -44,7 +47,7 @@ async fn users_are_let_in_with_the_right_password_only() {
     add_users(&mut direct).await;
 
     // Not asked for yet: credentials do no harm.
-    let early = store_with(&cluster.section(as_user("secret")), TIMING);
+    let early = store_with(&cluster.section(as_user("secret")), PATIENT);
     let nobody = store(&cluster);
     wins(&early, "early").await;
     loads(&nobody).await.expect("etcd asks for nothing");
@@ -54,7 +57,7 @@ async fn users_are_let_in_with_the_right_password_only() {
     assert_eq!(error.kind, ErrorKind::Denied);
     assert!(error.chain().contains("user name is empty"), "{}", error.chain());
 
-    let wrong = store_with(&cluster.section(as_user("wrong")), TIMING);
+    let wrong = store_with(&cluster.section(as_user("wrong")), PATIENT);
     let error = loads(&wrong).await.expect_err("the password is wrong");
     assert_eq!(error.kind, ErrorKind::Denied);
     assert!(error.chain().contains("invalid user ID or password"), "{}", error.chain());
@@ -64,7 +67,7 @@ async fn users_are_let_in_with_the_right_password_only() {
     let renewal = renews(&early, "early").await.unwrap_or_else(|error| panic!("{}", error.chain()));
     assert!(matches!(renewal, LockRenewal::Kept(_)), "{renewal:?}");
 
-    let good = store_with(&cluster.section(as_user("secret")), TIMING);
+    let good = store_with(&cluster.section(as_user("secret")), PATIENT);
     loads(&good).await.unwrap_or_else(|error| panic!("{}", error.chain()));
     let elsewhere = good.put("/elsewhere", b"", dcs_core::Expect::Any, soon()).await.expect_err("it may not");
     assert_eq!((elsewhere.kind, elsewhere.fate), (ErrorKind::Denied, dcs_core::Fate::NotApplied));
@@ -89,7 +92,7 @@ async fn a_new_password_is_taken_up_without_losing_the_lock() {
     let mut direct = cluster.direct().await;
     add_users(&mut direct).await;
     direct.auth_enable().await.expect("it can be enabled");
-    let a = store_with(&cluster.section(as_user("secret")), TIMING);
+    let a = store_with(&cluster.section(as_user("secret")), PATIENT);
     wins(&a, "a").await;
 
     let options = etcd_client::ConnectOptions::new().with_user("root", "rootpw");
@@ -137,7 +140,7 @@ fn on_localhost(options: Options) -> Options {
 }
 
 async fn refusal(cluster: &Cluster, options: Value) -> String {
-    let a = store_with(&cluster.section(options), TIMING);
+    let a = store_with(&cluster.section(options), PATIENT);
     let error = loads_by(&a, Deadline::after(PATIENCE)).await.expect_err("the connection must be refused");
     assert_eq!(error.kind, ErrorKind::Unavailable, "{}", error.chain());
     error.chain()
@@ -152,7 +155,7 @@ async fn tls_with_client_certificates() {
     let options = Options { client_ca: Some(ca.cert.clone()), ..Options::with_tls(&server) };
     let cluster = Cluster::start(&on_localhost(options)).await;
 
-    let a = store_with(&cluster.section(presenting(&ca.cert, &client)), TIMING);
+    let a = store_with(&cluster.section(presenting(&ca.cert, &client)), PATIENT);
     wins(&a, "a").await;
     let renewal = renews(&a, "a").await.unwrap_or_else(|error| panic!("{}", error.chain()));
     assert!(matches!(renewal, LockRenewal::Kept(_)), "{renewal:?}");
@@ -161,7 +164,7 @@ async fn tls_with_client_certificates() {
     let both = workshop.path().join("both.pem");
     let text = |path: &Path| std::fs::read_to_string(path).expect("it was written");
     std::fs::write(&both, text(&client.cert) + &text(&client.key)).expect("it can be written");
-    let b = store_with(&cluster.section(json!({"cacert": ca.cert, "cert": both})), TIMING);
+    let b = store_with(&cluster.section(json!({"cacert": ca.cert, "cert": both})), PATIENT);
     loads(&b).await.unwrap_or_else(|error| panic!("{}", error.chain()));
 
     let none = refusal(&cluster, trusting(&ca.cert)).await;
@@ -170,7 +173,7 @@ async fn tls_with_client_certificates() {
     let stranger = refusal(&cluster, presenting(&ca.cert, &unknown)).await;
     assert!(stranger.contains("perhaps the server does not accept our client certificate"), "{stranger}");
 
-    let missing = store_with(&cluster.section(json!({"cacert": "/nonexistent/ca.crt"})), TIMING);
+    let missing = store_with(&cluster.section(json!({"cacert": "/nonexistent/ca.crt"})), PATIENT);
     let error = loads(&missing).await.expect_err("there is no such file");
     assert_eq!(error.kind, ErrorKind::Misconfigured);
     assert!(error.chain().contains("cannot read `/nonexistent/ca.crt`"), "{}", error.chain());
@@ -184,7 +187,7 @@ async fn other_certificates_are_taken_up_without_losing_the_lock_unless_they_can
     let (server, first, second) = (signed("server", "IP:127.0.0.1"), signed("first", "DNS:first"), signed("second", "DNS:second"));
     let options = Options { client_ca: Some(ca.cert.clone()), ..Options::with_tls(&server) };
     let cluster = Cluster::start(&on_localhost(options)).await;
-    let a = store_with(&cluster.section(presenting(&ca.cert, &first)), TIMING);
+    let a = store_with(&cluster.section(presenting(&ca.cert, &first)), PATIENT);
     wins(&a, "a").await;
 
     // Nobody can connect with the first certificate any more, but whoever is connected does not notice.
@@ -207,7 +210,7 @@ async fn one_plain_self_signed_certificate_for_everything() {
     let one = workshop.self_signed("everything", "DNS:localhost,IP:127.0.0.1");
     let options = Options { client_ca: Some(one.cert.clone()), ..Options::with_tls(&one) };
     let cluster = Cluster::start(&on_localhost(options)).await;
-    let a = store_with(&cluster.section(presenting(&one.cert, &one)), TIMING);
+    let a = store_with(&cluster.section(presenting(&one.cert, &one)), PATIENT);
     wins(&a, "a").await;
     let renewal = renews(&a, "a").await.unwrap_or_else(|error| panic!("{}", error.chain()));
     assert!(matches!(renewal, LockRenewal::Kept(_)), "{renewal:?}");
@@ -227,9 +230,9 @@ async fn certificates_that_prove_nothing_are_refused_with_the_reason() {
     let text = refusal(&cluster, trusting(&ca.cert)).await;
     assert!(text.contains("not valid for name") && text.contains("etcd.example.com"), "{text}");
     // Without anything to trust nothing is verified, as before.
-    loads(&store_with(&cluster.section(json!({})), TIMING)).await.unwrap_or_else(|error| panic!("{}", error.chain()));
+    loads(&store_with(&cluster.section(json!({})), PATIENT)).await.unwrap_or_else(|error| panic!("{}", error.chain()));
     // TLS is not tried where it was not asked for.
-    let plain = store_with(&cluster.section(json!({"protocol": "http"})), TIMING);
+    let plain = store_with(&cluster.section(json!({"protocol": "http"})), PATIENT);
     let error = loads_by(&plain, Deadline::after(PATIENCE)).await.expect_err("the server speaks TLS");
     assert!(error.chain().contains("perhaps it speaks TLS"), "{}", error.chain());
     drop(cluster);
@@ -238,7 +241,7 @@ async fn certificates_that_prove_nothing_are_refused_with_the_reason() {
     let cluster = Cluster::start(&on_localhost(Options::with_tls(&expired))).await;
     // It is valid for the second in which it was made.
     eventually("it expires", TIMING.retry_timeout, || async {
-        let a = store_with(&cluster.section(trusting(&ca.cert)), TIMING);
+        let a = store_with(&cluster.section(trusting(&ca.cert)), PATIENT);
         let error = loads_by(&a, Deadline::after(PATIENCE)).await.err();
         let text = error.map(|error| error.chain()).unwrap_or_default();
         if text.contains("expired") { Ok(()) } else { Err(text) }
@@ -264,15 +267,15 @@ async fn the_common_name_of_a_certificate_is_a_user() {
     add_users(&mut direct).await;
     direct.auth_enable().await.expect("it can be enabled");
 
-    let a = store_with(&cluster.section(presenting(&ca.cert, &known)), TIMING);
+    let a = store_with(&cluster.section(presenting(&ca.cert, &known)), PATIENT);
     wins(&a, "a").await;
     let renewal = renews(&a, "a").await.unwrap_or_else(|error| panic!("{}", error.chain()));
     assert!(matches!(renewal, LockRenewal::Kept(_)), "{renewal:?}");
-    let b = store_with(&cluster.section(presenting(&ca.cert, &unknown)), TIMING);
+    let b = store_with(&cluster.section(presenting(&ca.cert, &unknown)), PATIENT);
     let error = loads(&b).await.expect_err("etcd does not know this user");
     assert_eq!(error.kind, ErrorKind::Denied, "{}", error.chain());
     // Beside a password the certificate only opens the connection.
     let mut both = presenting(&ca.cert, &unknown);
     both.as_object_mut().expect("it is one").extend(as_user("secret").as_object().expect("it is one").clone());
-    loads(&store_with(&cluster.section(both), TIMING)).await.unwrap_or_else(|error| panic!("{}", error.chain()));
+    loads(&store_with(&cluster.section(both), PATIENT)).await.unwrap_or_else(|error| panic!("{}", error.chain()));
 }

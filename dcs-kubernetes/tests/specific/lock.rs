@@ -101,7 +101,8 @@ pub(super) async fn a_newcomer_waits_a_whole_ttl_before_it_takes_a_lock_that_nob
     let before = clock.now();
     let b = place.member("b", "10.0.0.2").await?;
     while b.dcs.attempt_to_acquire_leader(b.soon()).await? == Acquisition::Lost(Some("a".into())) {
-        assert_eq!(b.leader().await?.as_deref(), Some("a"));
+        let seen = b.leader().await?;
+        assert!(seen.as_deref() == Some("a") || clock.now() - before >= TIMING.ttl, "{seen:?}");
         tokio::time::sleep(Duration::from_millis(100)).await;
         assert!(clock.now() - before < TIMING.ttl * 2);
     }

@@ -15,7 +15,7 @@ use crate::node::client;
 use crate::poll;
 use crate::sandbox::Sandbox;
 
-const ANSWER: Duration = Duration::from_secs(2);
+const ANSWER: Duration = Duration::from_secs(8);
 
 /// The servers of one store.
 #[derive(Debug)]

@@ -17,7 +17,7 @@ use crate::node::client;
 use crate::poll;
 use crate::sandbox::Sandbox;
 
-const ANSWER: Duration = Duration::from_secs(2);
+const ANSWER: Duration = Duration::from_secs(8);
 
 /// Who may manage users.
 const ROOT: (&str, &str) = ("root", "root-secret");

@@ -22,7 +22,7 @@ use crate::proxy::Proxy;
 use crate::sandbox::Sandbox;
 use crate::yaml;
 
-const ANSWER: Duration = Duration::from_secs(2);
+const ANSWER: Duration = Duration::from_secs(8);
 
 /// What all nodes know, and whoever asks them.
 const PASSWORD: &str = "raft-secret";
