@@ -125,6 +125,8 @@ impl Options {
             "session_ttl_min": self.session_ttl_min,
             "leave_on_terminate": false,
             "disable_update_check": true,
+            // So that it counts the requests of its clients.
+            "telemetry": {"prometheus_retention_time": "1h", "disable_hostname": true},
             "performance": {"raft_multiplier": 1},
             // So that who is gone is known to be gone before a client has lost patience.
             "gossip_lan": {"probe_interval": "250ms", "probe_timeout": "150ms", "suspicion_mult": 3, "gossip_interval": "50ms"},

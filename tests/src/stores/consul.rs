@@ -84,4 +84,11 @@ impl Store for Consul {
         ensure!(voters == self.servers.len(), "{voters} healthy voters: {health}");
         Ok(())
     }
+
+    /// Of HTTP, without those for counting them; long polls when they end.
+    async fn requests(&self) -> Result<u64> {
+        let metrics = self.ask("agent/metrics?format=prometheus").await?.error_for_status()?.text().await?;
+        let counts = metrics.lines().filter_map(|line| line.strip_prefix("consul_http_")?.split_once("_count "));
+        Ok(counts.filter(|(path, _)| !path.contains("agent_metrics")).filter_map(|(_, count)| count.parse::<u64>().ok()).sum())
+    }
 }

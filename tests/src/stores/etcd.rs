@@ -179,12 +179,14 @@ impl Store for Etcd {
         bail!("no server of etcd leads")
     }
 
-    /// Messages of gRPC: one for each request, also for each that comes through the HTTP gateway, and one for each renewal of a lease.
+    /// Messages of gRPC: one for each request, also for each that comes through the HTTP gateway, and one for each renewal of a lease. And the
+    /// requests of the API of old.
     async fn requests(&self) -> Result<u64> {
         let mut sum = 0;
         for host in self.hosts() {
             let metrics = client()?.get(format!("http://{host}/metrics")).timeout(ANSWER).send().await?.text().await?;
-            let received = metrics.lines().filter(|line| line.starts_with("grpc_server_msg_received_total{"));
+            let counters = ["grpc_server_msg_received_total{", "etcd_http_received_total{"];
+            let received = metrics.lines().filter(|line| counters.iter().any(|counter| line.starts_with(counter)));
             let counts = received.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok());
             sum += counts.sum::<u64>();
         }
