@@ -47,7 +47,10 @@ impl LocalPostgres {
             ReloadPlan { parameters: assembled.parameters, ..ReloadPlan::default() }
         };
         plan.lines.iter().for_each(Line::emit);
-        *locked(&self.settings) = settings;
+        *locked(&self.settings) = Arc::clone(&settings);
+        let mut plan = plan;
+        // It may have been decided anew while the server was asked.
+        self.sync_names(&settings).apply(&mut plan.parameters, &settings.postgresql);
         {
             let mut book = self.book();
             (book.parameters, book.recovery_conf) = (plan.parameters.clone(), assembled.recovery_conf);
