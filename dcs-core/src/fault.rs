@@ -33,6 +33,8 @@ pub enum Fault {
     Duplicate,
     /// The connection is refused: nothing happens, and the caller knows.
     Refuse,
+    /// The server answers that the caller may not do that.
+    Deny,
     /// The caller waits in vain, and this long after sending it is carried out all the same.
     Late(Duration),
 }
@@ -229,6 +231,9 @@ impl FaultyStore {
         match fault {
             None => send().await,
             Some(Fault::Refuse) => Err(self.error("connection refused (injected)", Fate::NotApplied)),
+            Some(Fault::Deny) => {
+                Err(Error::new(self.inner.name(), "reach the server", ErrorKind::Denied, Fate::NotApplied).because("denied (injected)"))
+            }
             Some(Fault::Delay(span)) if span < self.plan.0.attempt && span < deadline.remaining() => {
                 tokio::time::sleep(span).await;
                 send().await
@@ -390,7 +395,9 @@ impl KeyValueStore for FaultyStore {
                         return Ok(Changes { cursor: after, ..Changes::default() });
                     }
                 }
+                // In order, so that one seed is one history.
                 Connection::Up => tokio::select! {
+                    biased;
                     changes = self.inner.wait_for_changes(prefix, after, deadline) => return changes,
                     _ = connection.changed() => {}
                 },

@@ -7,6 +7,7 @@ pub mod codec;
 pub mod conformance;
 mod dcs;
 mod deadline;
+pub mod election;
 mod error;
 #[cfg(feature = "memory")]
 pub mod fault;

@@ -39,4 +39,6 @@ impl Interest {
     pub const LEADER: Self = Self { status: false, sync: false, members: MemberInterest::States };
     /// What everybody else waits for.
     pub const FOLLOWER: Self = Self { status: true, sync: false, members: MemberInterest::States };
+    /// What an election waits for: only what always counts.
+    pub const LOCK: Self = Self { status: false, sync: false, members: MemberInterest::None };
 }

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use dcs_core::model::{ClusterView, MemberName, ScheduledTime, Tags};
-use dcs_core::{Clock, Dcs, LeaderLease, Moment};
+use dcs_core::model::{ClusterView, Lsn, MemberName, Role, ScheduledTime, ServerState, Tags};
+use dcs_core::{Clock, Dcs, Deadline, LeaderLease, Moment};
 use serde_json::{Map, Value};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::decide::observation::ServerObservation;
+use crate::decide::observation::{Monitor, PeerAnswer, PeerStatus, ServerObservation};
 use crate::decide::restart::ScheduledRestart;
 use crate::ports::Postgres;
 use crate::settings::EffectiveSettings;
@@ -176,6 +176,44 @@ impl EngineHandle {
     /// The clock that judges leases.
     pub fn clock(&self) -> &Arc<dyn Clock> {
         &self.clock
+    }
+
+    /// Proof that the local PostgreSQL is the primary of the cluster, as good as it is now: for programs that have something
+    /// to do where the primary is and nowhere else. What is begun on the strength of it must end before it does.
+    ///
+    /// Nothing on every other node, while a promotion is under way, and for a primary that maintenance mode keeps going
+    /// without the lock.
+    pub fn primary_lease(&self) -> Option<LeaderLease> {
+        let local = self.postgres.local();
+        let lease = self.snapshot().lease.filter(|lease| lease.is_valid(self.clock.now()))?;
+        (local.role == Role::Primary && local.state == ServerState::Running).then_some(lease)
+    }
+
+    /// What this node answers a peer that asks for its state, in whatever way they ask each other (see
+    /// [`Peers::poll`](crate::ports::Peers::poll)). In the agent `GET /patroni` is that way.
+    pub async fn answer_peer(&self, deadline: Deadline) -> PeerAnswer {
+        let report = self.postgres.report(Duration::ZERO, deadline).await;
+        let (in_recovery, position, timeline) = match report.server.as_ref().map(|server| &server.monitor) {
+            Some(Monitor::Primary(primary)) => (false, Lsn::ZERO, Some(primary.timeline)),
+            Some(Monitor::Standby(standby)) => {
+                let timeline = match standby.received_timeline {
+                    Some(timeline) => Some(timeline),
+                    None => self.postgres.own_timeline(deadline).await,
+                };
+                (true, standby.received.max(standby.replayed), timeline)
+            }
+            _ => return PeerAnswer::Unreachable,
+        };
+        let snapshot = self.snapshot();
+        PeerAnswer::Status(PeerStatus {
+            in_recovery,
+            position,
+            timeline,
+            tags: snapshot.tags.clone(),
+            watchdog_failed: false,
+            scope: Some(snapshot.settings.scope.clone()),
+            system_id: snapshot.view.as_ref().and_then(|view| view.system_id()).map(|id| id.to_string()),
+        })
     }
 
     /// Sends a command.

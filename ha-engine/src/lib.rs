@@ -1,14 +1,4 @@
-//! The high-availability engine: what one agent decides, when, and in which order.
-//!
-//! ```text
-//!   Dcs.load ─┐
-//!   Postgres ─┼─► Observation ──► decide (pure) ──► Decision ──► act (effects) ──► member key, snapshot
-//!   commands ─┘        ▲                               │
-//!                      └────── answers ◄── asks ◄──────┘
-//! ```
-//!
-//! Every judgement is a pure function in [`decide`]; every effect is behind a port in [`ports`]; one task, the
-//! [`driver`], owns the state. The real PostgreSQL port is [`postgres`].
+#![doc = include_str!("../README.md")]
 
 mod cancel;
 pub mod decide;

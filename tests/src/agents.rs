@@ -87,7 +87,10 @@ impl Agent {
 pub fn beside_us(name: &str) -> Result<PathBuf> {
     let this = std::env::current_exe().context("cannot tell where this program is")?;
     this.ancestors().skip(1).take(2).map(|directory| directory.join(name)).find(|path| path.is_file()).with_context(|| {
-        format!("`{name}` is not built beside {}\n\nhint: `cargo build --workspace --bins`, with the same profile", this.display())
+        format!(
+            "`{name}` is not built beside {}\n\nhint: `cargo build --workspace --bins --examples`, with the same profile",
+            this.display()
+        )
     })
 }
 

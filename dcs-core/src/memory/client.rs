@@ -270,9 +270,10 @@ impl KeyValueStore for Client {
     }
 
     async fn wait_for_changes(&self, prefix: &str, after: Cursor, deadline: Deadline) -> Result<Changes, Error> {
-        let mut changed = self.server.changes.subscribe();
         loop {
-            changed.mark_unchanged();
+            let mut changed = std::pin::pin!(self.server.changes.notified());
+            // From here on nothing is missed.
+            changed.as_mut().enable();
             let (keys, cursor) = self.server.change(|state| (state.changes_after(prefix, after), Cursor(state.revision())));
             let unnamed = keys.is_none();
             let keys = keys.unwrap_or_default();
@@ -282,7 +283,9 @@ impl KeyValueStore for Client {
             // An expiry is a change, and nobody else may be there to notice it.
             let until = self.server.next_expiry().map_or(deadline, |expiry| deadline.at_most(expiry));
             tokio::select! {
-                _ = changed.changed() => {}
+                // In order, so that simulations repeat themselves.
+                biased;
+                () = changed => {}
                 () = tokio::time::sleep_until(until.instant()) => {}
             }
         }

@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::Notify;
 
 pub use self::client::Client;
 use self::state::State;
@@ -34,15 +34,23 @@ pub const MAX_VALUE: usize = 1_536 * 1024;
 pub struct Server {
     state: Mutex<State>,
     clock: Arc<dyn Clock>,
-    /// Counts changes, to wake those who wait.
-    changes: watch::Sender<u64>,
+    /// Wakes those who wait, in the order in which they came: so that a simulation repeats itself.
+    changes: Notify,
+    /// The revision that they were woken for last.
+    told: AtomicU64,
     requests: AtomicU64,
 }
 
 impl Server {
     /// An empty server whose handles expire by `clock`.
     pub fn new(clock: Arc<dyn Clock>) -> Arc<Self> {
-        Arc::new(Self { state: Mutex::new(State::default()), clock, changes: watch::Sender::new(0), requests: AtomicU64::new(0) })
+        Arc::new(Self {
+            state: Mutex::new(State::default()),
+            clock,
+            changes: Notify::new(),
+            told: AtomicU64::new(0),
+            requests: AtomicU64::new(0),
+        })
     }
 
     /// A new client, which has no handle yet.
@@ -95,7 +103,9 @@ impl Server {
             let outcome = operation(&mut state);
             (outcome, state.revision())
         };
-        self.changes.send_if_modified(|seen| std::mem::replace(seen, revision) != revision);
+        if self.told.fetch_max(revision, Ordering::Relaxed) < revision {
+            self.changes.notify_waiters();
+        }
         outcome
     }
 

@@ -37,6 +37,13 @@ pub struct Credentials {
     pub options: BTreeMap<String, String>,
 }
 
+impl Credentials {
+    /// A role with a password.
+    pub fn new(username: impl Into<String>, password: impl Into<String>) -> Self {
+        Self { username: Some(username.into()), password: Some(Secret::new(password)), options: BTreeMap::new() }
+    }
+}
+
 /// The users that the agent works with.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Authentication {

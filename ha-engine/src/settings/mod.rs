@@ -8,6 +8,7 @@ mod authentication;
 mod bootstrap;
 mod command;
 mod global;
+mod in_code;
 mod postgresql;
 pub mod values;
 
@@ -21,6 +22,7 @@ pub use self::authentication::{Authentication, Credentials, Secret};
 pub use self::bootstrap::{BootstrapMethod, BootstrapSettings, CommandOption};
 pub use self::command::{CommandLine, NotACommand};
 pub use self::global::{GlobalConfig, LeaseGuardMode, StandbyCluster, SyncMode, UnusableDocument};
+pub use self::in_code::InCode;
 pub use self::postgresql::{BinaryNames, PostgresSettings, ReplicaMethod, ServerAddress};
 
 /// Everything that is configured for this node, with the dynamic configuration applied.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::{Authentication, CommandLine};
+use crate::postgres::cluster_wide::CLUSTER_WIDE;
 
 /// A host list and a port.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -107,4 +108,49 @@ pub struct PostgresSettings {
     pub pre_promote: Option<CommandLine>,
     /// Command run before a stop.
     pub before_stop: Option<CommandLine>,
+}
+
+impl PostgresSettings {
+    /// A server in `data_dir` that listens at `listen`, with the users of `authentication`. Everything else is as in a
+    /// configuration that says no more than that: for programs that make their settings themselves.
+    pub fn new(scope: &str, data_dir: impl Into<PathBuf>, listen: ServerAddress, authentication: Authentication) -> Self {
+        let data_dir = data_dir.into();
+        let listen_addresses = listen.hosts.join(",");
+        let cluster_wide = CLUSTER_WIDE.iter().filter_map(|parameter| Some((parameter.name, parameter.default?.to_owned())));
+        let of_the_node =
+            [("cluster_name", scope.to_owned()), ("listen_addresses", listen_addresses.clone()), ("port", listen.port.to_string())];
+        let parameters = cluster_wide.chain(of_the_node).map(|(name, value)| (name.to_owned(), value)).collect();
+        Self {
+            listen,
+            listen_addresses,
+            connect_address: None,
+            proxy_address: None,
+            config_dir: data_dir.clone(),
+            config_base_name: "postgresql".to_owned(),
+            bin_dir: PathBuf::new(),
+            bin_name: BinaryNames::default(),
+            database: "postgres".to_owned(),
+            pgpass: data_dir.with_extension("pgpass"),
+            krbsrvname: None,
+            use_unix_socket: false,
+            use_unix_socket_repl: false,
+            authentication,
+            parameters,
+            pg_hba: None,
+            pg_ident: None,
+            custom_conf: None,
+            recovery_conf: BTreeMap::new(),
+            use_pg_rewind: false,
+            remove_data_directory_on_rewind_failure: false,
+            remove_data_directory_on_diverged_timelines: false,
+            use_slots: true,
+            pg_ctl_timeout: Duration::from_secs(60),
+            create_replica_methods: vec![ReplicaMethod::BaseBackup(Value::Null)],
+            replica_method_sections: BTreeMap::new(),
+            callbacks: BTreeMap::new(),
+            pre_promote: None,
+            before_stop: None,
+            data_dir,
+        }
+    }
 }

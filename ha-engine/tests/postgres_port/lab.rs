@@ -1,6 +1,5 @@
 //! Real servers in temporary directories, gone when the test ends, however it ends.
 
-use std::collections::BTreeMap;
 use std::fs::Permissions;
 use std::future::Future;
 use std::net::TcpListener;
@@ -17,10 +16,10 @@ use ha_engine::decide::observation::{Monitor, ServerObservation, StandbyMonitor,
 use ha_engine::ports::{CloneSource, FollowPlan, Postgres, StartOutcome, StopHook, StopMode, StopRequest};
 use ha_engine::postgres::LocalPostgres;
 use ha_engine::settings::{
-    Authentication, BinaryNames, BootstrapMethod, BootstrapSettings, CommandLine, Credentials, EffectiveSettings, GlobalConfig,
-    LeaseGuardMode, PostgresSettings, ReplicaMethod, Secret, ServerAddress, SyncMode,
+    Authentication, BootstrapMethod, BootstrapSettings, CommandLine, Credentials, EffectiveSettings, GlobalConfig, LeaseGuardMode,
+    PostgresSettings, ServerAddress, SyncMode,
 };
-use serde_json::{Map, Value, json};
+use serde_json::{Map, json};
 use tokio_postgres::NoTls;
 
 /// The longest that any single wait of a test takes. Generous: two cores may be busy with something else.
@@ -86,14 +85,15 @@ fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port").port()
 }
 
-fn user(name: &str, password: &str) -> Credentials {
-    Credentials { username: Some(name.to_owned()), password: Some(Secret::new(password)), options: BTreeMap::new() }
-}
-
 impl Lab {
     /// A directory of the test.
     pub(crate) fn path(&self) -> &Path {
         self.dir.path()
+    }
+
+    /// Where PostgreSQL's programs are.
+    pub(crate) fn bin_dir(&self) -> &Path {
+        &self.bin_dir
     }
 
     /// The settings of a node.
@@ -101,65 +101,33 @@ impl Lab {
         let port = free_port();
         let home = self.path().join(name);
         std::fs::create_dir_all(&home).expect("a directory");
-        let parameters = [
-            ("cluster_name", "batman"),
-            ("listen_addresses", "127.0.0.1"),
-            ("port", &port.to_string()),
-            ("unix_socket_directories", home.to_str().expect("a readable path")),
-            ("wal_level", "replica"),
-            ("hot_standby", "on"),
-            ("max_connections", "40"),
-            ("max_wal_senders", "10"),
-            ("max_replication_slots", "10"),
-            ("max_worker_processes", "8"),
-            ("max_prepared_transactions", "0"),
-            ("max_locks_per_transaction", "64"),
-            ("track_commit_timestamp", "off"),
-            ("wal_log_hints", "on"),
-            ("wal_keep_size", "128MB"),
-            ("shared_buffers", "16MB"),
-            ("fsync", "off"),
-        ];
-        let postgresql = PostgresSettings {
-            listen: ServerAddress { hosts: vec!["127.0.0.1".to_owned()], port },
-            listen_addresses: "127.0.0.1".to_owned(),
+        let listen = ServerAddress { hosts: vec!["127.0.0.1".to_owned()], port };
+        let authentication = Authentication {
+            superuser: Credentials::new("postgres", "super-secret"),
+            replication: Credentials::new("replicator", "rep:pa\\ss"),
+            rewind: Some(Credentials::new("rewinder", "rewind-pass")),
+        };
+        let mut postgresql = PostgresSettings {
             connect_address: Some(format!("127.0.0.1:{port}")),
-            proxy_address: None,
-            data_dir: home.join("data"),
-            config_dir: home.join("data"),
-            config_base_name: "postgresql".to_owned(),
             bin_dir: self.bin_dir.clone(),
-            bin_name: BinaryNames::default(),
-            database: "postgres".to_owned(),
-            pgpass: home.join("pgpass"),
-            krbsrvname: None,
-            use_unix_socket: false,
-            use_unix_socket_repl: false,
-            authentication: Authentication {
-                superuser: user("postgres", "super-secret"),
-                replication: user("replicator", "rep:pa\\ss"),
-                rewind: Some(user("rewinder", "rewind-pass")),
-            },
-            parameters: parameters.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
             pg_hba: Some(
                 ["host all all 127.0.0.1/32 scram-sha-256", "host replication replicator 127.0.0.1/32 scram-sha-256"]
                     .map(str::to_owned)
                     .to_vec(),
             ),
-            pg_ident: None,
-            custom_conf: None,
-            recovery_conf: BTreeMap::new(),
             use_pg_rewind: true,
-            remove_data_directory_on_rewind_failure: false,
-            remove_data_directory_on_diverged_timelines: false,
-            use_slots: true,
             pg_ctl_timeout: PATIENCE,
-            create_replica_methods: vec![ReplicaMethod::BaseBackup(Value::Null)],
-            replica_method_sections: BTreeMap::new(),
-            callbacks: BTreeMap::new(),
-            pre_promote: None,
-            before_stop: None,
+            ..PostgresSettings::new("batman", home.join("data"), listen, authentication)
         };
+        let parameters = [
+            ("unix_socket_directories", home.to_str().expect("a readable path")),
+            ("wal_level", "replica"),
+            ("max_connections", "40"),
+            ("wal_keep_size", "128MB"),
+            ("shared_buffers", "16MB"),
+            ("fsync", "off"),
+        ];
+        postgresql.parameters.extend(parameters.map(|(name, value)| (name.to_owned(), value.to_owned())));
         EffectiveSettings {
             global: global(),
             name: MemberName::from(name),

@@ -2,6 +2,7 @@
 
 mod building;
 mod changing;
+mod embedding;
 mod lab;
 mod lifecycle;
 mod replication;

@@ -25,6 +25,7 @@ const WITNESS: &str = "witness";
 pub struct Builder {
     agent: Option<Agent>,
     programs: Option<PathBuf>,
+    daemon: Option<PathBuf>,
     scope: String,
     members: u8,
     store: StoreKind,
@@ -44,6 +45,7 @@ impl Default for Builder {
         Self {
             agent: None,
             programs: None,
+            daemon: None,
             scope: "demo".to_owned(),
             members: 3,
             store: StoreKind::default(),
@@ -72,6 +74,13 @@ impl Builder {
     #[must_use]
     pub fn programs_in(mut self, directory: &Path) -> Self {
         self.programs = Some(directory.to_owned());
+        self
+    }
+
+    /// Another program that is the agent of each node: it gets the configuration file as its argument.
+    #[must_use]
+    pub fn daemon(mut self, program: &Path) -> Self {
+        self.daemon = Some(program.to_owned());
         self
     }
 
@@ -165,7 +174,7 @@ impl Builder {
         let times = self.times.unwrap_or_else(|| Times::low(agent));
         let bin_dir = postgres::bin_dir()?;
         let sandbox = Sandbox::create()?;
-        let (daemon, control_tool) = programs(agent, self.programs.as_deref(), &sandbox)?;
+        let (daemon, control_tool) = programs(agent, self.programs.as_deref(), self.daemon.as_deref(), &sandbox)?;
         let store = match self.store {
             StoreKind::Etcd => Store::Etcd(Etcd::start(&sandbox, self.store_servers).await?),
             StoreKind::Raft => Store::Raft(self.plan_raft(agent, &sandbox).await?),

@@ -453,11 +453,12 @@ fn role_and_state(body: &str) -> String {
 }
 
 /// The programs of an agent, made reachable for the user that runs them.
-fn programs(agent: Agent, directory: Option<&Path>, sandbox: &Sandbox) -> Result<(PathBuf, PathBuf)> {
-    let (daemon, control_tool) = match directory {
+fn programs(agent: Agent, directory: Option<&Path>, daemon: Option<&Path>, sandbox: &Sandbox) -> Result<(PathBuf, PathBuf)> {
+    let (of_agent, control_tool) = match directory {
         Some(directory) => agent.programs_in(directory),
         None => (agent.daemon()?, agent.control_tool()?),
     };
+    let daemon = daemon.map_or(of_agent, Path::to_owned);
     let directory = sandbox.make("bin")?;
     Ok((agents::runnable_by_all(&daemon, &directory)?, agents::runnable_by_all(&control_tool, &directory)?))
 }

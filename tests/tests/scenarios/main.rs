@@ -29,6 +29,7 @@ macro_rules! on_every_store {
 mod bootstrap;
 mod damage;
 mod disk;
+mod embedding;
 mod failover;
 mod partition;
 mod pause;

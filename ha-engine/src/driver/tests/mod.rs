@@ -6,8 +6,6 @@ mod reloads;
 mod standbys;
 mod synchronous;
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,82 +13,22 @@ use dcs_core::adapter::KeyValueDcs;
 use dcs_core::fault::{Connection, FaultyStore, Odds, Plan};
 use dcs_core::keys::ClusterPath;
 use dcs_core::memory;
-use dcs_core::model::{FailoverRequest, MemberName, Tags};
+use dcs_core::model::{FailoverRequest, MemberName};
 use dcs_core::{Clock, Deadline, TokioClock};
-use serde_json::{Map, Value, json};
+use serde_json::json;
 
 use self::fake::{FakePeers, FakePostgres, World};
 use super::{Ended, Engine, Parts};
 use crate::handle::{Command, EngineHandle};
-use crate::settings::{
-    Authentication, BinaryNames, BootstrapSettings, EffectiveSettings, GlobalConfig, PostgresSettings, ReplicaMethod, ServerAddress,
-    SettingsError, SettingsSource,
-};
+use crate::settings::{Authentication, BootstrapSettings, InCode, PostgresSettings, ServerAddress};
 
-/// Settings of the node `name`, with `dynamic` as the dynamic document.
-fn settings(name: &str, dynamic: &Map<String, Value>) -> Result<EffectiveSettings, SettingsError> {
-    let (global, _) = GlobalConfig::from_document(dynamic).map_err(|error| SettingsError { message: error.to_string() })?;
-    Ok(EffectiveSettings {
-        global,
-        name: MemberName::from(name),
-        scope: "demo".to_owned(),
-        tags: Tags::default(),
-        api_url: format!("http://{name}:8008/patroni"),
-        bootstrap: Some(BootstrapSettings::default()),
-        postgresql: PostgresSettings {
-            listen: ServerAddress { hosts: vec![name.to_owned()], port: 5432 },
-            listen_addresses: name.to_owned(),
-            connect_address: None,
-            proxy_address: None,
-            data_dir: PathBuf::from("data"),
-            config_dir: PathBuf::from("data"),
-            config_base_name: "postgresql".to_owned(),
-            bin_dir: PathBuf::new(),
-            bin_name: BinaryNames::default(),
-            database: "postgres".to_owned(),
-            pgpass: PathBuf::from("pgpass"),
-            krbsrvname: None,
-            use_unix_socket: false,
-            use_unix_socket_repl: false,
-            authentication: Authentication::default(),
-            parameters: BTreeMap::new(),
-            pg_hba: None,
-            pg_ident: None,
-            custom_conf: None,
-            recovery_conf: BTreeMap::new(),
-            use_pg_rewind: false,
-            remove_data_directory_on_rewind_failure: false,
-            remove_data_directory_on_diverged_timelines: false,
-            use_slots: true,
-            pg_ctl_timeout: Duration::from_secs(60),
-            create_replica_methods: vec![ReplicaMethod::BaseBackup(Value::Null)],
-            replica_method_sections: BTreeMap::new(),
-            callbacks: BTreeMap::new(),
-            pre_promote: None,
-            before_stop: None,
-        },
-    })
-}
-
-#[derive(Debug)]
-struct Source(String);
-
-impl SettingsSource for Source {
-    fn effective(&self, dynamic: &Map<String, Value>) -> Result<Arc<EffectiveSettings>, SettingsError> {
-        settings(&self.0, dynamic).map(Arc::new)
-    }
-
-    fn reload_local(&self) -> Result<bool, SettingsError> {
-        Ok(false)
-    }
-
-    fn initial_dynamic(&self) -> Map<String, Value> {
-        json!({"ttl": 30, "loop_wait": 10, "retry_timeout": 10}).as_object().cloned().unwrap_or_default()
-    }
-
-    fn store_dynamic_cache(&self, _: &Map<String, Value>) -> Result<(), SettingsError> {
-        Ok(())
-    }
+/// Settings of the node `name`.
+fn settings(name: &str) -> InCode {
+    let dcs = json!({"ttl": 30, "loop_wait": 10, "retry_timeout": 10}).as_object().cloned().unwrap_or_default();
+    let bootstrap = BootstrapSettings { dcs, ..BootstrapSettings::default() };
+    let listen = ServerAddress { hosts: vec![name.to_owned()], port: 5432 };
+    let postgresql = PostgresSettings::new("demo", "data", listen, Authentication::default());
+    InCode::new(name.into(), "demo", &format!("http://{name}:8008/patroni"), bootstrap, postgresql).expect("usable settings")
 }
 
 struct Node {
@@ -112,8 +50,8 @@ impl Cluster {
     }
 
     async fn node(&self, name: &str) -> Node {
-        let source = Source(name.to_owned());
-        let settings = source.effective(&source.initial_dynamic()).expect("usable settings");
+        let source = settings(name);
+        let settings = source.settings();
         let timing = settings.global.timing();
         let plan = Plan::new(timing.retry_timeout / 3);
         let store = FaultyStore::new(self.store.client(timing), plan.clone());
@@ -211,6 +149,23 @@ async fn a_leader_cut_off_from_the_store_stops_before_another_can_lead() {
             writable.first().is_some_and(|name| name != "a")
         })
         .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_the_primary_has_proof_of_being_one_and_only_while_its_lease_lasts() {
+    let cluster = Cluster::new();
+    let [a, b, c] = cluster.of_three().await;
+    let lease = a.handle.primary_lease().expect("a is the primary");
+    assert!(lease.is_valid(cluster.clock.now()));
+    assert!(b.handle.primary_lease().is_none() && c.handle.primary_lease().is_none());
+    // The lock is one thing, the server another.
+    cluster.world.change("a", |server| server.running = false);
+    cluster.until(Duration::from_secs(1), "the proof is gone", || a.handle.primary_lease().is_none()).await;
+    cluster.until(Duration::from_secs(60), "it is back", || a.handle.primary_lease().is_some()).await;
+    a.plan.set_connection(Connection::Silent);
+    let last = a.handle.primary_lease().expect("it was renewed");
+    cluster.until(Duration::from_secs(60), "the proof is gone", || a.handle.primary_lease().is_none()).await;
+    assert!(cluster.clock.now() <= last.valid_until());
 }
 
 /// Row 47 of the situations; with hardening rule X18.
