@@ -42,8 +42,12 @@ impl Tools {
     /// Before a task takes a standby down: tells the leader, and waits until it has heard.
     pub(super) async fn leave_sync_duty(&self) {
         let global = &self.settings.global;
+        let should_announce = |view| duty::should_announce(global, &self.observation.tags, view, &self.me);
+        if !should_announce(None) {
+            return;
+        }
         let view = self.dcs.load(Deadline::after(global.retry_timeout)).await.ok();
-        if !duty::should_announce(global, &self.observation.tags, view.as_ref(), &self.me) {
+        if !should_announce(view.as_ref()) {
             return;
         }
         let (reply, published) = oneshot::channel();

@@ -30,7 +30,9 @@ const OURS: [&str; 3] = ["cluster_name", "listen_addresses", "port"];
 impl LocalPostgres {
     pub(super) async fn adopt_settings(&self, settings: Arc<EffectiveSettings>, force_reload: bool) {
         let former = self.settings();
-        let assembled = parameters::assemble(&settings.postgresql, self.book().major, &self.sync_names(&settings));
+        // One after the other: both look into the book.
+        let major = self.book().major;
+        let assembled = parameters::assemble(&settings.postgresql, major, &self.sync_names(&settings));
         let custom = self.book().stage.is_custom();
         let running = self.server_state() == ServerState::Running && !custom;
         let plan = if running {

@@ -40,3 +40,4 @@ mod replication;
 mod restart;
 mod store;
 mod switchover;
+mod sync;
