@@ -42,6 +42,23 @@ async fn eventually_synchronous(cluster: &Cluster, leader: &Node, count: usize) 
     .await
 }
 
+/// Waits until `node`, as it knows the cluster, has this duty: the paths that answer 200, and a field of its status.
+async fn eventually_on_duty(node: &Node, duty: Option<&str>) -> Result<()> {
+    poll::until(&format!("{} has the duty {duty:?}", node.name), PATIENCE, async || {
+        for (path, expected) in [("/sync", Some("sync")), ("/quorum", Some("quorum")), ("/async", None)] {
+            let status = node.get(path).await?.status;
+            ensure!((status == 200) == (duty == expected), "{path} answers {status}");
+        }
+        let status = node.status().await?;
+        for name in ["sync", "quorum"] {
+            let flag = status.get(format!("{name}_standby"));
+            ensure!((flag == Some(&json!(true))) == (duty == Some(name)), "{status}");
+        }
+        Ok(())
+    })
+    .await
+}
+
 async fn names(node: &Node) -> Result<String> {
     node.ask("SHOW synchronous_standby_names").await
 }
@@ -115,14 +132,13 @@ async fn a_lost_synchronous_standby_is_replaced_and_commits_go_on(store: StoreKi
     cluster.eventually_writes().await?;
     let gap = cluster.history()?.longest_gap_since(died);
     ensure!(gap < cluster.times.ttl, "commits waited for {gap:?}");
-    ensure!(heir.get("/sync").await?.status == 200 && heir.get("/async").await?.status == 503);
-    ensure!(heir.status().await?.get("sync_standby") == Some(&json!(true)));
+    eventually_on_duty(heir, Some("sync")).await?;
 
     lost.start()?;
     cluster.eventually_follows(lost, leader).await?;
     // Who has the duty keeps it.
     eventually_synchronous(&cluster, leader, 1).await?;
-    ensure!(lost.get("/sync").await?.status == 503 && lost.get("/async").await?.status == 200);
+    eventually_on_duty(lost, None).await?;
     leader.kill().await?;
     cluster.eventually_leads(heir).await?;
     leader.start()?;
@@ -195,8 +211,7 @@ async fn the_modes_are_switched_under_writes(store: StoreKind) -> Result<()> {
     })
     .await?;
     for replica in cluster.others(leader) {
-        ensure!(replica.get("/quorum").await?.status == 200 && replica.get("/sync").await?.status == 503);
-        ensure!(replica.status().await?.get("quorum_standby") == Some(&json!(true)));
+        eventually_on_duty(replica, Some("quorum")).await?;
     }
     let listed = cluster.ctl(&["list"]).await?;
     ensure!(listed.stdout.matches("Quorum Standby").count() == 2, "{}", listed.stdout);
