@@ -1,7 +1,8 @@
 # make demo    a cluster of three on this machine, before your eyes (ONCE=1: ends by itself; DCS=etcd3: with etcd as its store)
 # make test    every test there is
 # make check   everything CI checks besides; never writes to the tree
-# make bench   the embedded store beside etcd, our agent beside Patroni (QUICK=1: one round of each; ONLY=stores: the former alone)
+# make bench   the embedded store beside etcd, our agent beside Patroni (QUICK=1: one round of each; ONLY=stores, agents or
+#              requests, those of idle agents to each store: that part alone)
 # make conformance   the contract of a store on every store, as one table
 # make fmt     formats
 
@@ -51,7 +52,7 @@ check:
 bench:
 	@scripts/install-deps bench
 	@$(CARGO) build --release --quiet -p agent -p tests --bins
-	@$(TARGET)/release/bench $(if $(QUICK),--quick) $(if $(filter stores,$(ONLY)),--only-stores)
+	@$(TARGET)/release/bench $(if $(QUICK),--quick) $(if $(ONLY),--only $(ONLY))
 
 conformance:
 	@scripts/install-deps test

@@ -56,7 +56,7 @@ impl Write {
 /// What touching the member key did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Touched {
-    /// The key was written.
+    /// The key was written. Always, in a store where only that keeps it alive.
     Written,
     /// The stored record is the same and bound to our handle: nothing was written.
     Unchanged,

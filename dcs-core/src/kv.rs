@@ -196,6 +196,11 @@ pub struct Capabilities {
     pub expiry_granularity: Duration,
     /// The largest value it takes, in bytes, if there is a limit worth knowing.
     pub max_value: Option<usize>,
+    /// Each bound key lives by itself, and only writing it keeps it alive (etcd's API version 2). Such a store has no
+    /// handle: [`KeyValueStore::handle`] is nothing, [`KeyValueStore::ensure_handle`] proves nothing, and
+    /// [`Entry::handle`] tells two lives of a key apart. The adapter then writes the member key in every cycle, and proves
+    /// a lock whose acquisition got no answer by renewing it.
+    pub liveness_per_key: bool,
 }
 
 impl Default for Capabilities {
@@ -206,6 +211,7 @@ impl Default for Capabilities {
             follower_delay: Duration::ZERO,
             expiry_granularity: Duration::from_secs(2),
             max_value: None,
+            liveness_per_key: false,
         }
     }
 }
@@ -213,7 +219,7 @@ impl Default for Capabilities {
 /// A key-value store with liveness handles, as one client sees it.
 ///
 /// A client has at most one handle. It makes one when an operation needs it (never just by being created: the control
-/// tool has none), and all its bound keys hang on it.
+/// tool has none), and all its bound keys hang on it; for stores without, see [`Capabilities::liveness_per_key`].
 #[async_trait]
 pub trait KeyValueStore: Send + Sync + fmt::Debug {
     /// The store's name as in the configuration, e.g. `etcd3`. Stands in errors and logs.
@@ -327,6 +333,7 @@ pub trait KeyValueStore: Send + Sync + fmt::Debug {
     /// | the key | becomes | answer |
     /// | --- | --- | --- |
     /// | ours, bound to the current handle | untouched: no new revision | `Kept` |
+    /// | ours by name, in a store without handles | written again: a new revision | `Kept` |
     /// | ours by name, bound to another handle, as in `seen` | bound to the current one | `Kept` |
     /// | ours by name, bound to another handle, not as in `seen` | untouched | `Moved` |
     /// | absent | created, only if still absent | `Kept`, or `Lost` to whoever was faster |

@@ -21,6 +21,7 @@ pub mod options;
 pub mod own_writes;
 #[cfg(feature = "tls")]
 pub mod tls;
+pub mod tries;
 mod watch;
 
 #[cfg(feature = "memory")]

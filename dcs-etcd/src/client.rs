@@ -7,29 +7,28 @@
 //!                   next server in order, within this attempt's share of the deadline
 //! ```
 //!
-//! One client per server, one server at a time, kept while it works. The order is the one in the configuration, then
-//! that of the members that etcd itself names. A connection that missed its deadline is thrown away: the server may
-//! still be busy with the old question, and the next one would queue behind it.
+//! One client per server, one server at a time, kept while it works (`servers.rs` has the order). A connection that missed
+//! its deadline is thrown away: the server may still be busy with the old question, and the next one would queue behind it.
+//!
+//! The same for both protocols; what differs between them is the [`Wire`].
 
-use std::collections::HashMap;
 use std::future::Future;
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use dcs_core::{Cursor, Deadline, Error, ErrorKind, Fate, Timing};
-use futures::future::join_all;
+use dcs_core::tls::TlsError;
+use dcs_core::{Cursor, Deadline, Error, Fate, Timing};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use crate::config::{Access, Config};
-use crate::connect::{Connection, Target};
-use crate::endpoint::Endpoint;
-use crate::error::{Class, Failure, STORE};
+use crate::connect::Target;
+use crate::failure::{Class, Failure};
 use crate::history::{Header, Memory, Proof, Standing};
-use crate::members;
+use crate::servers::{Occasion, Servers};
 use crate::tries::Tries;
+use crate::wire::{Headed, Wire};
 
 /// No attempt gets less than this, unless the deadline is nearer.
 const LEAST_SHARE: Duration = Duration::from_secs(1);
@@ -74,57 +73,39 @@ pub(crate) struct Answer<T> {
     pub(crate) standing: Standing,
 }
 
-/// A response that carries etcd's header.
-pub(crate) trait Headed {
-    fn header(&self) -> Option<&etcd_client::ResponseHeader>;
-}
-
-macro_rules! headed {
-    ($($response:ident),+) => {
-        $(impl Headed for etcd_client::$response {
-            fn header(&self) -> Option<&etcd_client::ResponseHeader> {
-                self.header()
-            }
-        })+
-    };
-}
-
-headed!(GetResponse, PutResponse, DeleteResponse, TxnResponse, LeaseGrantResponse);
-
 /// The way to the servers.
-#[derive(Clone, Debug)]
-pub(crate) struct Client {
-    shared: Arc<Shared>,
+#[derive(Debug)]
+pub(crate) struct Client<W> {
+    shared: Arc<Shared<W>>,
+}
+
+impl<W> Clone for Client<W> {
+    fn clone(&self) -> Self {
+        Self { shared: Arc::clone(&self.shared) }
+    }
 }
 
 #[derive(Debug)]
-struct Shared {
+struct Shared<W> {
     config: Config,
-    state: Mutex<State>,
+    state: Mutex<State<W>>,
     /// The serial of the connection in use; zero if there is none.
     in_use: watch::Sender<u64>,
 }
 
 #[derive(Debug)]
-struct State {
+struct State<W> {
     timing: Timing,
     access: Access,
-    /// In the order in which they are tried. Empty until names have been looked up.
-    targets: Vec<Target>,
-    /// The one to connect to next.
-    next: usize,
-    /// How many servers there probably are: names and addresses of one may both be among the targets.
-    servers: usize,
-    /// Answers of DNS, kept so that its outage is not ours.
-    addresses: HashMap<Endpoint, Vec<SocketAddr>>,
-    connection: Option<Arc<Connection>>,
+    servers: Servers,
+    connection: Option<Arc<W>>,
     last_serial: u64,
     memory: Memory,
     asked_for_members: Option<Instant>,
     discovery: Option<AbortHandle>,
 }
 
-impl Drop for State {
+impl<W> Drop for State<W> {
     fn drop(&mut self) {
         if let Some(discovery) = &self.discovery {
             discovery.abort();
@@ -132,15 +113,12 @@ impl Drop for State {
     }
 }
 
-impl Client {
+impl<W: Wire> Client<W> {
     pub(crate) fn new(config: Config, timing: Timing) -> Self {
         let state = State {
             timing,
             access: config.access.clone(),
-            targets: Vec::new(),
-            next: 0,
-            servers: config.endpoints.len(),
-            addresses: HashMap::new(),
+            servers: Servers::new(&config),
             connection: None,
             last_serial: 0,
             memory: Memory::default(),
@@ -158,24 +136,26 @@ impl Client {
         self.shared.lock().timing = timing;
     }
 
-    /// How servers let us in.
-    pub(crate) fn access(&self) -> Access {
-        self.shared.lock().access.clone()
-    }
-
     /// From now on this user and these certificates. The connection in use has the former ones and is given up.
-    pub(crate) fn set_access(&self, access: Access) {
+    pub(crate) async fn set_access(&self, access: &Access) -> Result<(), TlsError> {
+        if self.shared.lock().access.tls != access.tls {
+            let settings = access.tls.clone();
+            // A broken file must not cost a connection that works. What cannot be judged now shows at the next connection.
+            let made = tokio::task::spawn_blocking(move || settings.config()).await;
+            made.map_or(Ok(()), |made| made.map(drop))?;
+        }
         let mut state = self.shared.lock();
-        if state.access != access {
-            state.access = access;
+        if state.access != *access {
+            state.access = access.clone();
             state.connection = None;
             self.shared.in_use.send_replace(0);
         }
+        Ok(())
     }
 
     /// The server in use.
     pub(crate) fn server(&self) -> Option<String> {
-        self.shared.lock().connection.as_ref().map(|connection| connection.target.address.to_string())
+        self.shared.lock().connection.as_ref().map(|connection| connection.target().address.to_string())
     }
 
     /// The serial of the connection in use, whenever it changes.
@@ -186,7 +166,7 @@ impl Client {
     /// How long one server may take: a fair part of `retry_timeout`.
     pub(crate) fn share(&self) -> Duration {
         let state = self.shared.lock();
-        let attempts = u32::try_from(state.servers).unwrap_or(u32::MAX).max(LEAST_ATTEMPTS);
+        let attempts = u32::try_from(state.servers.count()).unwrap_or(u32::MAX).max(LEAST_ATTEMPTS);
         (state.timing.retry_timeout / attempts).max(LEAST_SHARE)
     }
 
@@ -210,27 +190,14 @@ impl Client {
     /// # Cancel safety
     ///
     /// Dropping the future drops the request; the connection stays usable.
-    pub(crate) async fn run<T, F, Fut>(&self, call: Call, deadline: Deadline, request: F) -> Result<Answer<T>, Error>
+    pub(crate) async fn run<T, E, F, Fut>(&self, call: Call, deadline: Deadline, request: F) -> Result<Answer<T>, Error>
     where
         T: Headed,
-        F: Fn(Arc<Connection>) -> Fut,
-        Fut: Future<Output = Result<T, etcd_client::Error>>,
+        E: Into<Failure>,
+        F: Fn(Arc<W>) -> Fut,
+        Fut: Future<Output = Result<T, E>>,
     {
-        let convert = |connection| {
-            let answer = request(connection);
-            async move { answer.await.map_err(Failure::from) }
-        };
-        self.run_fallible(call, deadline, convert).await
-    }
-
-    /// [`Client::run`] for requests that consist of several and judge their failures themselves.
-    pub(crate) async fn run_fallible<T, F, Fut>(&self, call: Call, deadline: Deadline, request: F) -> Result<Answer<T>, Error>
-    where
-        T: Headed,
-        F: Fn(Arc<Connection>) -> Fut,
-        Fut: Future<Output = Result<T, Failure>>,
-    {
-        let mut tries = Tries::new(call.operation);
+        let mut tries = Tries::new(W::STORE, call.operation);
         while !deadline.has_passed() {
             let floor = self.shared.lock().memory.floor();
             let proof = match call.backing {
@@ -247,17 +214,17 @@ impl Client {
                 Ok(connection) => match attempt.bound("no answer in time", request(Arc::clone(&connection))).await {
                     Ok(Ok(value)) => {
                         connection.has_answered();
-                        let header = value.header().map(Header::from).unwrap_or_default();
+                        let header = value.header().unwrap_or_default();
                         let standing = self.observe(header, proof);
                         self.find_members_if_due(&connection);
                         return Ok(Answer { value, header, standing });
                     }
                     outcome => {
                         let failure = match outcome {
-                            Ok(Err(failure)) => connection.explain(failure),
+                            Ok(Err(error)) => connection.explain(error.into()),
                             _ => Failure::lost("it did not answer in time"),
                         };
-                        tries.note(Some(&connection.target), failure.fate, &failure.cause);
+                        tries.note(Some(connection.target()), failure.fate, &failure.cause);
                         (Some(connection), failure)
                     }
                 },
@@ -265,20 +232,20 @@ impl Client {
             let pause = match failure.class {
                 Class::NextServer | Class::Broken => {
                     if let Some(connection) = &connection {
-                        self.set_aside(connection, &failure);
+                        self.set_aside(&**connection, &failure);
                     }
-                    tries.pause_after_round(self.shared.lock().targets.len())
+                    tries.pause_after_round(self.shared.lock().servers.targets())
                 }
                 Class::Busy => Some(tries.pause()),
                 // A new connection gets a new token, or goes on without one.
                 Class::Token | Class::AuthOff => {
                     let retry = self.renew_token(connection.as_ref());
                     if !retry || tries.tokens_used_up() {
-                        return Err(failure.into_error(call.operation));
+                        return Err(failure.into_error(W::STORE, call.operation));
                     }
                     None
                 }
-                _ => return Err(failure.into_error(call.operation)),
+                _ => return Err(failure.into_error(W::STORE, call.operation)),
             };
             if call.repeat == Repeat::IfNotApplied && failure.fate == Fate::Unknown {
                 break;
@@ -288,40 +255,31 @@ impl Client {
                     break;
                 }
                 // Everything known has failed: addresses may have changed. If they cannot be told, the old ones stay.
-                let _ = self.shared.look_up(None, deadline.at_most(self.share())).await;
+                let _ = self.shared.look_up(Occasion::AllFailed, deadline.at_most(self.share())).await;
                 tokio::time::sleep(pause).await;
             }
         }
         Err(tries.into_error())
     }
 
-    /// Learns from a majority of the servers what term and revision they are at.
-    pub(crate) async fn ask_majority(&self, deadline: Deadline) -> Result<(), Error> {
-        let call = Call { operation: "ask a majority", repeat: Repeat::Freely, backing: Backing::Majority };
-        let ask = |connection: Arc<Connection>| async move {
-            connection.kv().get("/", Some(etcd_client::GetOptions::new().with_count_only())).await
-        };
-        self.run(call, deadline, ask).await.map(drop)
-    }
-
     /// The connection in use, or a new one to the next server.
-    pub(crate) async fn connection(&self, deadline: Deadline) -> Result<Arc<Connection>, (Option<Target>, Failure)> {
-        if self.shared.lock().targets.is_empty() {
-            self.shared.look_up(None, deadline).await.map_err(|failure| (None, failure))?;
+    pub(crate) async fn connection(&self, deadline: Deadline) -> Result<Arc<W>, (Option<Target>, Failure)> {
+        if self.shared.lock().servers.targets() == 0 {
+            self.shared.look_up(Occasion::First, deadline).await.map_err(|failure| (None, failure))?;
         }
         let (target, serial, access, timing) = {
             let mut state = self.shared.lock();
             if let Some(connection) = &state.connection {
                 return Ok(Arc::clone(connection));
             }
-            let Some(target) = state.targets.get(state.next).or(state.targets.first()).cloned() else {
+            let Some(target) = state.servers.next().cloned() else {
                 return Err((None, Failure::unreachable("no server is known")));
             };
             state.last_serial += 1;
             (target, state.last_serial, state.access.clone(), state.timing)
         };
         let patience = (self.share() / 2).max(LEAST_SHARE);
-        let opening = Connection::open(target.clone(), serial, access.clone(), timing);
+        let opening = W::open(target.clone(), serial, access.clone(), timing);
         let opened = match deadline.at_most(patience).bound("connect", opening).await {
             Ok(opened) => opened,
             Err(_) => Err(Failure::unreachable("no connection in time")),
@@ -329,7 +287,7 @@ impl Client {
         match opened {
             Ok(connection) => Ok(self.put_to_use(connection, &access)),
             Err(failure) => {
-                self.shared.lock().skip(&target);
+                self.shared.lock().servers.skip(&target);
                 tracing::debug!(server = %target, cause = %failure.cause, "cannot connect to etcd");
                 Err((Some(target), failure))
             }
@@ -337,7 +295,7 @@ impl Client {
     }
 
     /// Makes `connection` the one in use, unless somebody else was faster.
-    fn put_to_use(&self, connection: Connection, access: &Access) -> Arc<Connection> {
+    fn put_to_use(&self, connection: W, access: &Access) -> Arc<W> {
         let connection = {
             let mut state = self.shared.lock();
             if let Some(other) = &state.connection {
@@ -350,29 +308,29 @@ impl Client {
             }
             state.connection = Some(Arc::clone(&connection));
             state.asked_for_members = None;
-            self.shared.in_use.send_replace(connection.serial);
+            self.shared.in_use.send_replace(connection.serial());
             connection
         };
-        tracing::info!(server = %connection.target, "connected to etcd");
+        tracing::info!(server = %connection.target(), "connected to etcd");
         connection
     }
 
     /// Gives `connection` up for good and turns to the next server.
-    pub(crate) fn set_aside(&self, connection: &Connection, failure: &Failure) {
+    pub(crate) fn set_aside(&self, connection: &W, failure: &Failure) {
         let mut state = self.shared.lock();
-        if state.connection.as_ref().is_some_and(|current| current.serial == connection.serial) {
+        if state.connection.as_ref().is_some_and(|current| current.serial() == connection.serial()) {
             state.connection = None;
-            state.skip(&connection.target);
+            state.servers.skip(connection.target());
             self.shared.in_use.send_replace(0);
-            tracing::info!(server = %connection.target, cause = %failure.cause, "lost etcd, trying the next server");
+            tracing::info!(server = %connection.target(), cause = %failure.cause, "lost etcd, trying the next server");
         }
     }
 
     /// Gives `connection` up to get a new token from the same server. `false` if we have nothing to get one with.
-    fn renew_token(&self, connection: Option<&Arc<Connection>>) -> bool {
+    fn renew_token(&self, connection: Option<&Arc<W>>) -> bool {
         let mut state = self.shared.lock();
         if let (Some(ours), Some(current)) = (connection, &state.connection)
-            && ours.serial == current.serial
+            && ours.serial() == current.serial()
         {
             state.connection = None;
             self.shared.in_use.send_replace(0);
@@ -381,7 +339,7 @@ impl Client {
     }
 
     /// Asks for the list of members if that was not done on this connection, or long ago.
-    fn find_members_if_due(&self, connection: &Arc<Connection>) {
+    fn find_members_if_due(&self, connection: &Arc<W>) {
         if !self.shared.config.discover {
             return;
         }
@@ -398,107 +356,36 @@ impl Client {
     }
 }
 
-async fn find_members(shared: Weak<Shared>, connection: Arc<Connection>) {
-    let Some((timing, scheme)) = shared.upgrade().map(|shared| {
-        let scheme = connection.target.endpoint.scheme;
-        (shared.lock().timing, scheme)
-    }) else {
-        return;
-    };
+async fn find_members<W: Wire>(shared: Weak<Shared<W>>, connection: Arc<W>) {
+    let Some(timing) = shared.upgrade().map(|shared| shared.lock().timing) else { return };
     let deadline = Deadline::after(timing.retry_timeout);
-    let endpoints = match deadline.bound("ask for members", members::ask(&connection, scheme)).await {
-        Ok(Ok(endpoints)) => endpoints,
+    let members = match deadline.bound("ask for members", connection.members()).await {
+        Ok(Ok(members)) => members,
         Ok(Err(cause)) => return tracing::debug!(%cause, "etcd's members are unknown"),
         Err(cause) => return tracing::debug!(%cause, "etcd's members are unknown"),
     };
     if let Some(shared) = shared.upgrade() {
         // Members whose names cannot be resolved are left out; the configured servers are known already.
-        let _ = shared.look_up(Some(endpoints), deadline).await;
+        let _ = shared.look_up(Occasion::Members(members), deadline).await;
     }
 }
 
-impl Shared {
+impl<W: Wire> Shared<W> {
     /// State changes are complete before the guard is dropped, so that a poisoned lock is still a good one.
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, State<W>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Resolves configured servers and `members`; without new members those known stay. A name that cannot be resolved
-    /// keeps its last addresses. Fails if no server has an address.
-    async fn look_up(&self, members: Option<Vec<Endpoint>>, deadline: Deadline) -> Result<(), Failure> {
-        let mut endpoints = self.config.endpoints.clone();
-        let mut servers = endpoints.len();
-        match members {
-            Some(members) => {
-                servers = servers.max(members.len());
-                endpoints.extend(members);
-            }
-            None => {
-                let state = self.lock();
-                servers = state.servers;
-                endpoints.extend(state.targets.iter().map(|target| target.endpoint.clone()));
-            }
-        }
-        let mut unique: Vec<Endpoint> = Vec::new();
-        for endpoint in endpoints {
-            if !unique.contains(&endpoint) {
-                unique.push(endpoint);
-            }
-        }
-        let found = join_all(unique.iter().map(|endpoint| resolve(endpoint, deadline))).await;
+    /// Looks servers up. Fails if none has an address.
+    async fn look_up(&self, occasion: Occasion, deadline: Deadline) -> Result<(), Failure> {
+        let servers = self.lock().servers.clone();
+        let (servers, outcome) = servers.look_up(&self.config, occasion, deadline).await;
         let mut state = self.lock();
-        let mut targets: Vec<Target> = Vec::new();
-        let mut problems: Vec<String> = Vec::new();
-        for (endpoint, found) in unique.into_iter().zip(found) {
-            match found {
-                Ok(found) => drop(state.addresses.insert(endpoint.clone(), found)),
-                Err(problem) => problems.push(problem),
-            }
-            for &address in state.addresses.get(&endpoint).into_iter().flatten() {
-                let known = |t: &Target| t.address == address && t.endpoint.scheme == endpoint.scheme;
-                if !targets.iter().any(known) {
-                    targets.push(Target { endpoint: endpoint.clone(), address });
-                }
-            }
-        }
-        // Where the rotation stands is kept.
-        let at = state.connection.as_ref().map(|c| c.target.clone()).or(state.targets.get(state.next).cloned());
-        state.next = at.and_then(|at| targets.iter().position(|target| *target == at)).unwrap_or_default();
-        state.servers = servers;
-        state.targets = targets;
-        let listed: Vec<Endpoint> = state.targets.iter().map(|target| target.endpoint.clone()).collect();
-        state.addresses.retain(|endpoint, _| listed.contains(endpoint));
-        if state.targets.is_empty() { Err(Failure::unreachable(problems.join("; "))) } else { Ok(()) }
+        let in_use = state.connection.as_ref().map(|connection| connection.target().clone());
+        state.servers.replace(servers, in_use.as_ref());
+        outcome
     }
 }
 
-async fn resolve(endpoint: &Endpoint, deadline: Deadline) -> Result<Vec<SocketAddr>, String> {
-    if let Some(address) = endpoint.address() {
-        return Ok(vec![SocketAddr::new(address, endpoint.port)]);
-    }
-    let host = endpoint.host.as_str();
-    let problem = match deadline.bound("the name server did not answer", tokio::net::lookup_host((host, endpoint.port))).await {
-        Ok(Ok(found)) => match found.collect::<Vec<_>>() {
-            found if found.is_empty() => "it has no address".to_owned(),
-            found => return Ok(found),
-        },
-        Ok(Err(error)) => error.to_string(),
-        Err(expired) => expired.to_string(),
-    };
-    tracing::debug!(host, problem, "cannot resolve the name of an etcd server");
-    Err(format!("cannot resolve `{host}`: {problem}"))
-}
-
-impl State {
-    /// Turns to the server after `target`, if that is the one whose turn it is.
-    fn skip(&mut self, target: &Target) {
-        if self.targets.get(self.next) == Some(target) {
-            self.next = (self.next + 1) % self.targets.len();
-        }
-    }
-}
-
-/// No time was left to try anything.
-pub(crate) fn too_late(operation: &'static str) -> Error {
-    Error::new(STORE, operation, ErrorKind::Unavailable, Fate::NotApplied).because("the deadline had passed before")
-}
+#[cfg(test)]
+mod tests;

@@ -1,4 +1,4 @@
-//! The options of the `etcd3:` section.
+//! The options of the `etcd3:` and `etcd:` sections, which are the same.
 //!
 //! | option | meaning |
 //! | --- | --- |
@@ -12,10 +12,11 @@
 //! | `username`, `password` | authentication of etcd |
 //! | `cacert` | whom to trust; without it servers are not verified, as before |
 //! | `cert`, `key` | the client's certificate; the key may be in the file of the certificate |
-//! | `srv`, `srv_suffix` | refused for now |
+//! | `srv`, `srv_suffix` | the domain whose DNS service records name the servers, and what is added to their names |
+//! | `discovery_srv`, `srv_domain` | older names of `srv` |
 //!
-//! Of several ways to name servers the first of `proxy`, `url`, `hosts`, `host` counts. Values from the environment are
-//! text: numbers and truth values are read from text too.
+//! Of several ways to name servers the first of `proxy`, `srv`, `hosts`, `url`, `host` counts; if DNS names none, the others
+//! are used. Values from the environment are text: numbers and truth values are read from text too.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -26,13 +27,12 @@ use serde_json::{Map, Value};
 
 use crate::endpoint::{DEFAULT_PORT, Endpoint, Scheme, parse_port};
 
-/// The section that these options stand in.
-const SECTION: &str = "etcd3";
-
 /// Where the servers are and how to be let in.
 #[derive(Clone)]
 pub struct Config {
+    /// As they are written. Empty only if there is `srv`.
     pub(crate) endpoints: Vec<Endpoint>,
+    pub(crate) srv: Option<Srv>,
     /// Whether servers are asked for the others.
     pub(crate) discover: bool,
     pub(crate) access: Access,
@@ -43,6 +43,16 @@ pub struct Config {
 pub(crate) struct Access {
     pub(crate) credentials: Option<Credentials>,
     pub(crate) tls: ClientTls,
+}
+
+/// Where DNS names the servers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Srv {
+    pub(crate) domain: String,
+    pub(crate) suffix: Option<String>,
+    /// Whom to ask instead of the system's name servers.
+    #[cfg(test)]
+    pub(crate) name_server: Option<std::net::SocketAddr>,
 }
 
 /// User name and password of etcd's own authentication.
@@ -68,43 +78,51 @@ impl Config {
     /// # Ok::<(), dcs_core::options::OptionError>(())
     /// ```
     pub fn from_section(section: &Map<String, Value>) -> Result<Self, OptionError> {
-        let section = Section(Options::new(SECTION, section));
+        Self::from_section_named("etcd3", section)
+    }
+
+    /// Reads a section of the same form under another name.
+    pub(crate) fn from_section_named(name: &'static str, section: &Map<String, Value>) -> Result<Self, OptionError> {
+        let section = Section(Options::new(name, section));
         let proxy = section.0.text("proxy")?;
         let proxies = proxy.is_some() || section.0.truth("use_proxies")?.unwrap_or(false);
-        if !proxies {
-            section.refuse_discovery()?;
-        }
 
         let mut credentials = section.credentials()?;
         let url = match &proxy {
             Some(proxy) => Some(("proxy", proxy.clone())),
             None => section.0.text("url")?.map(|url| ("url", url)),
         };
-        let endpoints = if let Some((key, url)) = url {
+        let mut of_url = None;
+        if let Some((key, url)) = url {
             let (endpoint, user) = Endpoint::parse_url(&url).map_err(|problem| section.0.error(key, problem))?;
             if let Some(user) = user {
                 let password = user.password.unwrap_or_default();
                 credentials = Some(Credentials { username: user.username, password });
             }
-            vec![endpoint]
-        } else {
-            section.hosts()?
+            of_url = Some(endpoint);
+        }
+        let srv = if proxy.is_some() { None } else { section.srv()? };
+        let endpoints = match of_url {
+            Some(endpoint) if proxy.is_some() || section.0.value("hosts").is_none() => vec![endpoint],
+            // A URL tells the protocol of servers that do not.
+            of_url => section.hosts(of_url.map(|endpoint| endpoint.scheme), srv.is_none())?,
         };
 
         let encrypted = endpoints.iter().any(|endpoint| endpoint.scheme == Scheme::Https);
         let tls = section.tls()?;
         if encrypted && tls.verify == Verify::Nothing {
-            tracing::warn!("etcd servers are not verified because `{SECTION}.cacert` is not set");
+            tracing::warn!("etcd servers are not verified because `{name}.cacert` is not set");
         }
-        Ok(Self { endpoints, discover: !proxies, access: Access { credentials, tls } })
+        Ok(Self { endpoints, srv, discover: !proxies, access: Access { credentials, tls } })
     }
 }
 
 impl fmt::Debug for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { endpoints, discover, access: Access { credentials, tls } } = self;
+        let Self { endpoints, srv, discover, access: Access { credentials, tls } } = self;
         f.debug_struct("Config")
             .field("endpoints", endpoints)
+            .field("srv", srv)
             .field("discover", discover)
             .field("credentials", credentials)
             .field("tls", tls)
@@ -132,15 +150,16 @@ impl Section<'_> {
         Scheme::parse(text.trim()).ok_or_else(|| self.0.error("protocol", format!("`{text}` is neither `http` nor `https`")))
     }
 
-    fn hosts(&self) -> Result<Vec<Endpoint>, OptionError> {
-        let (scheme, port) = (self.scheme()?, self.port()?);
+    fn hosts(&self, scheme: Option<Scheme>, needed: bool) -> Result<Vec<Endpoint>, OptionError> {
+        let scheme = scheme.map_or_else(|| self.scheme(), Ok)?;
+        let port = self.port()?;
         let (key, texts) = match (self.0.value("hosts"), self.0.value("host")) {
             (Some(_), _) => ("hosts", self.0.texts("hosts", "host:port")?),
             (None, Some(Value::String(text))) => ("host", vec![text.trim()]),
             (None, Some(_)) => return Err(self.0.error("host", "it must be text of the form `host:port`")),
             (None, None) => ("", Vec::new()),
         };
-        if texts.is_empty() {
+        if texts.is_empty() && needed {
             let problem = "no server is named; set `hosts` to a list of `host:port`";
             return Err(self.0.error(key, problem));
         }
@@ -154,14 +173,27 @@ impl Section<'_> {
         Ok(endpoints)
     }
 
-    fn refuse_discovery(&self) -> Result<(), OptionError> {
-        for key in ["srv", "discovery_srv", "srv_domain", "srv_suffix"] {
-            if self.0.value(key).is_some() {
-                let problem = "servers cannot be looked up in DNS service records yet; list them in `hosts`";
-                return Err(self.0.error(key, problem));
+    fn srv(&self) -> Result<Option<Srv>, OptionError> {
+        for key in ["srv", "discovery_srv", "srv_domain"] {
+            let Some(domain) = self.0.text(key)? else { continue };
+            if cfg!(not(feature = "srv")) {
+                return Err(self.0.error(key, "this program was built without DNS service records; list the servers in `hosts`"));
             }
+            let domain = domain.trim().trim_end_matches('.').to_owned();
+            let suffix = self.0.text("srv_suffix")?.map(|suffix| suffix.trim().to_owned());
+            for (key, part) in [(key, Some(&domain)), ("srv_suffix", suffix.as_ref())] {
+                if part.is_some_and(|part| !is_part_of_a_name(part)) {
+                    return Err(self.0.error(key, "it cannot be part of a name in DNS"));
+                }
+            }
+            return Ok(Some(Srv {
+                domain,
+                suffix,
+                #[cfg(test)]
+                name_server: None,
+            }));
         }
-        Ok(())
+        Ok(None)
     }
 
     fn credentials(&self) -> Result<Option<Credentials>, OptionError> {
@@ -182,6 +214,10 @@ impl Section<'_> {
         let verify = if ca.is_some() { Verify::Full } else { Verify::Nothing };
         Ok(ClientTls { ca, cert, key, verify, ..ClientTls::default() })
     }
+}
+
+fn is_part_of_a_name(text: &str) -> bool {
+    !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c)) && !text.contains("..")
 }
 
 #[cfg(test)]
@@ -207,14 +243,35 @@ mod tests {
     }
 
     #[test]
-    fn the_first_of_proxy_url_hosts_and_host_counts() {
+    fn the_first_of_proxy_hosts_url_and_host_counts() {
         let mut section = serde_json::json!({
             "proxy": "https://p:1", "url": "http://u:2", "hosts": "h:3", "host": "x:4",
         });
-        for (key, expected) in [("proxy", "https://p:1"), ("url", "http://u:2"), ("hosts", "http://h:3"), ("host", "http://x:4")] {
+        for (key, expected) in [("proxy", "https://p:1"), ("hosts", "http://h:3"), ("url", "http://u:2"), ("host", "http://x:4")] {
             assert_eq!(endpoints(section.clone()), [expected]);
             section.as_object_mut().unwrap().remove(key);
         }
+    }
+
+    #[cfg(feature = "srv")]
+    #[test]
+    fn service_records_need_no_other_servers_and_have_older_names() {
+        for key in ["srv", "discovery_srv", "srv_domain"] {
+            let config = read(serde_json::json!({(key): "example.com.", "srv_suffix": "db"})).unwrap();
+            let srv = config.srv.unwrap();
+            assert_eq!((srv.domain.as_str(), srv.suffix.as_deref()), ("example.com", Some("db")));
+            assert!(config.endpoints.is_empty());
+        }
+        let both = read(serde_json::json!({"srv": "example.com", "hosts": "a"})).unwrap();
+        assert!(both.srv.is_some() && both.endpoints.len() == 1);
+        assert_eq!(read(serde_json::json!({"srv": "example.com", "proxy": "http://p"})).unwrap().srv, None);
+    }
+
+    #[test]
+    fn a_url_tells_the_protocol_and_the_user_of_hosts() {
+        let config = read(serde_json::json!({"url": "https://u:p@x", "hosts": "a,b"})).unwrap();
+        assert_eq!(config.endpoints.iter().map(Endpoint::url).collect::<Vec<_>>(), ["https://a:2379", "https://b:2379"]);
+        assert!(config.access.credentials.is_some());
     }
 
     #[test]
@@ -256,9 +313,15 @@ mod tests {
             (serde_json::json!({"host": "a", "use_proxies": "maybe"}), "`etcd3.use_proxies`: `maybe` is neither true nor false"),
             (serde_json::json!({"host": "a", "username": "u"}), "`etcd3.password`: it is missing, although there is a `username`"),
             (serde_json::json!({"host": "a", "key": "/k"}), "`etcd3.cert`: it is missing, although there is a `key`"),
+            (serde_json::json!({"srv_suffix": "a"}), "`etcd3`: no server is named; set `hosts` to a list of `host:port`"),
+            #[cfg(feature = "srv")]
+            (serde_json::json!({"srv": "a b"}), "`etcd3.srv`: it cannot be part of a name in DNS"),
+            #[cfg(feature = "srv")]
+            (serde_json::json!({"srv": "a", "srv_suffix": "x/y"}), "`etcd3.srv_suffix`: it cannot be part of a name in DNS"),
+            #[cfg(not(feature = "srv"))]
             (
                 serde_json::json!({"host": "a", "srv": "example.com"}),
-                "`etcd3.srv`: servers cannot be looked up in DNS service records yet; list them in `hosts`",
+                "`etcd3.srv`: this program was built without DNS service records; list the servers in `hosts`",
             ),
         ];
         for (section, expected) in cases {

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use dcs_core::tls::ClientTls;
 use dcs_core::{BoxError, Fate, Timing};
 use etcd_client::{Channel, ClusterClient, ConnectOptions, KvClient, LeaseClient, WatchClient};
@@ -24,7 +25,10 @@ use tokio_rustls::TlsConnector;
 
 use crate::config::{Access, Credentials};
 use crate::endpoint::{Endpoint, Scheme};
-use crate::error::{Class, Failure};
+use crate::error::STORE;
+use crate::failure::{Class, Failure};
+use crate::members;
+use crate::wire::Wire;
 
 /// A whole cluster has to fit into one answer, and gRPC's default of 4 MiB is less than two large values.
 const LARGEST_ANSWER: usize = 64 << 20;
@@ -41,9 +45,8 @@ pub(crate) struct Target {
 
 /// The clients of one live connection.
 pub(crate) struct Connection {
-    pub(crate) target: Target,
-    /// Distinguishes this connection from every other one of this process.
-    pub(crate) serial: u64,
+    target: Target,
+    serial: u64,
     answered: AtomicBool,
     /// Whether we present a certificate.
     certified: bool,
@@ -84,13 +87,11 @@ impl fmt::Debug for Connection {
     }
 }
 
-impl Connection {
-    /// Connects, and authenticates if there are credentials. The caller bounds it.
-    ///
-    /// # Cancel safety
-    ///
-    /// Dropping the future closes whatever was opened.
-    pub(crate) async fn open(target: Target, serial: u64, access: Access, timing: Timing) -> Result<Self, Failure> {
+#[async_trait]
+impl Wire for Connection {
+    const STORE: &'static str = STORE;
+
+    async fn open(target: Target, serial: u64, access: Access, timing: Timing) -> Result<Self, Failure> {
         let Access { credentials, tls } = access;
         let certified = tls.cert.is_some();
         let stream = TcpStream::connect(target.address).await.map_err(|error| Failure::unreachable(Problem::Tcp(target.clone(), error)))?;
@@ -114,20 +115,35 @@ impl Connection {
         })
     }
 
-    /// What listens there is an etcd server.
-    pub(crate) fn has_answered(&self) {
+    fn target(&self) -> &Target {
+        &self.target
+    }
+
+    fn serial(&self) -> u64 {
+        self.serial
+    }
+
+    fn has_answered(&self) {
         self.answered.store(true, Ordering::Relaxed);
     }
 
     /// Adds the usual reasons to a connection that broke before the first answer: what the server had to say about it is
     /// mostly lost with the connection.
-    pub(crate) fn explain(&self, failure: Failure) -> Failure {
+    fn explain(&self, failure: Failure) -> Failure {
         if self.answered.load(Ordering::Relaxed) {
             return failure;
         }
         usual_reason(failure, self.target.endpoint.scheme, self.certified)
     }
 
+    async fn members(&self) -> Result<Vec<Endpoint>, BoxError> {
+        let response = self.cluster.clone().member_list().await.map_err(|error| Failure::from(error).cause)?;
+        let urls = response.members().iter().flat_map(|member| member.client_urls());
+        Ok(members::usable(urls.map(String::as_str), self.target.endpoint.scheme))
+    }
+}
+
+impl Connection {
     pub(crate) fn kv(&self) -> KvClient {
         self.kv.clone()
     }
@@ -138,10 +154,6 @@ impl Connection {
 
     pub(crate) fn watch(&self) -> WatchClient {
         self.watch.clone()
-    }
-
-    pub(crate) fn cluster(&self) -> ClusterClient {
-        self.cluster.clone()
     }
 }
 

@@ -1,50 +1,18 @@
-//! What an answer of etcd, or the lack of one, means.
+//! What an answer of etcd's gRPC API, or the lack of one, means.
 //!
 //! One table maps gRPC codes and etcd's messages to a [`Class`], which says what to do next, and a [`Fate`], which says
 //! what became of a write. etcd gives the same code to very different failures, so that its messages have to be looked
 //! at; they are part of etcd's API (`rpctypes`) and have not changed from 3.4 to 3.6.
 
 use std::error::Error as _;
-use std::fmt;
 
 use dcs_core::{BoxError, Error, ErrorKind, Fate};
 use tonic::Code;
 
+use crate::failure::{Chain, Class, Failure, text_of};
+
 /// The store's name in the configuration, in errors and in logs.
 pub(crate) const STORE: &str = "etcd3";
-
-/// What to do about a failure.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Class {
-    /// This server is of no use now: ask another.
-    NextServer,
-    /// The same, because the connection broke.
-    Broken,
-    /// The cluster is busy or has no leader yet: pause, ask again.
-    Busy,
-    /// Our token is not (or no longer) valid: get a new one, ask again.
-    Token,
-    /// The server does not know users: go on without a token.
-    AuthOff,
-    /// The lease does not exist.
-    LeaseGone,
-    /// The server refuses for good.
-    Denied,
-    /// Too large for etcd.
-    TooLarge,
-    /// Cannot be done, and asking again will not help within this call.
-    Refused,
-    /// Local settings are wrong, or the other side is no etcd v3.
-    Misconfigured,
-}
-
-/// A request, or the attempt to connect, failed.
-#[derive(Debug)]
-pub(crate) struct Failure {
-    pub(crate) class: Class,
-    pub(crate) fate: Fate,
-    pub(crate) cause: BoxError,
-}
 
 /// A server said no, in its own words.
 #[derive(Debug, thiserror::Error)]
@@ -53,18 +21,6 @@ struct Answer {
     code: &'static str,
     message: String,
 }
-
-/// The whole chain of an error as one text, without repetitions.
-#[derive(Debug)]
-struct Chain(String);
-
-impl fmt::Display for Chain {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for Chain {}
 
 /// Code (any if absent), a part of the message in lower case, what to do, what became of a write.
 type Row = (Option<Code>, &'static str, Class, Fate);
@@ -92,6 +48,7 @@ const TABLE: &[Row] = &[
     // The cluster's state. "no leader" comes from a check in front of the request.
     (None, "no leader", Class::NextServer, Fate::NotApplied),
     (None, "not capable", Class::NextServer, Fate::NotApplied),
+    (None, "not supported for learner", Class::NextServer, Fate::NotApplied),
     (Some(Code::Unavailable), "", Class::NextServer, Fate::Unknown),
     (Some(Code::DeadlineExceeded), "", Class::Busy, Fate::Unknown),
     (Some(Code::FailedPrecondition), "", Class::Busy, Fate::NotApplied),
@@ -145,36 +102,6 @@ impl From<etcd_client::Error> for Failure {
     }
 }
 
-impl Failure {
-    /// No connection could be had.
-    pub(crate) fn unreachable(cause: impl Into<BoxError>) -> Self {
-        Self { class: Class::NextServer, fate: Fate::NotApplied, cause: cause.into() }
-    }
-
-    /// The same failure with what may be the reason.
-    pub(crate) fn perhaps(self, reason: &str) -> Self {
-        let cause = Box::new(Chain(format!("{}; {reason}", self.cause)));
-        Self { cause, ..self }
-    }
-
-    /// A connection broke, or did not answer, with a request on it.
-    pub(crate) fn lost(cause: impl Into<BoxError>) -> Self {
-        Self { class: Class::NextServer, fate: Fate::Unknown, cause: cause.into() }
-    }
-
-    /// The failure as the contract's error.
-    pub(crate) fn into_error(self, operation: &'static str) -> Error {
-        let kind = match self.class {
-            Class::NextServer | Class::Broken | Class::Busy | Class::Refused | Class::AuthOff => ErrorKind::Unavailable,
-            Class::LeaseGone => ErrorKind::HandleGone,
-            Class::Token | Class::Denied => ErrorKind::Denied,
-            Class::TooLarge | Class::Misconfigured => ErrorKind::Misconfigured,
-        };
-        let Self { fate, cause, .. } = self;
-        Error { kind, fate, operation, store: STORE, source: Some(cause) }
-    }
-}
-
 /// An answer that does not have the form it must have.
 pub(crate) fn malformed(operation: &'static str, problem: &'static str) -> Error {
     Error::new(STORE, operation, ErrorKind::Malformed, Fate::Unknown).because(problem)
@@ -189,21 +116,6 @@ fn find_connect_error(status: &tonic::Status) -> Option<&(dyn std::error::Error 
         cause = error.source();
     }
     None
-}
-
-/// The chain of `error` in one line. Libraries tend to repeat a cause in the text of what it caused.
-pub(crate) fn text_of(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let next = error.to_string();
-        if !text.contains(&next) {
-            text.push_str(": ");
-            text.push_str(&next);
-        }
-        cause = error.source();
-    }
-    text
 }
 
 fn name_of(code: Code) -> &'static str {
@@ -237,36 +149,114 @@ mod tests {
     fn the_answers_of_etcd_mean_what_the_table_says() {
         use Fate::{NotApplied, Unknown};
         let cases = [
-            (Code::Unauthenticated, "etcdserver: invalid auth token", Class::Token, NotApplied),
-            (Code::InvalidArgument, "etcdserver: revision of auth store is old", Class::Token, NotApplied),
-            (Code::InvalidArgument, "etcdserver: user name is empty", Class::Token, NotApplied),
-            (Code::PermissionDenied, "etcdserver: permission denied", Class::Token, NotApplied),
-            (Code::FailedPrecondition, "etcdserver: authentication is not enabled", Class::AuthOff, NotApplied),
-            (Code::InvalidArgument, "etcdserver: authentication failed, invalid user ID or password", Class::Denied, NotApplied),
-            (Code::NotFound, "etcdserver: requested lease not found", Class::LeaseGone, NotApplied),
-            (Code::Unknown, "lease: not a primary lessor", Class::NextServer, Unknown),
-            (Code::InvalidArgument, "etcdserver: request is too large", Class::TooLarge, NotApplied),
-            (Code::ResourceExhausted, "grpc: received message larger than max (5000000 vs. 2097152)", Class::TooLarge, NotApplied),
-            (Code::ResourceExhausted, "etcdserver: mvcc: database space exceeded", Class::Refused, NotApplied),
-            (Code::ResourceExhausted, "etcdserver: too many requests", Class::Busy, NotApplied),
-            (Code::Unavailable, "etcdserver: no leader", Class::NextServer, NotApplied),
-            (Code::Unavailable, "etcdserver: leader changed", Class::NextServer, Unknown),
-            (Code::Unavailable, "etcdserver: request timed out", Class::NextServer, Unknown),
-            (Code::Unavailable, "etcdserver: request timed out, possibly due to previous leader failure", Class::NextServer, Unknown),
-            (Code::Unavailable, "etcdserver: server stopped", Class::NextServer, Unknown),
-            (Code::Unavailable, "etcdserver: not capable", Class::NextServer, NotApplied),
-            (Code::DeadlineExceeded, "context deadline exceeded", Class::Busy, Unknown),
-            (Code::FailedPrecondition, "etcdserver: lease already exists", Class::Busy, NotApplied),
-            (Code::Unimplemented, "unknown service etcdserverpb.KV", Class::Misconfigured, NotApplied),
-            (Code::InvalidArgument, "etcdserver: key is not provided", Class::Refused, NotApplied),
-            (Code::OutOfRange, "etcdserver: mvcc: required revision has been compacted", Class::Refused, NotApplied),
-            (Code::Unknown, "transport error", Class::NextServer, Unknown),
-            (Code::Cancelled, "operation was canceled", Class::NextServer, Unknown),
-            (Code::Internal, "h2 protocol error: broken pipe", Class::NextServer, Unknown),
+            // Users
+            (Code::Unauthenticated, "etcdserver: invalid auth token", Class::Token, NotApplied, ErrorKind::Denied),
+            (Code::Unauthenticated, "a message of the future", Class::Token, NotApplied, ErrorKind::Denied),
+            (Code::InvalidArgument, "etcdserver: revision of auth store is old", Class::Token, NotApplied, ErrorKind::Denied),
+            (Code::InvalidArgument, "etcdserver: user name is empty", Class::Token, NotApplied, ErrorKind::Denied),
+            (Code::PermissionDenied, "etcdserver: permission denied", Class::Token, NotApplied, ErrorKind::Denied),
+            // A watch tells it in the text of its end.
+            (
+                Code::Unknown,
+                "rpc error: code = PermissionDenied desc = etcdserver: permission denied",
+                Class::Token,
+                NotApplied,
+                ErrorKind::Denied,
+            ),
+            (Code::FailedPrecondition, "etcdserver: authentication is not enabled", Class::AuthOff, NotApplied, ErrorKind::Unavailable),
+            (
+                Code::InvalidArgument,
+                "etcdserver: authentication failed, invalid user ID or password",
+                Class::Denied,
+                NotApplied,
+                ErrorKind::Denied,
+            ),
+            // Leases
+            (Code::NotFound, "etcdserver: requested lease not found", Class::LeaseGone, NotApplied, ErrorKind::HandleGone),
+            (Code::Unknown, "lease: not a primary lessor", Class::NextServer, Unknown, ErrorKind::Unavailable),
+            (Code::FailedPrecondition, "etcdserver: lease already exists", Class::Busy, NotApplied, ErrorKind::Unavailable),
+            (Code::OutOfRange, "etcdserver: too large lease TTL", Class::Refused, NotApplied, ErrorKind::Unavailable),
+            // Limits
+            (Code::InvalidArgument, "etcdserver: request is too large", Class::TooLarge, NotApplied, ErrorKind::Misconfigured),
+            (
+                Code::ResourceExhausted,
+                "grpc: received message larger than max (5000000 vs. 2097152)",
+                Class::TooLarge,
+                NotApplied,
+                ErrorKind::Misconfigured,
+            ),
+            (
+                Code::OutOfRange,
+                "Error, decoded message length too large: found 70000000 bytes, the limit is: 67108864 bytes",
+                Class::TooLarge,
+                Unknown,
+                ErrorKind::Misconfigured,
+            ),
+            (Code::ResourceExhausted, "etcdserver: mvcc: database space exceeded", Class::Refused, NotApplied, ErrorKind::Unavailable),
+            (Code::ResourceExhausted, "etcdserver: too many requests", Class::Busy, NotApplied, ErrorKind::Unavailable),
+            (Code::ResourceExhausted, "a message of the future", Class::Busy, Unknown, ErrorKind::Unavailable),
+            // The cluster
+            (Code::Unavailable, "etcdserver: no leader", Class::NextServer, NotApplied, ErrorKind::Unavailable),
+            (Code::Unavailable, "etcdserver: leader changed", Class::NextServer, Unknown, ErrorKind::Unavailable),
+            (Code::FailedPrecondition, "etcdserver: not leader", Class::Busy, NotApplied, ErrorKind::Unavailable),
+            (Code::Unavailable, "etcdserver: request timed out", Class::NextServer, Unknown, ErrorKind::Unavailable),
+            (
+                Code::Unavailable,
+                "etcdserver: request timed out, possibly due to previous leader failure",
+                Class::NextServer,
+                Unknown,
+                ErrorKind::Unavailable,
+            ),
+            (
+                Code::Unavailable,
+                "etcdserver: request timed out, possibly due to connection lost",
+                Class::NextServer,
+                Unknown,
+                ErrorKind::Unavailable,
+            ),
+            (
+                Code::Unavailable,
+                "etcdserver: request timed out, waiting for the applied index took too long",
+                Class::NextServer,
+                Unknown,
+                ErrorKind::Unavailable,
+            ),
+            (Code::Unavailable, "etcdserver: server stopped", Class::NextServer, Unknown, ErrorKind::Unavailable),
+            (Code::Unavailable, "etcdserver: unhealthy cluster", Class::NextServer, Unknown, ErrorKind::Unavailable),
+            (Code::Unavailable, "etcdserver: not capable", Class::NextServer, NotApplied, ErrorKind::Unavailable),
+            (Code::Unavailable, "etcdserver: rpc not supported for learner", Class::NextServer, NotApplied, ErrorKind::Unavailable),
+            (Code::DataLoss, "etcdserver: corrupt cluster", Class::NextServer, Unknown, ErrorKind::Unavailable),
+            (Code::DeadlineExceeded, "context deadline exceeded", Class::Busy, Unknown, ErrorKind::Unavailable),
+            // Not etcd, or none of these APIs
+            (Code::Unimplemented, "unknown service etcdserverpb.KV", Class::Misconfigured, NotApplied, ErrorKind::Misconfigured),
+            // What we should never ask for
+            (Code::InvalidArgument, "etcdserver: key is not provided", Class::Refused, NotApplied, ErrorKind::Unavailable),
+            (Code::NotFound, "etcdserver: member not found", Class::Refused, NotApplied, ErrorKind::Unavailable),
+            (Code::AlreadyExists, "a message of the future", Class::Refused, NotApplied, ErrorKind::Unavailable),
+            (
+                Code::OutOfRange,
+                "etcdserver: mvcc: required revision has been compacted",
+                Class::Refused,
+                NotApplied,
+                ErrorKind::Unavailable,
+            ),
+            // Connections, and what nobody thought of
+            (Code::Unknown, "transport error", Class::NextServer, Unknown, ErrorKind::Unavailable),
+            (Code::Cancelled, "operation was canceled", Class::NextServer, Unknown, ErrorKind::Unavailable),
+            (Code::Internal, "h2 protocol error: broken pipe", Class::NextServer, Unknown, ErrorKind::Unavailable),
+            (Code::Aborted, "a message of the future", Class::NextServer, Unknown, ErrorKind::Unavailable),
         ];
-        for (code, message, class, fate) in cases {
+        for (code, message, class, fate, kind) in cases {
             let failure = Failure::from(etcd_client::Error::GRpcStatus(tonic::Status::new(code, message)));
-            assert_eq!((failure.class, failure.fate), (class, fate), "{code:?} {message}");
+            assert_eq!((failure.class, failure.fate, failure.class.kind()), (class, fate, kind), "{code:?} {message}");
+        }
+        for (index, (row, part, ..)) in TABLE.iter().enumerate() {
+            let found = |code: Code, message: &str| {
+                let message = message.to_ascii_lowercase();
+                TABLE.iter().position(|(row, part, ..)| row.is_none_or(|row| row == code) && message.contains(part))
+            };
+            let is_shown = cases.iter().any(|(code, message, ..)| found(*code, message) == Some(index));
+            assert!(is_shown, "no answer is an example of the row {row:?} `{part}`");
         }
     }
 
@@ -277,23 +267,5 @@ mod tests {
         let failure = Failure::from(etcd_client::Error::GRpcStatus(status));
         assert_eq!((failure.class, failure.fate), (Class::Broken, Fate::NotApplied));
         assert_eq!(failure.cause.to_string(), "connection refused");
-    }
-
-    #[test]
-    fn the_kind_tells_the_caller_what_to_do() {
-        let kinds = [
-            (Class::NextServer, ErrorKind::Unavailable),
-            (Class::Busy, ErrorKind::Unavailable),
-            (Class::LeaseGone, ErrorKind::HandleGone),
-            (Class::Token, ErrorKind::Denied),
-            (Class::Denied, ErrorKind::Denied),
-            (Class::TooLarge, ErrorKind::Misconfigured),
-        ];
-        for (class, kind) in kinds {
-            let failure = Failure { class, fate: Fate::Unknown, cause: "why".into() };
-            let error = failure.into_error("renew the leader lock");
-            assert_eq!((error.kind, error.store), (kind, "etcd3"));
-            assert!(error.chain().ends_with(": why"), "{}", error.chain());
-        }
     }
 }

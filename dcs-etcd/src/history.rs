@@ -5,7 +5,7 @@
 
 use dcs_core::Cursor;
 
-/// What an answer says about the server it came from.
+/// What an answer says about the server it came from. A term of zero is one that it did not tell (errors of the v2 API).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Header {
     pub(crate) cluster: u64,
@@ -78,7 +78,7 @@ impl Memory {
             return Standing::Current;
         }
         match proof {
-            Proof::OneServer { floor } if header.term < self.newest.term || header.revision < floor => {
+            Proof::OneServer { floor } if self.is_older(header.term) || header.revision < floor => {
                 tracing::debug!(?header, newest = ?self.newest, "an etcd server is behind");
                 Standing::Behind
             }
@@ -93,11 +93,17 @@ impl Memory {
             }
             // A majority may also lower the term: the higher one was seen on a server that had been cut off.
             Proof::Majority { .. } | Proof::OneServer { .. } => {
-                self.newest.term = header.term;
+                if header.term != 0 {
+                    self.newest.term = header.term;
+                }
                 self.newest.revision = self.newest.revision.max(header.revision);
                 Standing::Current
             }
         }
+    }
+
+    const fn is_older(&self, term: u64) -> bool {
+        term != 0 && term < self.newest.term
     }
 
     fn begin_anew(&mut self, header: Header) {
@@ -167,6 +173,15 @@ mod tests {
         let old = memory.cursor(7);
         assert_eq!(memory.observe(header(2, 2, 3), ONE), Standing::Current);
         assert!(memory.cursor(3) > old);
+    }
+
+    #[test]
+    fn an_answer_without_a_term_is_judged_by_its_revision() {
+        let mut memory = Memory::default();
+        memory.observe(header(1, 5, 10), ONE);
+        assert_eq!(memory.observe(header(1, 0, 10), Proof::OneServer { floor: 10 }), Standing::Current);
+        assert_eq!(memory.observe(header(1, 0, 9), Proof::OneServer { floor: 10 }), Standing::Behind);
+        assert_eq!(memory.observe(header(1, 4, 11), ONE), Standing::Behind, "the term is still known");
     }
 
     #[test]

@@ -17,17 +17,19 @@ use std::time::Duration;
 
 use dcs_core::model::HandleId;
 use dcs_core::{Clock, Deadline, Error, Handle, LeaderLease, Moment};
-use etcd_client::{LeaseGrantResponse, LeaseKeepAliveResponse, LeaseKeepAliveStream, LeaseKeeper, ResponseHeader};
+use etcd_client::{GetOptions, LeaseGrantResponse, LeaseKeepAliveResponse, LeaseKeepAliveStream, LeaseKeeper};
 
-use crate::client::{Backing, Call, Client, Headed, Repeat};
+use crate::client::{Backing, Call, Client, Repeat};
 use crate::connect::Connection;
-use crate::error::{Failure, malformed};
-use crate::history::Standing;
+use crate::error::malformed;
+use crate::failure::Failure;
+use crate::history::{Header, Standing};
+use crate::wire::{Headed, Wire};
 
 /// Grants the lease when it is needed and keeps it alive.
 #[derive(Debug)]
 pub(crate) struct Keeper {
-    client: Client,
+    client: Client<Connection>,
     clock: Arc<dyn Clock>,
     slot: Mutex<Slot>,
 }
@@ -74,17 +76,17 @@ enum Pulse {
 struct Grant(LeaseGrantResponse, Moment);
 
 impl Headed for Pulse {
-    fn header(&self) -> Option<&ResponseHeader> {
+    fn header(&self) -> Option<Header> {
         match self {
-            Self::Alive(response, _) => response.header(),
+            Self::Alive(response, _) => response.header().map(Header::from),
             Self::Opened(_) | Self::Gone => None,
         }
     }
 }
 
 impl Headed for Grant {
-    fn header(&self) -> Option<&ResponseHeader> {
-        self.0.header()
+    fn header(&self) -> Option<Header> {
+        self.0.header().map(Header::from)
     }
 }
 
@@ -100,7 +102,7 @@ pub(crate) fn handle_id(lease: i64) -> HandleId {
 }
 
 impl Keeper {
-    pub(crate) fn new(client: Client, clock: Arc<dyn Clock>) -> Self {
+    pub(crate) fn new(client: Client<Connection>, clock: Arc<dyn Clock>) -> Self {
         Self { client, clock, slot: Mutex::default() }
     }
 
@@ -189,10 +191,10 @@ impl Keeper {
         let call = Call { operation: OPERATION, repeat: Repeat::Freely, backing: Backing::OneServerAnyRevision };
         loop {
             let ask = |connection| self.pulse(connection, held.id);
-            let answer = self.client.run_fallible(call, deadline, ask).await?;
+            let answer = self.client.run(call, deadline, ask).await?;
             if answer.standing == Standing::Behind {
                 // Either this server is, or the newer term was never that of a majority. A majority can tell.
-                self.client.ask_majority(deadline).await?;
+                self.ask_majority(deadline).await?;
                 continue;
             }
             let (sent_at, granted, term) = match answer.value {
@@ -215,14 +217,21 @@ impl Keeper {
         }
     }
 
+    /// Learns from a majority of the servers what term and revision they are at.
+    async fn ask_majority(&self, deadline: Deadline) -> Result<(), Error> {
+        let call = Call { operation: "ask a majority", repeat: Repeat::Freely, backing: Backing::Majority };
+        let ask = |connection: Arc<Connection>| async move { connection.kv().get("/", Some(GetOptions::new().with_count_only())).await };
+        self.client.run(call, deadline, ask).await.map(drop)
+    }
+
     /// One question and its answer, on the stream of `connection`.
     async fn pulse(&self, connection: Arc<Connection>, id: i64) -> Result<Pulse, Failure> {
         let kept = self.slot().stream.take();
         let sent_at = self.clock.now();
-        let Some(mut stream) = kept.filter(|s| s.connection == connection.serial && s.keeper.id() == id) else {
+        let Some(mut stream) = kept.filter(|s| s.connection == connection.serial() && s.keeper.id() == id) else {
             return match connection.lease().keep_alive(id).await {
                 Ok((keeper, answers)) => {
-                    self.slot().stream = Some(Stream { connection: connection.serial, keeper, answers });
+                    self.slot().stream = Some(Stream { connection: connection.serial(), keeper, answers });
                     Ok(Pulse::Opened(sent_at))
                 }
                 // Here the library's word for an answer with ttl 0.

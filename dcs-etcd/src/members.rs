@@ -1,20 +1,12 @@
 //! Which servers etcd itself names.
 
-use crate::connect::Connection;
 use crate::endpoint::{Endpoint, Scheme};
-use crate::error::Failure;
 
-/// The client addresses of all members, as the server at `connection` knows them.
+/// The client addresses in a list of members that a server reached by `scheme` gave.
 ///
 /// Addresses that cannot be meant for others (the wildcard, sockets in the file system) are left out. Somebody who
 /// configured TLS is never led to an address without.
-pub(crate) async fn ask(connection: &Connection, scheme: Scheme) -> Result<Vec<Endpoint>, dcs_core::BoxError> {
-    let response = connection.cluster().member_list().await.map_err(|error| Failure::from(error).cause)?;
-    let urls = response.members().iter().flat_map(|member| member.client_urls());
-    Ok(usable(urls.map(String::as_str), scheme))
-}
-
-fn usable<'a>(urls: impl Iterator<Item = &'a str>, scheme: Scheme) -> Vec<Endpoint> {
+pub(crate) fn usable<'a>(urls: impl Iterator<Item = &'a str>, scheme: Scheme) -> Vec<Endpoint> {
     urls.filter_map(|url| Endpoint::parse_url(url).ok())
         .map(|(endpoint, _)| endpoint)
         .filter(|endpoint| endpoint.address().is_none_or(|address| !address.is_unspecified()))

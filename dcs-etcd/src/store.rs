@@ -16,13 +16,27 @@ use etcd_client::{Compare, CompareOp, DeleteOptions, GetOptions, KeyValue, PutOp
 
 use crate::client::{Answer, Backing, Call, Client, Repeat};
 use crate::config::Config;
+use crate::connect::Connection;
 use crate::error::{STORE, malformed};
-use crate::history::Standing;
+use crate::history::{Header, Standing};
 use crate::lease::{Held, Keeper, handle_id};
-use crate::watch::Watcher;
+use crate::watcher::Watcher;
+use crate::wire::Headed;
 
 /// A new lease and another try are not begun with less than this.
 const LEAST_TIME_FOR_A_NEW_LEASE: Duration = Duration::from_secs(1);
+
+macro_rules! headed {
+    ($($response:ident),+) => {
+        $(impl Headed for etcd_client::$response {
+            fn header(&self) -> Option<Header> {
+                self.header().map(Header::from)
+            }
+        })+
+    };
+}
+
+headed!(GetResponse, PutResponse, DeleteResponse, TxnResponse);
 
 /// What etcd takes by default (`--max-request-bytes` is 1.5 MiB), less what a request needs around the value.
 const LARGEST_VALUE: usize = (3 << 19) - (8 << 10);
@@ -31,9 +45,9 @@ const LARGEST_VALUE: usize = (3 << 19) - (8 << 10);
 ///
 /// Connects when it is first asked for something. Needs a tokio runtime then.
 pub struct Etcd {
-    client: Client,
+    client: Client<Connection>,
     leases: Keeper,
-    watcher: Watcher,
+    watcher: Watcher<Connection>,
     own_writes: OwnWrites,
 }
 
@@ -63,15 +77,7 @@ impl Etcd {
     ///
     /// Dropping the future means that nothing changes.
     pub async fn set_access(&self, config: &Config) -> Result<(), TlsError> {
-        let access = config.access.clone();
-        if self.client.access().tls != access.tls {
-            let settings = access.tls.clone();
-            // A broken file must not cost a connection that works. What cannot be judged now shows at the next connection.
-            let made = tokio::task::spawn_blocking(move || settings.config()).await;
-            made.map_or(Ok(()), |made| made.map(drop))?;
-        }
-        self.client.set_access(access);
-        Ok(())
+        self.client.set_access(&config.access).await
     }
 
     /// The server in use, as `host:port`, for logs and tests. Nothing before the first request and after a failure.
@@ -82,7 +88,7 @@ impl Etcd {
     async fn transact(&self, call: Call, key: &str, txn: Txn, deadline: Deadline) -> Result<Answer<TxnResponse>, Error> {
         let _writing = (call.repeat == Repeat::IfNotApplied).then(|| self.own_writes.begin(key));
         self.client
-            .run(call, deadline, |connection| {
+            .run(call, deadline, |connection: Arc<Connection>| {
                 let (mut kv, txn) = (connection.kv(), txn.clone());
                 async move { kv.txn(txn).await }
             })
@@ -97,7 +103,7 @@ impl Etcd {
         deadline: Deadline,
     ) -> Result<Answer<etcd_client::GetResponse>, Error> {
         self.client
-            .run(call, deadline, |connection| {
+            .run(call, deadline, |connection: Arc<Connection>| {
                 let (mut kv, key, options) = (connection.kv(), key.to_owned(), options.clone());
                 async move { kv.get(key, Some(options)).await }
             })
@@ -114,7 +120,7 @@ impl Etcd {
     ) -> Result<Answer<etcd_client::PutResponse>, Error> {
         let _writing = self.own_writes.begin(key);
         self.client
-            .run(write(operation), deadline, |connection| {
+            .run(write(operation), deadline, |connection: Arc<Connection>| {
                 let (mut kv, key, value, options) = (connection.kv(), key.to_owned(), value.to_vec(), options.clone());
                 async move { kv.put(key, value, Some(options)).await }
             })
@@ -200,6 +206,7 @@ impl KeyValueStore for Etcd {
             follower_delay: Duration::from_millis(500),
             expiry_granularity: Duration::from_secs(2),
             max_value: Some(LARGEST_VALUE),
+            liveness_per_key: false,
         }
     }
 
@@ -252,7 +259,7 @@ impl KeyValueStore for Etcd {
 
     async fn delete_prefix(&self, prefix: &str, deadline: Deadline) -> Result<(), Error> {
         self.client
-            .run(write("delete the cluster"), deadline, |connection| {
+            .run(write("delete the cluster"), deadline, |connection: Arc<Connection>| {
                 let (mut kv, prefix) = (connection.kv(), prefix.to_owned());
                 async move { kv.delete(prefix, Some(DeleteOptions::new().with_prefix())).await }
             })

@@ -5,9 +5,8 @@ use std::time::Duration;
 
 use dcs_core::{BoxError, Error, ErrorKind, Fate};
 
-use crate::client::too_late;
 use crate::connect::Target;
-use crate::error::STORE;
+use crate::failure::text_of;
 
 /// The first pause; it doubles up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -21,6 +20,7 @@ const TOKENS: u32 = 1;
 /// Failed attempts of one operation.
 #[derive(Debug)]
 pub(crate) struct Tries {
+    store: &'static str,
     operation: &'static str,
     fate: Fate,
     /// Who failed and why; the last cause of each.
@@ -52,8 +52,8 @@ impl fmt::Display for Causes {
 impl std::error::Error for Causes {}
 
 impl Tries {
-    pub(crate) fn new(operation: &'static str) -> Self {
-        Self { operation, fate: Fate::NotApplied, causes: Vec::new(), in_round: 0, pause: FIRST_PAUSE, tokens: 0 }
+    pub(crate) fn new(store: &'static str, operation: &'static str) -> Self {
+        Self { store, operation, fate: Fate::NotApplied, causes: Vec::new(), in_round: 0, pause: FIRST_PAUSE, tokens: 0 }
     }
 
     /// An attempt failed.
@@ -63,7 +63,7 @@ impl Tries {
         }
         self.in_round += 1;
         let server = target.map(Target::to_string).unwrap_or_default();
-        let cause = crate::error::text_of(&**cause);
+        let cause = text_of(&**cause);
         match self.causes.iter_mut().find(|(known, _)| *known == server) {
             Some((_, last)) => *last = cause,
             None => self.causes.push((server, cause)),
@@ -91,11 +91,9 @@ impl Tries {
 
     /// The store could not be used in time.
     pub(crate) fn into_error(self) -> Error {
-        if self.causes.is_empty() {
-            return too_late(self.operation);
-        }
-        let Self { operation, fate, causes, .. } = self;
-        Error::new(STORE, operation, ErrorKind::Unavailable, fate).because(Causes(causes))
+        let Self { store, operation, fate, causes, .. } = self;
+        let error = Error::new(store, operation, ErrorKind::Unavailable, fate);
+        if causes.is_empty() { error.because("the deadline had passed before") } else { error.because(Causes(causes)) }
     }
 }
 
@@ -105,7 +103,7 @@ mod tests {
 
     #[test]
     fn servers_are_tried_one_after_another_before_a_pause() {
-        let mut tries = Tries::new("load");
+        let mut tries = Tries::new("etcd3", "load");
         let refused: BoxError = "refused".into();
         tries.note(None, Fate::NotApplied, &refused);
         assert_eq!(tries.pause_after_round(2), None);
@@ -119,11 +117,11 @@ mod tests {
 
     #[test]
     fn one_lost_answer_makes_the_fate_unknown() {
-        let mut tries = Tries::new("load");
+        let mut tries = Tries::new("etcd3", "load");
         let cause: BoxError = "lost".into();
         tries.note(None, Fate::Unknown, &cause);
         tries.note(None, Fate::NotApplied, &cause);
         assert_eq!(tries.into_error().fate, Fate::Unknown);
-        assert_eq!(Tries::new("load").into_error().fate, Fate::NotApplied);
+        assert_eq!(Tries::new("etcd3", "load").into_error().fate, Fate::NotApplied);
     }
 }

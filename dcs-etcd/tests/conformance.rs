@@ -1,4 +1,4 @@
-//! The conformance suite on real etcd servers, of two versions: one alone, and three.
+//! The conformance suite on real etcd servers, by both protocols: of two versions, one alone, and three.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -7,9 +7,10 @@ use async_trait::async_trait;
 use dcs_core::adapter::KeyValueDcs;
 use dcs_core::conformance::{AsyncRevoke, KeyValueOutside, Need, Outside, Profile, Who};
 use dcs_core::keys::ClusterPath;
-use dcs_core::{BoxError, Clock, Entry};
-use dcs_etcd::{Config, Etcd};
-use serde_json::json;
+use dcs_core::{BoxError, Clock, Deadline, Entry, Expect, KeyValueStore};
+use dcs_etcd::v2::EtcdV2;
+use dcs_etcd::{Config, Etcd, v2};
+use serde_json::{Map, Value, json};
 use store_servers::Servers;
 use store_servers::conformance::{Client, Subject, TIMING};
 use store_servers::etcd::{Options, Version};
@@ -20,6 +21,8 @@ fn main() {
         Box::new(On { name: "three etcd 3.4", servers: 3, version: Version::Installed }),
         Box::new(On { name: "etcd 3.5", servers: 1, version: Version::V35 }),
         Box::new(On { name: "three etcd 3.5", servers: 3, version: Version::V35 }),
+        Box::new(ByV2 { name: "etcd v2", servers: 1 }),
+        Box::new(ByV2 { name: "three etcd v2", servers: 3 }),
     ])
 }
 
@@ -29,9 +32,13 @@ struct On {
     version: Version,
 }
 
-fn config(hosts: &[String]) -> Result<Config, BoxError> {
-    let section = json!({"hosts": hosts, "use_proxies": true});
-    Ok(Config::from_section(section.as_object().ok_or("it is an object")?)?)
+/// The section of a client of `servers`, or of one that uses other addresses instead.
+fn section(servers: &Servers, through: Option<&[SocketAddr]>) -> Map<String, Value> {
+    let section = match through {
+        Some(addresses) => json!({"hosts": addresses.iter().map(ToString::to_string).collect::<Vec<_>>(), "use_proxies": true}),
+        None => json!({"hosts": servers.hosts()}),
+    };
+    section.as_object().cloned().unwrap_or_default()
 }
 
 #[async_trait]
@@ -70,10 +77,7 @@ impl Subject for On {
         who: &Who,
         clock: Arc<dyn Clock>,
     ) -> Result<Client, BoxError> {
-        let config = match through {
-            Some(addresses) => config(&addresses.iter().map(ToString::to_string).collect::<Vec<_>>())?,
-            None => Config::from_section(json!({"hosts": servers.hosts()}).as_object().ok_or("it is an object")?)?,
-        };
+        let config = Config::from_section(&section(servers, through))?;
         let store = Arc::new(Etcd::new(config, who.timing, Arc::clone(&clock)));
         let path = ClusterPath::new(None, &who.scope);
         let seen = Arc::clone(&store);
@@ -82,7 +86,7 @@ impl Subject for On {
     }
 
     async fn outside(&self, servers: &Servers, scope: &str, clock: Arc<dyn Clock>) -> Result<Arc<dyn Outside>, BoxError> {
-        let store = Arc::new(Etcd::new(config(&servers.hosts())?, TIMING, clock));
+        let store = Arc::new(Etcd::new(Config::from_section(&section(servers, None))?, TIMING, clock));
         let revoke = Revoke(etcd_client::Client::connect(servers.hosts(), None).await?);
         Ok(Arc::new(KeyValueOutside { store, path: ClusterPath::new(None, scope), revoke }))
     }
@@ -95,6 +99,72 @@ impl AsyncRevoke for Revoke {
     async fn revoke(&self, entry: &Entry) -> Result<(), BoxError> {
         let lease = entry.handle.as_ref().ok_or("the key is bound to nothing")?.as_str().parse()?;
         self.0.lease_client().revoke(lease).await?;
+        Ok(())
+    }
+}
+
+/// The API of version 2, which etcd 3.4 still has.
+struct ByV2 {
+    name: &'static str,
+    servers: u8,
+}
+
+#[async_trait]
+impl Subject for ByV2 {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn missing(&self) -> Option<String> {
+        Version::Installed.program().err().map(|error| error.to_string())
+    }
+
+    fn profile(&self) -> Profile {
+        Profile { watches_everything: false, liveness_per_key: true, has_directories: true, ..Profile::default() }
+    }
+
+    fn servers(&self) -> usize {
+        self.servers.into()
+    }
+
+    fn lacks(&self, need: Need) -> Option<String> {
+        (need == Need::RequestCount).then(|| "the member key is written in every cycle; tests/specific counts".to_owned())
+    }
+
+    async fn start(&self) -> Result<Servers, BoxError> {
+        let options = Options { servers: self.servers, more: vec!["--enable-v2".to_owned()], ..Options::default() };
+        Ok(options.start().await?)
+    }
+
+    async fn client(
+        &self,
+        servers: &Servers,
+        through: Option<&[SocketAddr]>,
+        who: &Who,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Client, BoxError> {
+        let config = v2::Config::from_section(&section(servers, through))?;
+        let store = Arc::new(EtcdV2::new(config, who.timing, Arc::clone(&clock)));
+        let path = ClusterPath::new(None, &who.scope);
+        let seen = Arc::clone(&store);
+        let dcs = Arc::new(KeyValueDcs::new(store, clock, path, who.name.as_str().into(), who.timing));
+        Ok(Client { dcs, server_in_use: Box::new(move || seen.server()) })
+    }
+
+    async fn outside(&self, servers: &Servers, scope: &str, clock: Arc<dyn Clock>) -> Result<Arc<dyn Outside>, BoxError> {
+        let store = Arc::new(EtcdV2::new(v2::Config::from_section(&section(servers, None))?, TIMING, clock));
+        let revoke = End(Arc::clone(&store));
+        Ok(Arc::new(KeyValueOutside { store, path: ClusterPath::new(None, scope), revoke }))
+    }
+}
+
+/// A key that lives by itself ends by itself.
+struct End(Arc<EtcdV2>);
+
+#[async_trait]
+impl AsyncRevoke for End {
+    async fn revoke(&self, entry: &Entry) -> Result<(), BoxError> {
+        self.0.delete(&entry.key, Expect::Any, Deadline::after(TIMING.retry_timeout)).await?;
         Ok(())
     }
 }

@@ -2,12 +2,20 @@
 
 #[path = "specific/access.rs"]
 mod access;
+#[path = "specific/injection.rs"]
+mod injection;
 #[path = "specific/leases.rs"]
 mod leases;
+#[path = "specific/responses.rs"]
+mod responses;
+#[path = "specific/saboteur.rs"]
+mod saboteur;
 #[path = "specific/servers.rs"]
 mod servers;
 #[path = "specific/support.rs"]
 mod support;
+#[path = "specific/v2.rs"]
+mod v2;
 #[path = "specific/watching.rs"]
 mod watching;
 

@@ -131,6 +131,7 @@ impl KeyValueStore for RaftStore {
             follower_delay: Duration::ZERO,
             expiry_granularity: Duration::from_secs(2),
             max_value: Some(MAX_VALUE),
+            liveness_per_key: false,
         }
     }
 

@@ -9,73 +9,24 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use dcs_core::adapter::KeyValueDcs;
-use dcs_core::conformance::proxy::Proxy;
-use dcs_core::conformance::{self, AsyncRevoke, Harness, KeyValueOutside, Link, Need, NotOffered, Outside, Profile, Stage, Who};
+use dcs_core::conformance::{AsyncRevoke, Harness, KeyValueOutside, Need, NotOffered, Outside, Profile, Stage, Who};
 use dcs_core::keys::ClusterPath;
 use dcs_core::{BootClock, BoxError, Clock, Dcs, Deadline, Entry, Timing};
 use dcs_raft::cluster::Cluster;
 use dcs_raft::command::{Operation, Transaction};
 use dcs_raft::store::MAX_VALUE;
 use dcs_raft::{Config, Node, RaftStore, RemoteCluster};
-use serde_json::json;
-use support::nodes::{Nodes, Options};
-use tokio::sync::{OnceCell, Semaphore, SemaphorePermit};
-
-/// Short, but long enough for three nodes on a busy machine to elect a leader within `retry_timeout`.
-const TIMING: Timing = Timing { ttl: Duration::from_secs(6), loop_wait: Duration::from_secs(1), retry_timeout: Duration::from_secs(5) };
-
-/// The longest that a client waits for one answer.
-const ATTEMPT: Duration = Duration::from_millis(1_200);
-
-/// Trials that run beside each other in one process. Most of them wait most of the time.
-const AT_ONCE: usize = 24;
-
-/// Trials that have nodes of their own, at once.
-const OWN_NODES: usize = 4;
+use store_servers::conformance::{Client, Subject, TIMING, runtime};
+use store_servers::{Plan, Servers};
+use support::nodes::{Nodes, Options, client_config};
+use tokio::sync::OnceCell;
 
 fn main() {
     support::run_as_node();
-    let mut arguments = libtest_mimic::Arguments::from_args();
-    arguments.test_threads.get_or_insert(AT_ONCE);
-    // nextest runs every trial in a process of its own, each of which would have to start nodes of its own. There a trial
-    // is a whole suite. One alone: `cargo test -p dcs-raft --test conformance -- a31`.
-    let suites = [
-        Suite::new("on_one_node", Processes { count: 1, name: "raft" }),
-        Suite::new("on_three_nodes", Processes { count: 3, name: "three raft" }),
-        Suite::new("on_one_node_of_ones_own", Embedded { count: 1, name: "raft, embedded" }),
-        Suite::new("on_three_nodes_of_ones_own", Embedded { count: 3, name: "three raft, embedded" }),
-    ];
-    let trials = if std::env::var_os("NEXTEST").is_some() {
-        suites.into_iter().map(Suite::into_trial).collect()
-    } else {
-        suites.into_iter().flat_map(|suite| conformance::trials(suite.harness)).collect()
-    };
-    let conclusion = libtest_mimic::run(&arguments, trials);
-    // Ending the process would leave their files behind.
-    stop_shared();
-    conclusion.exit();
-}
-
-struct Suite {
-    name: &'static str,
-    harness: Arc<dyn Harness>,
-}
-
-impl Suite {
-    fn new(name: &'static str, harness: impl Harness + 'static) -> Self {
-        Self { name, harness: Arc::new(harness) }
-    }
-
-    fn into_trial(self) -> libtest_mimic::Trial {
-        libtest_mimic::Trial::test(self.name, move || {
-            let arguments = libtest_mimic::Arguments { test_threads: Some(AT_ONCE), ..Default::default() };
-            let conclusion = libtest_mimic::run(&arguments, conformance::trials(self.harness));
-            match conclusion.num_failed {
-                0 => Ok(()),
-                failed => Err(format!("{failed} trials failed; they are named above").into()),
-            }
-        })
-    }
+    store_servers::conformance::main_with(
+        [Box::new(Processes { count: 1, name: "raft" }), Box::new(Processes { count: 3, name: "three raft" })],
+        [Arc::new(Embedded { count: 1, name: "raft, embedded" }), Arc::new(Embedded { count: 3, name: "three raft, embedded" })],
+    )
 }
 
 fn profile() -> Profile {
@@ -84,15 +35,6 @@ fn profile() -> Profile {
 
 fn requests_are_counted_elsewhere(need: Need) -> Option<String> {
     (need == Need::RequestCount).then(|| "tests/state_conformance.rs counts requests".to_owned())
-}
-
-/// With three nodes clients run on several threads, as they do in the agent; with one in one, where mistakes repeat.
-fn runtime(nodes: usize) -> std::io::Result<tokio::runtime::Runtime> {
-    let mut builder = match nodes {
-        1 => tokio::runtime::Builder::new_current_thread(),
-        _ => tokio::runtime::Builder::new_multi_thread(),
-    };
-    builder.worker_threads(2).enable_all().build()
 }
 
 fn client(cluster: Arc<dyn Cluster>, who: &Who) -> Arc<dyn Dcs> {
@@ -119,161 +61,76 @@ impl AsyncRevoke for Revoke {
 }
 
 /// Nodes in processes of their own.
-#[derive(Clone, Copy)]
 struct Processes {
     count: usize,
     name: &'static str,
 }
 
 #[async_trait]
-impl Harness for Processes {
-    fn store_name(&self) -> &'static str {
+impl Subject for Processes {
+    fn name(&self) -> &'static str {
         self.name
     }
 
-    fn timing(&self) -> Timing {
-        TIMING
+    fn missing(&self) -> Option<String> {
+        None
     }
 
     fn profile(&self) -> Profile {
         profile()
     }
 
-    fn lacks(&self, need: Need) -> Option<String> {
-        match need {
-            Need::ThreeServers if self.count < 3 => Some("there is only one node".to_owned()),
-            need => requests_are_counted_elsewhere(need),
-        }
-    }
-
-    fn runtime(&self) -> std::io::Result<tokio::runtime::Runtime> {
-        runtime(self.count)
-    }
-
-    async fn stage(&self, needs: &[Need]) -> Result<Arc<dyn Stage>, BoxError> {
-        static OWN: Semaphore = Semaphore::const_new(OWN_NODES);
-        let (nodes, permit) = if needs.iter().any(|need| need.disturbs_others()) {
-            let permit = OWN.acquire().await?;
-            (Arc::new(Nodes::start(Options::of(self.count)).await), Some(permit))
-        } else {
-            (shared(self.count).await, None)
-        };
-        Ok(Arc::new(OnProcesses { clients: Mutex::default(), nodes, _permit: permit }))
-    }
-}
-
-/// Nodes for all trials of this process that leave them as they are: one alone, and three.
-static SHARED: [OnceCell<Mutex<Option<Arc<Nodes>>>>; 2] = [const { OnceCell::const_new() }; 2];
-
-async fn shared(count: usize) -> Arc<Nodes> {
-    let start = || async { Mutex::new(Some(Arc::new(Nodes::start(Options::of(count)).await))) };
-    let shared = SHARED[usize::from(count > 1)].get_or_init(start).await;
-    let nodes = shared.lock().unwrap_or_else(PoisonError::into_inner);
-    Arc::clone(nodes.as_ref().expect("they are stopped after the last trial"))
-}
-
-fn stop_shared() {
-    for shared in SHARED.iter().filter_map(OnceCell::get) {
-        shared.lock().unwrap_or_else(PoisonError::into_inner).take();
-    }
-}
-
-struct OnProcesses {
-    /// In the order in which they were made.
-    clients: Mutex<Vec<RemoteCluster>>,
-    nodes: Arc<Nodes>,
-    /// Given back once the nodes are gone.
-    _permit: Option<SemaphorePermit<'static>>,
-}
-
-impl OnProcesses {
-    fn client(&self, config: &Config, who: &Who) -> Arc<dyn Dcs> {
-        let remote = RemoteCluster::new(config);
-        self.clients.lock().unwrap_or_else(PoisonError::into_inner).push(remote.clone());
-        client(remote.cluster(), who)
-    }
-}
-
-#[async_trait]
-impl Stage for OnProcesses {
-    fn clock(&self) -> Arc<dyn Clock> {
-        Arc::new(BootClock)
-    }
-
-    async fn connect(&self, who: &Who) -> Result<Arc<dyn Dcs>, BoxError> {
-        Ok(self.client(&self.nodes.client_config(), who))
-    }
-
-    async fn outside(&self, scope: &str) -> Result<Arc<dyn Outside>, BoxError> {
-        Ok(outside(self.nodes.client().cluster(), scope))
-    }
-
-    async fn connect_through_link(&self, who: &Who) -> Result<(Arc<dyn Dcs>, Arc<dyn Link>), BoxError> {
-        let mut proxies = Vec::new();
-        for node in self.nodes.addresses() {
-            proxies.push(Proxy::start(node).await?);
-        }
-        let addresses: Vec<_> = proxies.iter().map(|proxy| proxy.address().to_string()).collect();
-        let section = json!({"partner_addrs": addresses});
-        let config = Config::from_section(section.as_object().expect("it is one"))?;
-        Ok((self.client(&config, who), Arc::new(Wires(proxies))))
-    }
-
     fn servers(&self) -> usize {
-        self.nodes.len()
+        self.count
     }
 
-    async fn server_in_use(&self) -> Result<usize, BoxError> {
-        let clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
-        let address = clients.iter().rev().find_map(RemoteCluster::node_in_use).ok_or("no node is in use")?.to_string();
-        let mut addresses = self.nodes.addresses().into_iter().map(|address: SocketAddr| address.to_string());
-        addresses.position(|known| known == address).ok_or_else(|| format!("{address} is unknown").into())
+    fn lacks(&self, need: Need) -> Option<String> {
+        requests_are_counted_elsewhere(need)
     }
 
-    async fn kill(&self, server: usize) -> Result<(), BoxError> {
-        self.nodes.kill(server);
-        Ok(())
+    /// They are small.
+    fn own_servers(&self) -> usize {
+        4
     }
 
-    async fn restart(&self, server: usize) -> Result<(), BoxError> {
-        self.nodes.start_node(server);
-        Ok(())
-    }
-
-    async fn freeze(&self, server: usize) -> Result<(), BoxError> {
-        self.nodes.freeze(server).await;
-        Ok(())
-    }
-
-    async fn thaw(&self, server: usize) -> Result<(), BoxError> {
-        self.nodes.thaw(server);
-        Ok(())
-    }
-}
-
-/// One link to each node, all in the same condition.
-struct Wires(Vec<Proxy>);
-
-#[async_trait]
-impl Link for Wires {
     fn attempt(&self) -> Duration {
-        ATTEMPT
+        Duration::from_millis(1_200)
     }
 
-    async fn delay_answers(&self, delay: Duration) {
-        self.0.iter().for_each(|proxy| proxy.delay_answers(delay));
+    async fn start(&self) -> Result<Servers, BoxError> {
+        let options = Options::of(self.count);
+        let servers = Servers::start(|network, directory| {
+            let hosts = (0..self.count).map(|node| network.free(store_servers::network::SERVERS + node as u8, 2222));
+            let addresses = hosts.collect::<Result<Vec<SocketAddr>, _>>()?;
+            let plan = |(node, &address): (usize, &SocketAddr)| {
+                let directory = directory.join(node.to_string());
+                let section = options.section(&addresses, node, &directory.join("data"));
+                Ok(Plan {
+                    name: format!("node {node}"),
+                    address,
+                    program: std::env::current_exe()?,
+                    arguments: Vec::new(),
+                    environment: vec![(support::SECTION.to_owned(), serde_json::to_string(&section)?)],
+                    directory,
+                    files: Vec::new(),
+                    data: "data",
+                })
+            };
+            addresses.iter().enumerate().map(plan).collect()
+        })?;
+        support::nodes::serve(&servers.addresses()).await;
+        Ok(servers)
     }
 
-    async fn lose_answers(&self, lose: bool) {
-        self.0.iter().for_each(|proxy| proxy.lose_answers(lose));
+    async fn client(&self, servers: &Servers, through: Option<&[SocketAddr]>, who: &Who, _: Arc<dyn Clock>) -> Result<Client, BoxError> {
+        let addresses = servers.addresses();
+        let remote = RemoteCluster::new(&client_config(through.unwrap_or(&addresses), None));
+        let dcs = client(remote.cluster(), who);
+        Ok(Client { dcs, server_in_use: Box::new(move || remote.node_in_use().map(|node| node.to_string())) })
     }
 
-    async fn cut(&self) {
-        self.0.iter().for_each(Proxy::cut);
-    }
-
-    async fn heal(&self) {
-        self.0.iter().for_each(Proxy::heal);
+    async fn outside(&self, servers: &Servers, scope: &str, _: Arc<dyn Clock>) -> Result<Arc<dyn Outside>, BoxError> {
+        Ok(outside(RemoteCluster::new(&client_config(&servers.addresses(), None)).cluster(), scope))
     }
 }
 

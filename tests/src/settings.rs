@@ -132,6 +132,16 @@ pub fn local(node: &Local<'_>) -> Value {
     })
 }
 
+/// Puts the section of a store in the place of whichever was there.
+pub fn exchange_store(settings: &mut Value, section: &str, options: Value) {
+    if let Value::Object(settings) = settings {
+        for store in ["consul", "etcd", "etcd3", "kubernetes", "raft", "zookeeper"] {
+            settings.remove(store);
+        }
+        settings.insert(section.to_owned(), options);
+    }
+}
+
 /// Merges as `PATCH /config` does: objects into objects, `null` removes, everything else replaces.
 pub fn merge(into: &mut Value, patch: &Value) {
     let (Value::Object(target), Value::Object(changes)) = (&mut *into, patch) else {

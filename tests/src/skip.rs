@@ -3,6 +3,7 @@
 use anyhow::Result;
 
 use crate::agents::Agent;
+use crate::stores::StoreKind;
 
 /// True for every agent but ours, and then it says that the test did not run: some promises are ours alone.
 ///
@@ -15,6 +16,22 @@ pub fn unless_quorate(reason: &str) -> Result<bool> {
         report(reason);
     }
     Ok(other)
+}
+
+/// True if a cluster cannot have this store here, and then it says why the test did not run.
+///
+/// # Errors
+///
+/// If the environment asks for an agent that does not exist.
+pub fn unless_there(store: StoreKind) -> Result<bool> {
+    if store == StoreKind::Raft {
+        return unless_quorate("another agent does not have the embedded store");
+    }
+    let lacking = store.lacking();
+    if let Some(lacks) = &lacking {
+        report(lacks);
+    }
+    Ok(lacking.is_some())
 }
 
 /// Says that the running test did not run, and what it lacks.

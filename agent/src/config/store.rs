@@ -56,8 +56,9 @@ impl StoreSettings {
                     crate::stores::available().join(", ")
                 ),
                 hint: Some(
-                    "for etcd, add a section `etcd3:` with `hosts: HOST:2379,HOST:2379`; without an external store, a section `raft:` \
-                     with `self_addr: HOST:2222` and `partner_addrs: [HOST:2222, HOST:2222]`"
+                    "for etcd, add a section `etcd3:` with `hosts: HOST:2379,HOST:2379`; for Consul, `consul:` with `host: HOST:8500`; for \
+                     ZooKeeper, `zookeeper:` with `hosts: HOST:2181,HOST:2181`; for Kubernetes, `kubernetes:` with `labels`; without an \
+                     external store, `raft:` with `self_addr: HOST:2222` and `partner_addrs: [HOST:2222, HOST:2222]`"
                         .to_owned(),
                 ),
             });

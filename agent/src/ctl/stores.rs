@@ -1,7 +1,7 @@
 //! The stores of the configuration, opened by a client that only reads and writes single keys.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -31,13 +31,18 @@ impl ConfiguredStores {
     pub(super) fn new(config: LocalConfig) -> Self {
         Self { config, opened: Mutex::default() }
     }
+
+    /// Never held across an await.
+    fn opened(&self) -> MutexGuard<'_, HashMap<Address, Arc<dyn Dcs>>> {
+        self.opened.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 #[async_trait]
 impl Stores for ConfiguredStores {
     async fn open(&self, scope: &str, group: Option<u32>) -> Result<Arc<dyn Dcs>, Failure> {
-        let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(dcs) = opened.get(&(scope.to_owned(), group)) {
+        let address = (scope.to_owned(), group);
+        if let Some(dcs) = self.opened().get(&address) {
             return Ok(Arc::clone(dcs));
         }
         let retry_timeout = Settings::of(&self.config).retry_timeout;
@@ -46,9 +51,9 @@ impl Stores for ConfiguredStores {
             tree.insert("scope".to_owned(), Value::String(scope.to_owned()));
         });
         let store = config.store_for_control_tool().map_err(|error| settings::unusable(&error))?;
-        let dcs =
-            stores::open_for_control_tool(&store, group, timing, Arc::new(BootClock)).map_err(|error| settings::unusable(&error.into()))?;
-        opened.insert((scope.to_owned(), group), Arc::clone(&dcs));
+        let opened = stores::open_for_control_tool(&store, group, timing, Arc::new(BootClock)).await;
+        let dcs = opened.map_err(|error| settings::unusable(&error.into()))?;
+        self.opened().insert(address, Arc::clone(&dcs));
         Ok(dcs)
     }
 }

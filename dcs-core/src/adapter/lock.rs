@@ -2,10 +2,11 @@
 
 use std::sync::{MutexGuard, PoisonError};
 
-use super::{KeyValueDcs, Tries};
+use super::KeyValueDcs;
 use crate::codec;
 use crate::keys::Key;
 use crate::model::{Leader, Lsn, MemberName, Status};
+use crate::tries::Tries;
 use crate::{Acquisition, Deadline, Deletion, Entry, Error, Grip, LeaderLease, LockAttempt, LockRenewal, Moment, Renewal};
 
 /// How the lock may be taken.
@@ -56,6 +57,9 @@ impl KeyValueDcs {
             }
         }
         let Some(entry) = entry else { return Ok(Acquisition::Lost(None)) };
+        if self.store.capabilities().liveness_per_key && tries.have_failed() && self.is_ours(&entry) {
+            return self.prove_by_renewing(key, &entry, tries, deadline).await;
+        }
         // The proof is that of the handle: the key was seen bound to it, and lives until it ends.
         let handle = self.store.handle().filter(|handle| entry.handle.as_ref() == Some(&handle.id));
         match handle {
@@ -64,6 +68,19 @@ impl KeyValueDcs {
                 Ok(Acquisition::Won(handle.lease))
             }
             _ => Ok(Acquisition::Lost(holder(&entry))),
+        }
+    }
+
+    /// The key holds our name after an attempt that failed, and no handle tells which process of ours wrote it. The
+    /// name is what counts, and a renewal both says whose the key is and counts the lease from now on.
+    async fn prove_by_renewing(&self, key: &str, entry: &Entry, tries: &mut Tries<'_>, deadline: Deadline) -> Result<Acquisition, Error> {
+        loop {
+            let sent_at = self.clock.now();
+            match tries.run(self.store.renew_lock(key, self.name.as_str(), entry, deadline)).await {
+                Ok(LockRenewal::Kept(grip)) => return Ok(Acquisition::Won(self.hold(key, grip, sent_at))),
+                Ok(LockRenewal::Moved(_) | LockRenewal::Lost) => return Ok(Acquisition::Lost(None)),
+                Err(error) => tries.after(error).await?,
+            }
         }
     }
 

@@ -8,12 +8,10 @@
 //! | `lock` | the leader lock |
 //! | `values` | the permanent keys |
 //! | `waiting` | sleeping until something of interest changes |
-//! | `tries` | repeating inside the deadline |
-//! | `known` | what the last read and the own writes since tell |
+//! //! | `known` | what the last read and the own writes since tell |
 
 mod known;
 mod lock;
-mod tries;
 mod values;
 mod waiting;
 
@@ -29,10 +27,10 @@ use serde_json::{Map, Value};
 use tokio::sync::Notify;
 
 use self::known::Known;
-use self::tries::Tries;
 use crate::codec::{self, RawValue};
 use crate::keys::{ClusterPath, Key};
 use crate::model::{ClusterView, FailoverRequest, Leader, Lsn, MemberName, MemberRecord, Revision, Status, SyncRecord};
+use crate::tries::{Jitter, Tries};
 use crate::{
     Acquisition, Clock, Consistency, Dcs, Deadline, Entry, Error, InitializeWrite, Interest, KeyValueStore, Renewal, Snapshot, Timing,
     Touched, Wake, Write,
@@ -86,7 +84,7 @@ impl KeyValueDcs {
     /// The same with repeatable chance, for tests and simulations.
     #[must_use]
     pub fn with_seed(mut self, seed: u64) -> Self {
-        self.jitter = Jitter(Mutex::new(fastrand::Rng::with_seed(seed)));
+        self.jitter = Jitter::with_seed(seed);
         self
     }
 
@@ -261,6 +259,13 @@ impl Dcs for KeyValueDcs {
 
 impl KeyValueDcs {
     async fn touch_once(&self, key: &str, value: &str, deadline: Deadline) -> Result<Touched, Error> {
+        if self.store.capabilities().liveness_per_key {
+            // The write is what keeps the key alive, whatever is in it.
+            self.known().forget(key);
+            let revision = self.store.put_bound(key, value.as_bytes(), deadline).await?;
+            self.known().wrote(key, value.as_bytes(), &revision, None);
+            return Ok(Touched::Written);
+        }
         let handle = self.store.ensure_handle(deadline).await?;
         if self
             .known()
@@ -283,16 +288,5 @@ impl fmt::Debug for KeyValueDcs {
             .field("path", &self.path.prefix())
             .field("name", &self.name)
             .finish_non_exhaustive()
-    }
-}
-
-/// Chance, for the pauses between attempts.
-#[derive(Default)]
-struct Jitter(Mutex<fastrand::Rng>);
-
-impl Jitter {
-    /// A span of at most `most`.
-    fn upto(&self, most: Duration) -> Duration {
-        most.mul_f64(self.0.lock().unwrap_or_else(PoisonError::into_inner).f64())
     }
 }

@@ -64,6 +64,10 @@ pub struct Profile {
     pub watches_everything: bool,
     /// Two keys never have a revision in common.
     pub revisions_are_unique: bool,
+    /// Each bound key lives by itself: [`Capabilities::liveness_per_key`](crate::Capabilities::liveness_per_key).
+    pub liveness_per_key: bool,
+    /// A key that has others below it is a directory, and can have no value (etcd's API version 2).
+    pub has_directories: bool,
 }
 
 impl Default for Profile {
@@ -76,6 +80,8 @@ impl Default for Profile {
             expires_members: true,
             watches_everything: true,
             revisions_are_unique: true,
+            liveness_per_key: false,
+            has_directories: false,
         }
     }
 }

@@ -241,3 +241,60 @@ impl fmt::Debug for Leadership {
         f.debug_struct("Leadership").field("lease", &self.lease()).finish_non_exhaustive()
     }
 }
+
+#[cfg(all(test, feature = "memory"))]
+mod tests {
+    use super::*;
+    use crate::TokioClock;
+
+    const TTL: Duration = Duration::from_secs(20);
+    const MARGIN: Duration = Duration::from_secs(2);
+
+    fn term() -> (Arc<dyn Clock>, Arc<Term>, Leadership) {
+        let clock: Arc<dyn Clock> = Arc::new(TokioClock::default());
+        let lease = LeaderLease::granted(clock.now(), TTL);
+        let term = Term::begin(Arc::clone(&clock), lease, MARGIN).expect("a fresh lease");
+        let leadership = Leadership::new(Arc::clone(&term), oneshot::channel().1);
+        (clock, term, leadership)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_renewal_that_comes_too_late_changes_nothing() {
+        for late in [Duration::ZERO, MARGIN / 2, TTL] {
+            let (clock, term, leadership) = term();
+            tokio::time::advance(TTL - MARGIN + late).await;
+            // Nobody has looked at the clock since, and the new lease is a good one.
+            term.extend(LeaderLease::granted(clock.now(), TTL));
+            assert_eq!(leadership.lease(), Err(Lost::NotRenewed), "{late:?} after it was over");
+            assert_eq!(leadership.lost().await, Lost::NotRenewed);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_older_proof_does_not_shorten_a_newer_one() {
+        let (clock, term, leadership) = term();
+        let older = leadership.lease();
+        tokio::time::advance(TTL / 2).await;
+        let newer = LeaderLease::granted(clock.now(), TTL);
+        term.extend(newer);
+        term.extend(older.expect("it was good"));
+        assert_eq!(leadership.lease(), Ok(newer));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_first_reason_stays() {
+        let (_, term, leadership) = term();
+        term.take_away();
+        tokio::time::advance(TTL * 2).await;
+        assert_eq!(leadership.lost().await, Lost::TakenAway);
+        assert!(term.is_over() && term.is_vacant());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lease_that_is_over_when_it_comes_is_not_handed_out() {
+        let clock: Arc<dyn Clock> = Arc::new(TokioClock::default());
+        let lease = LeaderLease::granted(clock.now(), TTL);
+        tokio::time::advance(TTL - MARGIN).await;
+        assert!(Term::begin(clock, lease, MARGIN).is_none());
+    }
+}

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   ClientTls ──► rustls::ClientConfig    etcd, Consul, Raft peers, other agents' REST API, PostgreSQL
+//!   ClientParts ──► the same              Kubernetes, whose configuration has certificates inline
 //!   ServerTls ──► rustls::ServerConfig    our REST API, Raft
 //! ```
 //!
@@ -21,6 +22,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::crypto::CryptoProvider;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, ServerConfig};
 
 use self::verify::{Anchors, ClientVerifier, ServerVerifier};
@@ -146,6 +148,46 @@ pub enum TlsError {
     Setup(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
+/// What a client talks TLS with when it did not come from files of its own.
+#[derive(Debug, Default)]
+pub struct ClientParts {
+    /// The certificates to trust; those of the operating system if absent.
+    pub anchors: Option<Vec<CertificateDer<'static>>>,
+    /// The own certificate, followed by intermediate ones, and its key.
+    pub identity: Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>,
+    /// What is checked about the server.
+    pub verify: Verify,
+}
+
+impl ClientParts {
+    /// Makes a configuration.
+    ///
+    /// # Errors
+    ///
+    /// Certificate and key do not fit together.
+    pub fn config(self) -> Result<ClientConfig, TlsError> {
+        let anchors = match (self.verify, self.anchors) {
+            (Verify::Nothing, _) => Anchors::none(),
+            (_, Some(certificates)) => Anchors::new(certificates),
+            (_, None) => system_anchors(),
+        };
+        let verifier = ServerVerifier::new(anchors, Vec::new(), self.verify, &provider()).map_err(setup)?;
+        let builder = client_builder(verifier)?;
+        match self.identity {
+            None => Ok(builder.with_no_client_auth()),
+            Some((chain, key)) => builder.with_client_auth_cert(chain, key).map_err(setup),
+        }
+    }
+}
+
+fn client_builder(verifier: ServerVerifier) -> Result<rustls::ConfigBuilder<ClientConfig, rustls::client::WantsClientCert>, TlsError> {
+    Ok(ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .map_err(setup)?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier)))
+}
+
 impl ClientTls {
     /// Reads the files and makes a configuration.
     ///
@@ -153,7 +195,6 @@ impl ClientTls {
     ///
     /// A file is missing, damaged or of no use; the error names it.
     pub fn config(&self) -> Result<ClientConfig, TlsError> {
-        let provider = provider();
         let anchors = match (self.verify, &self.ca) {
             (Verify::Nothing, _) => Anchors::none(),
             (_, Some(path)) => anchors_in(path)?,
@@ -162,16 +203,12 @@ impl ClientTls {
         };
         let verifier = match &self.crl {
             Some(path) if self.verify != Verify::Nothing => {
-                ServerVerifier::new(anchors, pem::revocation_lists(path)?, self.verify, &provider)
+                ServerVerifier::new(anchors, pem::revocation_lists(path)?, self.verify, &provider())
                     .map_err(|problem| TlsError::Damaged { path: path.clone(), problem: problem.to_string() })?
             }
-            _ => ServerVerifier::new(anchors, Vec::new(), self.verify, &provider).map_err(setup)?,
+            _ => ServerVerifier::new(anchors, Vec::new(), self.verify, &provider()).map_err(setup)?,
         };
-        let builder = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(setup)?
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(verifier));
+        let builder = client_builder(verifier)?;
         let Some(cert) = &self.cert else { return Ok(builder.with_no_client_auth()) };
         let key = self.key.as_ref().unwrap_or(cert);
         builder.with_client_auth_cert(pem::certificates(cert)?, pem::private_key(key)?).map_err(|source| TlsError::Identity {

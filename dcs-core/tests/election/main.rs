@@ -49,6 +49,11 @@ async fn wins(election: &Election) -> Leadership {
     timeout(Duration::from_secs(1), election.campaign()).await.expect("a free lock is won at once").unwrap()
 }
 
+/// Waits until a leadership is over, which must be before its last lease can have ended.
+async fn loses(leadership: &Leadership) -> Lost {
+    timeout(TIMING.ttl, leadership.lost()).await.expect("a leadership that is not renewed ends before its lease")
+}
+
 #[tokio::test(start_paused = true)]
 async fn who_is_alone_leads_at_once_with_a_lease_counted_from_before_it_was_asked_for() {
     let server = server();
@@ -150,7 +155,7 @@ async fn a_leader_that_is_cut_off_stops_a_margin_before_its_lease_ends_and_befor
         tokio::time::sleep(TIMING.loop_wait * 5).await;
         let lease = leadership.lease().unwrap();
         plan.set_connection(connection);
-        assert_eq!(leadership.lost().await, Lost::NotRenewed);
+        assert_eq!(loses(&leadership).await, Lost::NotRenewed);
         let now = server.clock().now();
         assert_eq!(lease.valid_until().saturating_since(now), MARGIN, "{connection:?}: {lease:?} lost at {now:?}");
         assert_eq!(leadership.lease(), Err(Lost::NotRenewed));
@@ -169,7 +174,7 @@ async fn the_margin_is_as_long_as_the_work_needs_but_never_more_than_half_of_the
         let leadership = wins(&alice).await;
         let lease = leadership.lease().unwrap();
         plan.set_connection(Connection::Silent);
-        leadership.lost().await;
+        loses(&leadership).await;
         assert_eq!(lease.valid_until().saturating_since(server.clock().now()), given);
     }
 }
@@ -224,7 +229,7 @@ async fn a_lock_that_is_taken_away_ends_the_leadership_as_soon_as_it_is_seen() {
             Some(name) => drop(hand.put(LOCK, name.as_bytes(), Expect::Any, deadline).await.unwrap()),
         }
         let begun = Instant::now();
-        assert_eq!(leadership.lost().await, Lost::TakenAway);
+        assert_eq!(loses(&leadership).await, Lost::TakenAway);
         assert!(begun.elapsed() < Duration::from_millis(100), "{:?}", begun.elapsed());
         assert_eq!(leadership.lease(), Err(Lost::TakenAway));
         assert_eq!(owner(&server).as_deref(), taken_by, "and is not taken back");
@@ -258,9 +263,28 @@ async fn renewals_without_an_answer_prolong_nothing() {
     let alice = candidate(&server, "alice", &plan);
     let leadership = wins(&alice).await;
     let lease = leadership.lease().unwrap();
-    plan.always(Some(Fault::DropAnswer));
-    leadership.lost().await;
+    // The store can be read, and every renewal is carried out. Only nobody hears of it.
+    for _ in 0..100 {
+        plan.next(Some(Call::Renew), Fault::DropAnswer);
+    }
+    assert_eq!(loses(&leadership).await, Lost::NotRenewed);
     assert_eq!(lease.valid_until().saturating_since(server.clock().now()), MARGIN);
+    assert_eq!(owner(&server).as_deref(), Some("alice"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_renewal_counts_from_before_it_was_sent() {
+    let server = server();
+    let plan = plan();
+    let alice = candidate(&server, "alice", &plan);
+    let leadership = wins(&alice).await;
+    let (first, delay) = (leadership.lease().unwrap(), Duration::from_millis(1_400));
+    plan.next(Some(Call::Renew), Fault::Delay(delay));
+    tokio::time::sleep(TIMING.loop_wait + delay * 2).await;
+    let second = leadership.lease().unwrap();
+    let sent = first.sent_at() + TIMING.loop_wait;
+    assert!(second.sent_at() >= sent && second.sent_at() < sent + delay / 2, "{first:?}, then {second:?}");
+    assert_eq!(second.valid_until(), second.sent_at() + TIMING.ttl);
 }
 
 #[tokio::test(start_paused = true)]

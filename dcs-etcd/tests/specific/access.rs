@@ -19,7 +19,7 @@ use store_servers::{eventually, report_not_run};
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Adds `root` and a user that may do everything below `/service/`.
-async fn add_users(direct: &mut Client) {
+pub(crate) async fn add_users(direct: &mut Client) {
     direct.user_add("root", "rootpw", None).await.expect("a user");
     direct.role_add("root").await.expect("a role");
     direct.user_grant_role("root", "root").await.expect("a grant");
@@ -244,4 +244,35 @@ async fn certificates_that_prove_nothing_are_refused_with_the_reason() {
         if text.contains("expired") { Ok(()) } else { Err(text) }
     })
     .await;
+}
+
+#[tokio::test]
+async fn the_common_name_of_a_certificate_is_a_user() {
+    let Some(workshop) = workshop("the_common_name_of_a_certificate_is_a_user") else { return };
+    let ca = workshop.self_signed("authority", "DNS:authority");
+    let signed = |name: &str| workshop.signed_by(&ca, name, "DNS:localhost,IP:127.0.0.1", "10");
+    let (server, known, unknown) = (signed("server"), signed("quorate"), signed("nobody"));
+    let options = Options { client_ca: Some(ca.cert.clone()), ..Options::with_tls(&server) };
+    let cluster = Cluster::start(&on_localhost(options)).await;
+    let pem = |path: &Path| std::fs::read(path).expect("it was written");
+    let tls = etcd_client::TlsOptions::new()
+        .ca_certificate(etcd_client::Certificate::from_pem(pem(&ca.cert)))
+        .identity(etcd_client::Identity::from_pem(pem(&unknown.cert), pem(&unknown.key)));
+    let hosts: Vec<_> = cluster.hosts().iter().map(|host| format!("https://{host}")).collect();
+    let options = etcd_client::ConnectOptions::new().with_tls(tls);
+    let mut direct = Client::connect(hosts, Some(options)).await.expect("a client");
+    add_users(&mut direct).await;
+    direct.auth_enable().await.expect("it can be enabled");
+
+    let a = store_with(&cluster.section(presenting(&ca.cert, &known)), TIMING);
+    wins(&a, "a").await;
+    let renewal = renews(&a, "a").await.unwrap_or_else(|error| panic!("{}", error.chain()));
+    assert!(matches!(renewal, LockRenewal::Kept(_)), "{renewal:?}");
+    let b = store_with(&cluster.section(presenting(&ca.cert, &unknown)), TIMING);
+    let error = loads(&b).await.expect_err("etcd does not know this user");
+    assert_eq!(error.kind, ErrorKind::Denied, "{}", error.chain());
+    // Beside a password the certificate only opens the connection.
+    let mut both = presenting(&ca.cert, &unknown);
+    both.as_object_mut().expect("it is one").extend(as_user("secret").as_object().expect("it is one").clone());
+    loads(&store_with(&cluster.section(both), TIMING)).await.unwrap_or_else(|error| panic!("{}", error.chain()));
 }

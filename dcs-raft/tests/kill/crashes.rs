@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use crate::support::eventually;
 use crate::support::load::Load;
 use crate::support::nodes::{Nodes, Options};
+use crate::support::{PATIENCE, eventually};
 
 /// How often, in each of the two trials, unless the environment says otherwise.
 const ROUNDS: usize = 100;
@@ -47,7 +47,7 @@ pub(crate) async fn all_nodes_are_killed_at_once() {
     let mut load = Load::start(&nodes, 3, 2);
     for _ in 0..rounds() {
         let before = load.acknowledged();
-        eventually("the cluster takes writes", || async {
+        eventually("the cluster takes writes", PATIENCE, || async {
             let acknowledged = load.acknowledged() - before;
             if acknowledged >= WRITES { Ok(()) } else { Err(format!("{acknowledged} were acknowledged")) }
         })

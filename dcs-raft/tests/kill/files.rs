@@ -8,9 +8,9 @@ use dcs_raft::message::Request;
 use dcs_raft::status::{NodeRole, Status};
 use serde_json::{Map, Value};
 
-use crate::support::eventually;
 use crate::support::load::{put, read_from};
 use crate::support::nodes::{Nodes, Options, soon, takes_part};
+use crate::support::{PATIENCE, eventually};
 
 pub(crate) async fn a_node_without_room_comes_back() {
     let nodes = Nodes::start(Options::quick(3)).await;
@@ -83,7 +83,7 @@ pub(crate) async fn a_node_without_files_comes_back() {
 /// Makes a node the leader.
 async fn leads(nodes: &Nodes, node: usize) {
     let to = Some(id_of(nodes, node).await);
-    eventually("the node leads", || async {
+    eventually("the node leads", PATIENCE, || async {
         match nodes.status(node).await {
             Some(status) if status.role == NodeRole::Leader => Ok(()),
             seen => {
@@ -145,7 +145,7 @@ pub(crate) async fn a_second_node_on_the_same_files_does_not_start() {
     // When the first one is gone, so is its claim.
     nodes.kill(0);
     second.start_node_with(0, &section);
-    eventually("the second one serves", || async {
+    eventually("the second one serves", PATIENCE, || async {
         let read = second.client().request(&Request::Read { prefix: "/a".to_owned() }, soon()).await;
         match read {
             Ok(dcs_raft::message::Response::Keys { keys, .. }) if keys.len() == 1 => Ok(()),

@@ -3,7 +3,7 @@
 //! A node is the test program itself, which looks at its environment before it does anything else ([`run_as_node`]). It
 //! ends when its standard input does: then nobody is there any more who could end it.
 
-#![allow(dead_code, unreachable_pub, reason = "each test program uses its own part")]
+#![allow(dead_code, unreachable_pub, unused_imports, reason = "each test program uses its own part")]
 
 pub mod load;
 mod node;
@@ -12,28 +12,12 @@ pub mod nodes;
 use std::future::Future;
 use std::time::Duration;
 
-use tokio::time::Instant;
+pub use store_servers::eventually;
 
-pub use self::node::run_as_node;
+pub use self::node::{SECTION, run_as_node};
 
 /// Long enough for anything that works, on a machine that is busy with something else.
 pub const PATIENCE: Duration = Duration::from_secs(60);
-
-/// Asks again and again, and tells what was seen last if it never becomes true.
-pub async fn eventually<T, F, Fut>(what: &str, mut look: F) -> T
-where
-    F: FnMut() -> Fut,
-    Fut: Future<Output = Result<T, String>>,
-{
-    let begun = Instant::now();
-    loop {
-        match look().await {
-            Ok(value) => return value,
-            Err(seen) if begun.elapsed() >= PATIENCE => panic!("{what}: not within {PATIENCE:?}; last seen: {seen}"),
-            Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
-        }
-    }
-}
 
 /// A trial that runs on a runtime of its own.
 pub fn trial<F>(name: &'static str, test: fn() -> F) -> libtest_mimic::Trial

@@ -1,6 +1,7 @@
 //! The inside of a node's process.
 
 use std::io::Read as _;
+use std::os::unix::fs::FileTypeExt as _;
 use std::sync::Arc;
 
 use dcs_core::BootClock;
@@ -12,7 +13,7 @@ use tokio::signal::unix::{SignalKind, signal};
 /// What a node finds in its environment: its section of the configuration, as JSON.
 pub const SECTION: &str = "QUORATE_TEST_RAFT_NODE";
 
-/// Makes this process a node, until its standard input ends, if it was started as one. To be called before anything else.
+/// Makes this process a node, until its standard input ends if that is a pipe, if it was started as one. To be called before anything else.
 pub fn run_as_node() {
     let Ok(section) = std::env::var(SECTION) else { return };
     let section: Map<String, Value> = serde_json::from_str(&section).expect("a section");
@@ -29,8 +30,13 @@ pub fn run_as_node() {
                 return 1;
             }
         };
-        let nothing_to_read = tokio::task::spawn_blocking(|| std::io::stdin().read_to_end(&mut Vec::new()));
-        let _ended = nothing_to_read.await;
+        if std::fs::metadata("/dev/stdin").is_ok_and(|input| input.file_type().is_fifo()) {
+            let nothing_to_read = tokio::task::spawn_blocking(|| std::io::stdin().read_to_end(&mut Vec::new()));
+            let _ended = nothing_to_read.await;
+        } else {
+            // Whoever started it has another way to end it.
+            std::future::pending::<()>().await;
+        }
         drop(node);
         0
     });

@@ -22,8 +22,8 @@ use rustix::process::{Resource, Rlimit, prlimit};
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 
-use super::eventually;
 use super::node::SECTION;
+use super::{PATIENCE, eventually};
 
 /// How nodes are set up.
 #[derive(Clone, Copy, Debug)]
@@ -44,6 +44,21 @@ impl Options {
     /// A new leader is there at once, and the log is soon in a snapshot.
     pub const fn quick(nodes: usize) -> Self {
         Self { nodes, password: None, heartbeat_ms: 20, election_ms: 100, snapshot_entries: 200 }
+    }
+
+    /// The section of the configuration of one of the nodes at these addresses.
+    pub fn section(&self, addresses: &[SocketAddr], node: usize, data_dir: &Path) -> Map<String, Value> {
+        let partners: Vec<String> = addresses.iter().map(SocketAddr::to_string).collect();
+        let section = json!({
+            "self_addr": partners[node],
+            "partner_addrs": partners,
+            "data_dir": data_dir,
+            "password": self.password,
+            "heartbeat_ms": self.heartbeat_ms,
+            "election_ms": self.election_ms,
+            "snapshot_entries": self.snapshot_entries,
+        });
+        section.as_object().expect("it is one").clone()
     }
 }
 
@@ -114,17 +129,7 @@ impl Nodes {
 
     /// The section of a node's configuration.
     pub fn section(&self, node: usize) -> Map<String, Value> {
-        let partners: Vec<String> = self.nodes.iter().map(|node| node.address.to_string()).collect();
-        let section = json!({
-            "self_addr": self.nodes[node].address.to_string(),
-            "partner_addrs": partners,
-            "data_dir": self.nodes[node].data,
-            "password": self.options.password,
-            "heartbeat_ms": self.options.heartbeat_ms,
-            "election_ms": self.options.election_ms,
-            "snapshot_entries": self.options.snapshot_entries,
-        });
-        section.as_object().expect("it is one").clone()
+        self.options.section(&self.addresses(), node, &self.nodes[node].data)
     }
 
     /// What a mere client needs to ask these nodes.
@@ -186,7 +191,7 @@ impl Nodes {
     pub async fn freeze(&self, node: usize) {
         self.signal(node, Signal::SIGSTOP);
         // The signal has to reach every thread.
-        eventually("the node stops", || async {
+        eventually("the node stops", PATIENCE, || async {
             let states = self.states_of_threads(node);
             if states.iter().all(|state| *state == 'T') { Ok(()) } else { Err(format!("{states:?}")) }
         })
@@ -224,7 +229,7 @@ impl Nodes {
 
     /// Waits until a node has ended by itself.
     pub async fn ended(&self, node: usize) -> ExitStatus {
-        let status = eventually("the node ends", || async {
+        let status = eventually("the node ends", PATIENCE, || async {
             let mut child = self.nodes[node].child();
             let child = child.as_mut().expect("it was started");
             child.try_wait().expect("a child").ok_or_else(|| "it runs".to_owned())
@@ -241,13 +246,7 @@ impl Nodes {
 
     /// Asks all nodes, again and again, until what they say is as it should be.
     pub async fn until(&self, what: &str, fits: impl Fn(&[Option<Status>]) -> bool) -> Vec<Option<Status>> {
-        let clients: Vec<RemoteCluster> = (0..self.len()).map(|node| self.client_of(node)).collect();
-        eventually(what, || async {
-            let asked = clients.iter().enumerate().map(|(node, client)| status(client, self.address(node)));
-            let statuses = futures::future::join_all(asked).await;
-            if fits(&statuses) { Ok(statuses) } else { Err(format!("{statuses:#?}")) }
-        })
-        .await
+        until(&self.addresses(), self.options.password, what, fits).await
     }
 
     /// Waits until a node leads.
@@ -274,7 +273,7 @@ impl Nodes {
 
     /// Whether a node has said so.
     pub async fn says(&self, node: usize, what: &str) {
-        eventually("the log says why", || async {
+        eventually("the log says why", PATIENCE, || async {
             let log = self.log(node);
             if log.contains(what) { Ok(()) } else { Err(format!("`{what}` is not in\n{log}")) }
         })
@@ -321,7 +320,23 @@ fn spawn(section: &Map<String, Value>, log: &Path) -> Child {
     command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(log).spawn().expect("this program starts")
 }
 
-fn client_config(nodes: &[SocketAddr], password: Option<&str>) -> Config {
+async fn until(nodes: &[SocketAddr], password: Option<&str>, what: &str, fits: impl Fn(&[Option<Status>]) -> bool) -> Vec<Option<Status>> {
+    let clients: Vec<_> = nodes.iter().map(|&node| (RemoteCluster::new(&client_config(&[node], password)), node)).collect();
+    eventually(what, PATIENCE, || async {
+        let asked = clients.iter().map(|(client, address)| status(client, *address));
+        let statuses = futures::future::join_all(asked).await;
+        if fits(&statuses) { Ok(statuses) } else { Err(format!("{statuses:#?}")) }
+    })
+    .await
+}
+
+/// Waits until every one of these nodes, which have no password, is a voter and hears of a leader.
+pub async fn serve(nodes: &[SocketAddr]) {
+    until(nodes, None, "every node takes part", |statuses| statuses.iter().all(|status| takes_part(status, nodes.len()))).await;
+}
+
+/// What a client of these nodes needs.
+pub fn client_config(nodes: &[SocketAddr], password: Option<&str>) -> Config {
     let nodes: Vec<String> = nodes.iter().map(SocketAddr::to_string).collect();
     let section = json!({"partner_addrs": nodes, "password": password});
     Config::from_section(section.as_object().expect("it is one")).expect("a good section")
@@ -345,5 +360,5 @@ pub fn takes_part(status: &Option<Status>, voters: usize) -> bool {
 
 /// Long enough for anything that works.
 pub fn soon() -> Deadline {
-    Deadline::after(super::PATIENCE)
+    Deadline::after(PATIENCE)
 }

@@ -22,7 +22,7 @@ impl Engine {
         let view = loop {
             match self.dcs.load(Deadline::after(self.settings.global.retry_timeout)).await {
                 Ok(view) => break self.take_view(view),
-                Err(error) => tracing::warn!("Can not get cluster from dcs: {}", error.chain()),
+                Err(error) => tracing::warn!("Can not get cluster from dcs, waiting on {}: {}", self.dcs.store_name(), error.chain()),
             }
             let jitter = Duration::from_millis(fastrand::u64(0..100));
             if self.stopped_while_waiting(pause + jitter).await {

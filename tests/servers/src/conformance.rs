@@ -55,6 +55,11 @@ pub trait Subject: Send + Sync + 'static {
         OWN_SERVERS
     }
 
+    /// The longest that a client waits for one answer of one server.
+    fn attempt(&self) -> Duration {
+        self.timing().retry_timeout / 3
+    }
+
     /// Starts servers and waits until they serve. The first [`Subject::servers`] of them are those that clients use.
     ///
     /// # Errors
@@ -83,6 +88,19 @@ pub trait Subject: Send + Sync + 'static {
     }
 }
 
+/// What clients run on: with three servers on several threads, as they do in the agent; with one in one, where mistakes repeat.
+///
+/// # Errors
+///
+/// The system has no room for it.
+pub fn runtime(servers: usize) -> std::io::Result<tokio::runtime::Runtime> {
+    let mut builder = match servers {
+        1 => tokio::runtime::Builder::new_current_thread(),
+        _ => tokio::runtime::Builder::new_multi_thread(),
+    };
+    builder.worker_threads(2).enable_all().build()
+}
+
 type InUse = Box<dyn Fn() -> Option<String> + Send + Sync>;
 
 /// A client, and which of the servers it uses.
@@ -98,6 +116,11 @@ pub struct Client {
 /// nextest runs every trial in a process of its own, each of which would have to start servers of its own. There a trial is a
 /// whole suite. One alone: `cargo test -p dcs-etcd --test conformance -- a31`.
 pub fn main<const N: usize>(subjects: [Box<dyn Subject>; N]) -> ! {
+    main_with(subjects, [])
+}
+
+/// The same with further harnesses, which need no servers.
+pub fn main_with<const N: usize, const M: usize>(subjects: [Box<dyn Subject>; N], others: [Arc<dyn Harness>; M]) -> ! {
     let arguments = Arguments::from_args();
     let mut suites = Vec::new();
     for subject in subjects {
@@ -106,10 +129,11 @@ pub fn main<const N: usize>(subjects: [Box<dyn Subject>; N]) -> ! {
             None => suites.push(Suite::of(subject)),
         }
     }
+    let harnesses = suites.iter().map(|suite| Arc::new(suite.clone()) as Arc<dyn Harness>).chain(others);
     let trials = if std::env::var_os("NEXTEST").is_some() {
-        suites.iter().map(whole).collect()
+        harnesses.map(whole).collect()
     } else {
-        suites.iter().flat_map(Suite::trials).collect()
+        harnesses.flat_map(conformance::trials).collect()
     };
     let conclusion = libtest_mimic::run(&arguments, trials);
     end(&suites, &conclusion)
@@ -123,12 +147,11 @@ fn end(suites: &[Suite], conclusion: &Conclusion) -> ! {
     conclusion.exit()
 }
 
-fn whole(suite: &Suite) -> Trial {
-    let name = format!("on_{}", suite.subject.name().replace([' ', '.'], "_"));
-    let suite = suite.clone();
+fn whole(harness: Arc<dyn Harness>) -> Trial {
+    let name = format!("on_{}", harness.store_name().replace([' ', '.'], "_").replace(',', ""));
     Trial::test(name, move || {
         let arguments = Arguments { test_threads: Some(AT_ONCE), ..Arguments::default() };
-        let conclusion = libtest_mimic::run(&arguments, suite.trials());
+        let conclusion = libtest_mimic::run(&arguments, conformance::trials(harness));
         match conclusion.num_failed {
             0 => Ok(()),
             failed => Err(format!("{failed} trials failed; they are named above").into()),
@@ -150,10 +173,6 @@ impl Suite {
     fn of(subject: Box<dyn Subject>) -> Self {
         let own = Arc::new(Semaphore::new(subject.own_servers()));
         Self { subject: subject.into(), shared: Arc::default(), own }
-    }
-
-    fn trials(&self) -> Vec<Trial> {
-        conformance::trials(Arc::new(self.clone()))
     }
 
     fn shared(&self) -> MutexGuard<'_, Option<Arc<Servers>>> {
@@ -202,13 +221,8 @@ impl Harness for Suite {
         }
     }
 
-    /// With three servers clients run on several threads, as they do in the agent; alone in one, where mistakes repeat.
     fn runtime(&self) -> std::io::Result<tokio::runtime::Runtime> {
-        let mut builder = match self.subject.servers() {
-            1 => tokio::runtime::Builder::new_current_thread(),
-            _ => tokio::runtime::Builder::new_multi_thread(),
-        };
-        builder.worker_threads(2).enable_all().build()
+        runtime(self.subject.servers())
     }
 
     async fn stage(&self, needs: &[Need]) -> Result<Arc<dyn Stage>, BoxError> {
@@ -261,8 +275,7 @@ impl Stage for OnServers {
         }
         let through: Vec<_> = proxies.iter().map(Proxy::address).collect();
         let dcs = self.client(Some(&through), who).await?;
-        let attempt = self.subject.timing().retry_timeout / 3;
-        Ok((dcs, Arc::new(Wires { proxies, attempt })))
+        Ok((dcs, Arc::new(Wires { proxies, attempt: self.subject.attempt() })))
     }
 
     fn servers(&self) -> usize {

@@ -23,8 +23,12 @@ pub fn directory() -> PathBuf {
 ///
 /// # Errors
 ///
-/// It is not there, and what to do about it.
+/// It is not there, and what to do about it; or `SKIP` names it.
 pub fn program(path: &str, what: &str) -> Result<PathBuf> {
+    let left_out = std::env::var("SKIP").unwrap_or_default();
+    if left_out.split([' ', ',']).any(|name| name == what) {
+        bail!("left out, because `SKIP` says so: {left_out}");
+    }
     let program = directory().join(path);
     if !is_executable(&program) {
         bail!("there is no {}; `scripts/install-servers {what}` installs it", program.display());

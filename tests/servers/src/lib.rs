@@ -11,8 +11,10 @@
 //! A plan knows no process and a runner knows no store. What Debian 12 does not have as a package is unpacked or built by
 //! `scripts/install-servers` into [`directory`].
 
+pub mod apiserver;
 pub mod certificates;
 pub mod conformance;
+pub mod consul;
 pub mod etcd;
 mod find;
 pub mod network;
@@ -20,6 +22,7 @@ mod plan;
 mod poll;
 mod report;
 mod servers;
+pub mod zookeeper;
 
 pub use find::{directory, on_the_path, program};
 pub use network::Network;

@@ -66,7 +66,7 @@ async fn demonstrate(once: bool, store: StoreKind) -> Result<()> {
     let story = Story { began: Instant::now() };
     let beside = match store {
         StoreKind::Raft => "and nothing else: the agents keep\nthe cluster's state among themselves, with Raft",
-        StoreKind::Etcd => "and etcd",
+        _ => "and etcd",
     };
     println!("{}: three nodes on this machine, each an agent with its own PostgreSQL, {beside}.\n", agent.name());
 

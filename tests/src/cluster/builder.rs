@@ -1,6 +1,5 @@
 //! Describing a cluster before it exists.
 
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, ensure};
@@ -15,7 +14,7 @@ use crate::process::Program;
 use crate::proxy::Proxy;
 use crate::sandbox::Sandbox;
 use crate::settings::{self, Local, Times};
-use crate::stores::{Etcd, Raft, Server, Store, StoreKind};
+use crate::stores::{Guest, Server, Store, StoreKind};
 
 /// The name of the node without a PostgreSQL.
 const WITNESS: &str = "witness";
@@ -175,17 +174,14 @@ impl Builder {
         let bin_dir = postgres::bin_dir()?;
         let sandbox = Sandbox::create()?;
         let (daemon, control_tool) = programs(agent, self.programs.as_deref(), self.daemon.as_deref(), &sandbox)?;
-        let store = match self.store {
-            StoreKind::Etcd => Store::Etcd(Etcd::start(&sandbox, self.store_servers).await?),
-            StoreKind::Raft => Store::Raft(self.plan_raft(agent, &sandbox).await?),
-        };
+        let store = self.start_store(agent, &sandbox).await?;
         let mut dynamic = settings::dynamic(times);
         settings::merge(&mut dynamic, &self.dynamic);
         let mut nodes = Vec::new();
         for index in 0..self.members {
-            nodes.push(self.node(index, &sandbox, &store, &daemon, &bin_dir, &dynamic).await?);
+            nodes.push(self.node(index, &sandbox, &*store, &daemon, &bin_dir, &dynamic).await?);
         }
-        let witness = if self.witness { Some(self.witness(&sandbox, &store, &daemon)?) } else { None };
+        let witness = if self.witness { Some(self.witness(&sandbox, &*store, &daemon)?) } else { None };
         Ok(Cluster {
             checker: None,
             nodes,
@@ -214,22 +210,24 @@ impl Builder {
         Ok(cluster)
     }
 
-    async fn plan_raft(&self, agent: Agent, sandbox: &Sandbox) -> Result<Raft> {
-        ensure!(agent == Agent::Quorate, "only Quorate has this embedded store; that of {} is another one", agent.name());
+    async fn start_store(&self, agent: Agent, sandbox: &Sandbox) -> Result<Box<dyn Store>> {
+        if self.store == StoreKind::Raft {
+            ensure!(agent == Agent::Quorate, "only Quorate has this embedded store; that of {} is another one", agent.name());
+        }
         let witness = self.witness.then(|| WITNESS.to_owned());
         let names = (0..self.members).map(name_of).chain(witness);
         let directories = names.map(|name| sandbox.make(&name)).collect::<Result<Vec<_>>>()?;
-        Raft::plan(sandbox, &directories, self.links).await
+        self.store.start(sandbox, self.store_servers, &directories, self.links).await
     }
 
     /// Starts the node without a PostgreSQL.
-    fn witness(&self, sandbox: &Sandbox, store: &Store, daemon: &Path) -> Result<Server> {
+    fn witness(&self, sandbox: &Sandbox, store: &dyn Store, daemon: &Path) -> Result<Server> {
         let witness = store.raft()?.witness(self.members.into(), &sandbox.make(WITNESS)?, daemon, sandbox)?;
         witness.start()?;
         Ok(witness)
     }
 
-    async fn node(&self, index: u8, sandbox: &Sandbox, store: &Store, daemon: &Path, bin_dir: &Path, dynamic: &Value) -> Result<Node> {
+    async fn node(&self, index: u8, sandbox: &Sandbox, store: &dyn Store, daemon: &Path, bin_dir: &Path, dynamic: &Value) -> Result<Node> {
         let name = name_of(index);
         let directory = sandbox.make(&name)?;
         let volume = match self.volume {
@@ -246,7 +244,9 @@ impl Builder {
             let [rest, postgres] = &links.inbound;
             (rest.address(), postgres.address())
         });
-        let section = section(index, store, &directory, links.as_ref());
+        let through = links.as_ref().map(|links| links.store.iter().map(Proxy::address).collect::<Vec<_>>());
+        let guest = Guest { index: index.into(), name: &name, scope: &self.scope, directory: &directory, through: through.as_deref() };
+        let section = store.welcome(&guest).await?;
         let mut settings = settings::local(&Local {
             scope: &self.scope,
             name: &name,
@@ -272,33 +272,15 @@ fn name_of(index: u8) -> String {
     format!("pg{}", index + 1)
 }
 
-/// The section of a node's file that says where the store is.
-fn section(index: u8, store: &Store, directory: &Path, links: Option<&Links>) -> (&'static str, Value) {
-    let hosts = |addresses: Vec<SocketAddr>| addresses.iter().map(ToString::to_string).collect::<Vec<_>>();
-    match (store, links) {
-        (Store::Raft(raft), _) => ("raft", raft.section(index.into(), &directory.join("raft"))),
-        (Store::Etcd(etcd), None) => ("etcd3", json!({"hosts": hosts(etcd.endpoints())})),
-        // Or the agent asks the store for its servers, and finds the way around the proxies.
-        (Store::Etcd(_), Some(links)) => {
-            ("etcd3", json!({"hosts": hosts(links.store.iter().map(Proxy::address).collect()), "use_proxies": true}))
-        }
-    }
-}
-
-async fn links(index: u8, sandbox: &Sandbox, store: &Store, addresses: &Addresses) -> Result<Links> {
+async fn links(index: u8, sandbox: &Sandbox, store: &dyn Store, addresses: &Addresses) -> Result<Links> {
     let network = sandbox.network();
-    let servers = match store {
-        Store::Etcd(etcd) => etcd.endpoints(),
-        // Its proxies stand between all nodes, and are its own.
-        Store::Raft(_) => Vec::new(),
-    };
-    let mut store = Vec::new();
-    for endpoint in servers {
-        store.push(Proxy::start((network.address(151 + index), 0).into(), endpoint).await?);
+    let mut to_store = Vec::new();
+    for endpoint in store.endpoints() {
+        to_store.push(Proxy::start((network.address(151 + index), 0).into(), endpoint).await?);
     }
     let inbound = (network.address(51 + index), 0);
     Ok(Links {
-        store,
+        store: to_store,
         inbound: [Proxy::start(inbound.into(), addresses.rest).await?, Proxy::start(inbound.into(), addresses.postgres).await?],
     })
 }

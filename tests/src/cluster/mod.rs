@@ -18,8 +18,8 @@ use crate::poll::{self, PATIENCE};
 use crate::process::{self, Finished};
 use crate::proxy::Condition;
 use crate::sandbox::Sandbox;
-use crate::settings::Times;
-use crate::stores::{Server, Store};
+use crate::settings::{self, Times};
+use crate::stores::{Guest, Server, Store, StoreKind};
 
 pub use builder::Builder;
 
@@ -43,7 +43,7 @@ pub struct Cluster {
     checker: Option<Checker>,
     nodes: Vec<Node>,
     /// The store.
-    pub store: Store,
+    pub store: Box<dyn Store>,
     /// A node of the embedded store without a PostgreSQL, if one was asked for.
     pub witness: Option<Server>,
     /// The cluster's name.
@@ -251,7 +251,7 @@ impl Cluster {
     /// If they do not in time, or the store is another one.
     pub async fn eventually_all_vote(&self) -> Result<()> {
         let raft = self.store.raft()?;
-        poll::until("all nodes of the Raft cluster are up to date", PATIENCE, async || raft.all_up_to_date().await).await
+        poll::until("all nodes of the Raft cluster are up to date", PATIENCE, async || raft.all_healthy().await).await
     }
 
     /// Asks `via` for a switchover, and returns its answer.
@@ -321,7 +321,7 @@ impl Cluster {
         let links = node.links.as_ref().context("this cluster was built without links to cut")?;
         if link != Link::Peers {
             links.store.iter().for_each(|proxy| proxy.set(condition));
-            if let Store::Raft(raft) = &self.store {
+            if let Ok(raft) = self.store.raft() {
                 for (other, proxy) in self.nodes.iter().zip(raft.proxies()) {
                     if other.name == node.name {
                         proxy.set(condition);
@@ -348,6 +348,23 @@ impl Cluster {
         Ok(())
     }
 
+    /// Starts a store of another kind beside the one there is, writes it into every node's file, and returns the former. The agents know
+    /// nothing of it before they are started anew.
+    ///
+    /// # Errors
+    ///
+    /// If something that is needed is not installed.
+    pub async fn write_another_store_into_the_files(&mut self, kind: StoreKind) -> Result<Box<dyn Store>> {
+        let directories: Vec<PathBuf> = self.nodes.iter().map(|node| node.directory.clone()).collect();
+        let store = kind.start(&self.sandbox, 1, &directories, false).await?;
+        for (index, node) in self.nodes.iter().enumerate() {
+            let guest = Guest { index, name: &node.name, scope: &self.scope, directory: &node.directory, through: None };
+            let (section, options) = store.welcome(&guest).await?;
+            node.change_file(|settings| settings::exchange_store(settings, section, options))?;
+        }
+        Ok(std::mem::replace(&mut self.store, store))
+    }
+
     /// Runs the control tool with the configuration of the first node.
     ///
     /// # Errors
@@ -356,6 +373,20 @@ impl Cluster {
     pub async fn ctl(&self, arguments: &[&str]) -> Result<Finished> {
         let node = self.nodes.first().context("a cluster has nodes")?;
         let program = node.program(&self.control_tool).arguments(["-c".into(), node.file().into_os_string()]);
+        program.arguments(arguments).run().await
+    }
+
+    /// Runs the control tool with another file, and answers its questions with these lines.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be started.
+    pub async fn ctl_with(&self, file: &Path, arguments: &[&str], answers: &[&str]) -> Result<Finished> {
+        let node = self.nodes.first().context("a cluster has nodes")?;
+        let script = r#"answers=$1; shift; printf '%s' "$answers" | "$@""#;
+        let answers: String = answers.iter().map(|answer| format!("{answer}\n")).collect();
+        let program = node.program(Path::new("/bin/sh")).arguments(["-c", script, "sh", &answers]);
+        let program = program.arguments([self.control_tool.clone().into_os_string(), "-c".into(), file.as_os_str().to_owned()]);
         program.arguments(arguments).run().await
     }
 

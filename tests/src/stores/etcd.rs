@@ -1,17 +1,19 @@
 //! One or three real etcd servers.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
-use etcd_client::{Client, ConnectOptions, DeleteOptions, EventType, GetOptions, PutOptions};
-use nix::sys::signal::Signal;
+use anyhow::{Context, Result, bail};
+use async_trait::async_trait;
+use etcd_client::{Client, ConnectOptions, DeleteOptions, EventType, PutOptions};
+use serde_json::{Value, json};
 use store_servers::etcd::Options;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::server::Server;
+use super::{Guest, Store};
+use crate::node::client;
 use crate::poll;
 use crate::sandbox::Sandbox;
 
@@ -20,11 +22,21 @@ const ANSWER: Duration = Duration::from_secs(2);
 /// Who may manage users.
 const ROOT: (&str, &str) = ("root", "root-secret");
 
+/// What agents speak with etcd.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Api {
+    /// Of old; keys of the other cannot be seen.
+    V2,
+    /// gRPC.
+    V3,
+}
+
 /// The servers of one store.
 #[derive(Debug)]
 pub struct Etcd {
-    /// Each with the address for its clients.
-    servers: Vec<(SocketAddr, Server)>,
+    api: Api,
+    endpoints: Vec<SocketAddr>,
+    servers: Vec<Server>,
 }
 
 impl Etcd {
@@ -33,89 +45,14 @@ impl Etcd {
     /// # Errors
     ///
     /// If etcd is not installed or does not start.
-    pub async fn start(sandbox: &Sandbox, count: u8) -> Result<Self> {
-        let options = Options { servers: count, ..Options::default() };
+    pub async fn start(sandbox: &Sandbox, count: u8, api: Api) -> Result<Self> {
+        let more = if api == Api::V2 { vec!["--enable-v2".to_owned()] } else { Vec::new() };
+        let options = Options { servers: count, more, ..Options::default() };
         let plans = options.plan(sandbox.network(), sandbox.directory())?;
-        let servers = plans.into_iter().map(|plan| Ok((plan.address, Server::planned(plan, sandbox)?))).collect::<Result<_>>()?;
-        let store = Self { servers };
-        store.servers.iter().try_for_each(|(_, server)| server.start())?;
+        let (endpoints, servers) = Server::start_all(plans, sandbox)?;
+        let store = Self { api, endpoints, servers };
         poll::until("etcd takes writes", poll::PATIENCE, async || store.put("/harness", "up").await).await?;
         Ok(store)
-    }
-
-    /// Where clients connect, server by server.
-    #[must_use]
-    pub fn endpoints(&self) -> Vec<SocketAddr> {
-        self.servers.iter().map(|(client, _)| *client).collect()
-    }
-
-    /// The servers' logs.
-    #[must_use]
-    pub fn logs(&self) -> Vec<PathBuf> {
-        self.servers.iter().map(|(_, server)| server.log().to_owned()).collect()
-    }
-
-    /// Starts a server that was killed.
-    ///
-    /// # Errors
-    ///
-    /// If it cannot be started.
-    pub fn resurrect(&self, index: usize) -> Result<()> {
-        self.servers[index].1.start()
-    }
-
-    /// Sends a signal to one server.
-    ///
-    /// # Errors
-    ///
-    /// If it does not run.
-    pub fn signal(&self, index: usize, signal: Signal) -> Result<()> {
-        self.servers[index].1.signal(signal)
-    }
-
-    /// Sends a signal to all servers: `SIGSTOP` makes the store silent, `SIGCONT` brings it back.
-    ///
-    /// # Errors
-    ///
-    /// If one does not run.
-    pub fn signal_all(&self, signal: Signal) -> Result<()> {
-        (0..self.servers.len()).try_for_each(|index| self.signal(index, signal))
-    }
-
-    /// What a key holds.
-    ///
-    /// # Errors
-    ///
-    /// If no server answers.
-    pub async fn get(&self, key: &str) -> Result<Option<String>> {
-        let mut client = self.connect().await?;
-        let answer = client.get(key, None).await?;
-        Ok(answer.kvs().first().map(|entry| String::from_utf8_lossy(entry.value()).into_owned()))
-    }
-
-    /// Every key below a prefix.
-    ///
-    /// # Errors
-    ///
-    /// If no server answers.
-    pub async fn list(&self, prefix: &str) -> Result<Vec<(String, String)>> {
-        let mut client = self.connect().await?;
-        let answer = client.get(prefix, Some(GetOptions::new().with_prefix())).await?;
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        Ok(answer.kvs().iter().map(|entry| (text(entry.key()), text(entry.value()))).collect())
-    }
-
-    /// Writes a key as nobody in particular; what is bound to a lease stays bound to it.
-    ///
-    /// # Errors
-    ///
-    /// If no server answers.
-    pub async fn put(&self, key: &str, value: &str) -> Result<()> {
-        let mut client = self.connect().await?;
-        let before = client.get(key, None).await?;
-        let lease = before.kvs().first().map_or(0, etcd_client::KeyValue::lease);
-        client.put(key, value, Some(PutOptions::new().with_lease(lease))).await?;
-        Ok(())
     }
 
     /// Waits until a key is removed, by anybody or by the end of its lease, and returns the moment. The watch is set up when this returns.
@@ -124,9 +61,8 @@ impl Etcd {
     ///
     /// If no server answers.
     pub async fn watch_removal(&self, key: &str) -> Result<JoinHandle<Result<Instant>>> {
-        // Not the client of `connect`, whose answers have a limit: this one may come late.
-        let endpoints: Vec<String> = self.endpoints().iter().map(ToString::to_string).collect();
-        let mut client = Client::connect(endpoints, None).await?;
+        // Its answers have no limit: this one may come late.
+        let mut client = Client::connect(self.hosts(), None).await?;
         let mut changes = client.watch(key, None).await?;
         Ok(tokio::spawn(async move {
             let _connection = client;
@@ -139,71 +75,13 @@ impl Etcd {
         }))
     }
 
-    /// Removes a key.
-    ///
-    /// # Errors
-    ///
-    /// If no server answers, or there is no such key.
-    pub async fn delete(&self, key: &str) -> Result<()> {
-        let mut client = self.connect().await?;
-        let answer = client.delete(key, None).await?;
-        ensure!(answer.deleted() == 1, "there is no key {key}");
-        Ok(())
-    }
-
-    /// Removes every key below a prefix.
-    ///
-    /// # Errors
-    ///
-    /// If no server answers.
-    pub async fn delete_all(&self, prefix: &str) -> Result<()> {
-        let mut client = self.connect().await?;
-        client.delete(prefix, Some(DeleteOptions::new().with_prefix())).await?;
-        Ok(())
-    }
-
-    /// Whether each server answers for the whole store.
-    ///
-    /// # Errors
-    ///
-    /// If one does not.
-    pub async fn all_healthy(&self) -> Result<()> {
-        for (address, _) in &self.servers {
-            let options = ConnectOptions::new().with_connect_timeout(ANSWER).with_timeout(ANSWER);
-            let mut client = Client::connect([address.to_string()], Some(options)).await?;
-            client.get("/harness", None).await.with_context(|| format!("{address} does not answer"))?;
-        }
-        Ok(())
-    }
-
-    /// Which server leads, counted from zero.
-    ///
-    /// # Errors
-    ///
-    /// If none says so.
-    pub async fn leader(&self) -> Result<usize> {
-        for server in 0..self.servers.len() {
-            let status = self.client(&[server]).await?.status().await?;
-            if status.header().is_some_and(|header| header.member_id() == status.leader()) {
-                return Ok(server);
-            }
-        }
-        bail!("no server of etcd leads")
-    }
-
-    pub(super) async fn client(&self, servers: &[usize]) -> Result<Client> {
-        let endpoints: Vec<String> = servers.iter().map(|server| self.servers[*server].0.to_string()).collect();
-        let options = ConnectOptions::new().with_connect_timeout(ANSWER);
-        Ok(Client::connect(endpoints, Some(options)).await?)
-    }
-
     /// Lets nobody in from now on but this user, who may do everything, and `root`.
     ///
     /// # Errors
     ///
     /// If no server answers.
     pub async fn admit_only(&self, user: &str, password: &str) -> Result<()> {
-        let mut client = self.connect().await?;
+        let mut client = self.connect(&self.hosts()).await?;
         client.role_add("root").await?;
         for (user, password) in [ROOT, (user, password)] {
             client.user_add(user, password, None).await?;
@@ -219,15 +97,101 @@ impl Etcd {
     ///
     /// If no server answers, or there is no such user.
     pub async fn change_password(&self, user: &str, password: &str) -> Result<()> {
-        let endpoints: Vec<String> = self.endpoints().iter().map(ToString::to_string).collect();
         let options = ConnectOptions::new().with_connect_timeout(ANSWER).with_timeout(ANSWER).with_user(ROOT.0, ROOT.1);
-        Client::connect(endpoints, Some(options)).await?.user_change_password(user, password).await?;
+        Client::connect(self.hosts(), Some(options)).await?.user_change_password(user, password).await?;
         Ok(())
     }
 
-    async fn connect(&self) -> Result<Client> {
-        let endpoints: Vec<String> = self.endpoints().iter().map(ToString::to_string).collect();
+    fn hosts(&self) -> Vec<String> {
+        self.endpoints.iter().map(ToString::to_string).collect()
+    }
+
+    /// A client whose every question is answered soon or not at all.
+    async fn connect(&self, hosts: &[String]) -> Result<Client> {
         let options = ConnectOptions::new().with_connect_timeout(ANSWER).with_timeout(ANSWER);
-        Ok(Client::connect(endpoints, Some(options)).await?)
+        Ok(Client::connect(hosts, Some(options)).await?)
+    }
+}
+
+#[async_trait]
+impl Store for Etcd {
+    fn servers(&self) -> &[Server] {
+        &self.servers
+    }
+
+    fn endpoints(&self) -> Vec<SocketAddr> {
+        self.endpoints.clone()
+    }
+
+    async fn welcome(&self, node: &Guest<'_>) -> Result<(&'static str, Value)> {
+        let mut section = json!({"hosts": node.hosts(&self.endpoints)});
+        if node.through.is_some() {
+            // Or the agent asks the store for its servers, and finds the way around the proxies.
+            section["use_proxies"] = json!(true);
+        }
+        Ok((if self.api == Api::V2 { "etcd" } else { "etcd3" }, section))
+    }
+
+    async fn get(&self, key: &str) -> Result<Option<String>> {
+        if self.api == Api::V2 {
+            let url = format!("http://{}/v2/keys{key}?quorum=true", self.endpoints.first().context("a server")?);
+            let answer: Value = client()?.get(url).timeout(ANSWER).send().await?.json().await?;
+            return Ok(answer["node"]["value"].as_str().map(str::to_owned));
+        }
+        let answer = self.connect(&self.hosts()).await?.get(key, None).await?;
+        Ok(answer.kvs().first().map(|entry| String::from_utf8_lossy(entry.value()).into_owned()))
+    }
+
+    async fn put(&self, key: &str, value: &str) -> Result<()> {
+        let mut client = self.connect(&self.hosts()).await?;
+        let before = client.get(key, None).await?;
+        let lease = before.kvs().first().map_or(0, etcd_client::KeyValue::lease);
+        client.put(key, value, Some(PutOptions::new().with_lease(lease))).await?;
+        Ok(())
+    }
+
+    async fn delete_all(&self, prefix: &str) -> Result<()> {
+        self.connect(&self.hosts()).await?.delete(prefix, Some(DeleteOptions::new().with_prefix())).await?;
+        Ok(())
+    }
+
+    async fn all_healthy(&self) -> Result<()> {
+        for host in self.hosts() {
+            let mut client = self.connect(std::slice::from_ref(&host)).await?;
+            client.get("/harness", None).await.with_context(|| format!("{host} does not answer"))?;
+        }
+        Ok(())
+    }
+
+    async fn client(&self, nodes: &[usize]) -> Result<super::Client> {
+        let hosts: Vec<String> = nodes.iter().map(|node| self.endpoints[*node].to_string()).collect();
+        let options = ConnectOptions::new().with_connect_timeout(ANSWER);
+        Ok(super::Client::etcd(Client::connect(hosts, Some(options)).await?))
+    }
+
+    async fn leader(&self) -> Result<usize> {
+        for (server, host) in self.hosts().into_iter().enumerate() {
+            let status = self.connect(&[host]).await?.status().await?;
+            if status.header().is_some_and(|header| header.member_id() == status.leader()) {
+                return Ok(server);
+            }
+        }
+        bail!("no server of etcd leads")
+    }
+
+    /// Messages of gRPC: one for each request, also for each that comes through the HTTP gateway, and one for each renewal of a lease.
+    async fn requests(&self) -> Result<u64> {
+        let mut sum = 0;
+        for host in self.hosts() {
+            let metrics = client()?.get(format!("http://{host}/metrics")).timeout(ANSWER).send().await?.text().await?;
+            let received = metrics.lines().filter(|line| line.starts_with("grpc_server_msg_received_total{"));
+            let counts = received.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok());
+            sum += counts.sum::<u64>();
+        }
+        Ok(sum)
+    }
+
+    fn etcd(&self) -> Result<&Etcd> {
+        Ok(self)
     }
 }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use async_trait::async_trait;
 use dcs_core::Deadline;
 use dcs_raft::cluster::Keys;
 use dcs_raft::command::{Operation, StoredKey, Transaction};
@@ -15,6 +16,7 @@ use dcs_raft::{Config, RemoteCluster};
 use serde_json::{Value, json};
 
 use super::server::Server;
+use super::{Client, Guest, Store};
 use crate::process::Program;
 use crate::proxy::Proxy;
 use crate::sandbox::Sandbox;
@@ -63,10 +65,6 @@ impl Raft {
         }
         let client = client_of(nodes.iter().map(|node| node.reached))?;
         Ok(Self { nodes, client })
-    }
-
-    pub(super) fn client(&self, nodes: &[usize]) -> Result<RemoteCluster> {
-        client_of(nodes.iter().map(|node| self.nodes[*node].reached))
     }
 
     /// A node without a PostgreSQL, counted from zero, that does not run yet.
@@ -118,38 +116,6 @@ impl Raft {
         }
     }
 
-    /// Which node leads, counted from zero, and is followed by a majority.
-    ///
-    /// # Errors
-    ///
-    /// If none does now.
-    pub async fn leader(&self) -> Result<usize> {
-        let mut seen = Vec::new();
-        for node in 0..self.nodes.len() {
-            match self.status(node).await {
-                Ok(status) if status.role == NodeRole::Leader && status.has_quorum => return Ok(node),
-                Ok(status) => seen.push(format!("{:?} in term {}", status.role, status.term)),
-                Err(error) => seen.push(format!("{error:#}")),
-            }
-        }
-        bail!("no node leads the Raft cluster: {}", seen.join("; "))
-    }
-
-    /// Whether every node has what the leader has.
-    ///
-    /// # Errors
-    ///
-    /// If one does not, or nobody leads now.
-    pub async fn all_up_to_date(&self) -> Result<()> {
-        let leader = self.status(self.leader().await?).await?;
-        for peer in &leader.peers {
-            let reached = peer.match_index >= Some(leader.commit);
-            ensure!(peer.voter && reached, "{} has {:?} of {} entries", peer.address, peer.match_index, leader.commit);
-        }
-        ensure!(leader.peers.len() + 1 == self.nodes.len(), "{} nodes of {}", leader.peers.len() + 1, self.nodes.len());
-        Ok(())
-    }
-
     /// Hands the leadership to a node, counted from zero.
     ///
     /// # Errors
@@ -168,20 +134,6 @@ impl Raft {
         Ok(())
     }
 
-    pub(super) async fn get(&self, key: &str) -> Result<Option<String>> {
-        let found = self.stored(key).await?;
-        Ok(found.map(|found| String::from_utf8_lossy(&found.value).into_owned()))
-    }
-
-    pub(super) async fn put(&self, key: &str, value: &str) -> Result<()> {
-        let handle = self.stored(key).await?.and_then(|found| found.handle);
-        self.apply(Operation::Put { key: key.to_owned(), value: value.as_bytes().to_vec(), handle }).await
-    }
-
-    pub(super) async fn delete_all(&self, prefix: &str) -> Result<()> {
-        self.apply(Operation::DeletePrefix { prefix: prefix.to_owned() }).await
-    }
-
     async fn stored(&self, key: &str) -> Result<Option<StoredKey>> {
         let Keys { keys, .. } = self.client.cluster().read(key, Deadline::after(ANSWER)).await?;
         Ok(keys.into_iter().find(|found| found.key == key))
@@ -191,6 +143,68 @@ impl Raft {
         let transaction = Transaction { then: vec![operation], ..Transaction::default() };
         self.client.cluster().propose(transaction, Deadline::after(ANSWER)).await?;
         Ok(())
+    }
+}
+
+#[async_trait]
+impl Store for Raft {
+    fn servers(&self) -> &[Server] {
+        &[]
+    }
+
+    fn endpoints(&self) -> Vec<SocketAddr> {
+        // Its proxies stand between all nodes, and are its own.
+        Vec::new()
+    }
+
+    async fn welcome(&self, node: &Guest<'_>) -> Result<(&'static str, Value)> {
+        Ok(("raft", self.section(node.index, &node.directory.join("raft"))))
+    }
+
+    async fn get(&self, key: &str) -> Result<Option<String>> {
+        let found = self.stored(key).await?;
+        Ok(found.map(|found| String::from_utf8_lossy(&found.value).into_owned()))
+    }
+
+    async fn put(&self, key: &str, value: &str) -> Result<()> {
+        let handle = self.stored(key).await?.and_then(|found| found.handle);
+        self.apply(Operation::Put { key: key.to_owned(), value: value.as_bytes().to_vec(), handle }).await
+    }
+
+    async fn delete_all(&self, prefix: &str) -> Result<()> {
+        self.apply(Operation::DeletePrefix { prefix: prefix.to_owned() }).await
+    }
+
+    /// Whether every node has what the leader has.
+    async fn all_healthy(&self) -> Result<()> {
+        let leader = self.status(self.leader().await?).await?;
+        for peer in &leader.peers {
+            let reached = peer.match_index >= Some(leader.commit);
+            ensure!(peer.voter && reached, "{} has {:?} of {} entries", peer.address, peer.match_index, leader.commit);
+        }
+        ensure!(leader.peers.len() + 1 == self.nodes.len(), "{} nodes of {}", leader.peers.len() + 1, self.nodes.len());
+        Ok(())
+    }
+
+    async fn client(&self, nodes: &[usize]) -> Result<Client> {
+        client_of(nodes.iter().map(|node| self.nodes[*node].reached)).map(Client::raft)
+    }
+
+    /// The node that leads and is followed by a majority.
+    async fn leader(&self) -> Result<usize> {
+        let mut seen = Vec::new();
+        for node in 0..self.nodes.len() {
+            match self.status(node).await {
+                Ok(status) if status.role == NodeRole::Leader && status.has_quorum => return Ok(node),
+                Ok(status) => seen.push(format!("{:?} in term {}", status.role, status.term)),
+                Err(error) => seen.push(format!("{error:#}")),
+            }
+        }
+        bail!("no node leads the Raft cluster: {}", seen.join("; "))
+    }
+
+    fn raft(&self) -> Result<&Raft> {
+        Ok(self)
     }
 }
 

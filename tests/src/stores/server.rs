@@ -1,5 +1,6 @@
 //! A program of a store that can be killed and started again: a server of etcd, or a witness of the embedded store.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
@@ -27,12 +28,24 @@ impl Server {
         Self { name: name.to_owned(), log: program.directory.join("log"), program, child: Mutex::new(None) }
     }
 
+    /// Starts what is planned, in a sandbox. Returns the addresses for clients, and the servers.
+    ///
+    /// # Errors
+    ///
+    /// If a directory cannot be made, or a server not be started.
+    pub(super) fn start_all(plans: Vec<Plan>, sandbox: &Sandbox) -> Result<(Vec<SocketAddr>, Vec<Self>)> {
+        let addresses = plans.iter().map(|plan| plan.address).collect();
+        let servers = plans.into_iter().map(|plan| Self::planned(plan, sandbox)).collect::<Result<Vec<_>>>()?;
+        servers.iter().try_for_each(Self::start)?;
+        Ok((addresses, servers))
+    }
+
     /// A planned one that does not run yet, in a sandbox.
     ///
     /// # Errors
     ///
     /// If its directory cannot be made.
-    pub(super) fn planned(plan: Plan, sandbox: &Sandbox) -> Result<Self> {
+    fn planned(plan: Plan, sandbox: &Sandbox) -> Result<Self> {
         std::fs::create_dir_all(&plan.directory).with_context(|| format!("cannot make {}", plan.directory.display()))?;
         sandbox.account().own(&plan.directory)?;
         for (name, content) in &plan.files {

@@ -9,12 +9,15 @@ use serde_json::{Value, json};
 use tests::poll::{self, PATIENCE};
 use tests::{Cluster, Loss, StoreKind};
 
-on_every_store![
-    three_empty_nodes_become_one_leader_and_two_streaming_replicas,
-    the_cluster_begins_with_the_options_and_settings_of_its_file,
-    scripts_make_files_for_postgresql_alone_and_the_log_is_as_open_as_the_umask_says,
-    the_control_tool_lists_every_member_with_its_role_and_state,
-];
+on_every_store! {
+    every_form: [
+        three_empty_nodes_become_one_leader_and_two_streaming_replicas,
+    ]
+    etcd_and_raft: [
+        the_cluster_begins_with_the_options_and_settings_of_its_file,
+        scripts_make_files_for_postgresql_alone_and_the_log_is_as_open_as_the_umask_says,
+    ]
+}
 
 async fn three_empty_nodes_become_one_leader_and_two_streaming_replicas(store: StoreKind) -> Result<()> {
     let mut cluster = Cluster::builder().store(store).assemble().await?;
@@ -76,20 +79,5 @@ async fn scripts_make_files_for_postgresql_alone_and_the_log_is_as_open_as_the_u
     let mode = |path: &Path| Ok::<_, std::io::Error>(fs::metadata(path)?.permissions().mode() & 0o777);
     let (log, ours) = (mode(&node.directory.join("patroni.log"))?, mode(&ours)?);
     ensure!(log == ours, "the log has mode {log:o}, and what the agent's parent makes {ours:o}");
-    cluster.finish(Loss::None).await
-}
-
-async fn the_control_tool_lists_every_member_with_its_role_and_state(store: StoreKind) -> Result<()> {
-    let cluster = Cluster::builder().store(store).start().await?;
-    let leader = cluster.leader().await?;
-
-    let listed: Value = serde_json::from_str(&cluster.ctl(&["list", "-f", "json"]).await?.success()?)?;
-    let members = listed.as_array().map_or(0, Vec::len);
-    ensure!(members == 3, "{members} members in {listed}");
-    for member in listed.as_array().into_iter().flatten() {
-        let expected = if member["Member"] == leader.name.as_str() { ("Leader", "running") } else { ("Replica", "streaming") };
-        ensure!((member["Role"].as_str(), member["State"].as_str()) == (Some(expected.0), Some(expected.1)), "{member}");
-        ensure!(member["TL"] == 1, "{member}");
-    }
     cluster.finish(Loss::None).await
 }

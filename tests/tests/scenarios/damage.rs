@@ -6,12 +6,14 @@ use anyhow::{Context, Result, ensure};
 use tests::poll::{self, PATIENCE};
 use tests::{Cluster, Loss, StoreKind, postgres, skip};
 
-on_every_store![
-    a_data_directory_of_another_cluster_is_refused_and_left_as_it_is,
-    damaged_keys_demote_nobody,
-    a_switchover_request_with_a_time_that_cannot_be_read_is_ignored,
-    a_store_that_lost_everything_is_filled_again_by_the_leader,
-];
+on_every_store! {
+    etcd_and_raft: [
+        a_data_directory_of_another_cluster_is_refused_and_left_as_it_is,
+        damaged_keys_demote_nobody,
+        a_switchover_request_with_a_time_that_cannot_be_read_is_ignored,
+        a_store_that_lost_everything_is_filled_again_by_the_leader,
+    ]
+}
 
 async fn a_data_directory_of_another_cluster_is_refused_and_left_as_it_is(store: StoreKind) -> Result<()> {
     let mut cluster = Cluster::builder().store(store).assemble().await?;

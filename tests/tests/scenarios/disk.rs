@@ -8,7 +8,11 @@ use anyhow::{Result, ensure};
 use tests::poll::{self, PATIENCE};
 use tests::{Cluster, Loss, StoreKind, skip};
 
-on_every_store![a_primary_whose_disk_is_full_is_replaced_and_returns_when_there_is_room,];
+on_every_store! {
+    etcd_and_raft: [
+        a_primary_whose_disk_is_full_is_replaced_and_returns_when_there_is_room,
+    ]
+}
 
 /// Writes until nothing fits any more.
 fn fill(volume: &Path) -> Result<std::path::PathBuf> {

@@ -8,17 +8,23 @@ use tests::poll::{self, PATIENCE};
 use tests::{Agent, Cluster, Loss, StoreKind};
 use tokio::time::Instant;
 
-on_every_store![
-    when_the_primary_node_dies_a_replica_takes_over_soon_after_the_lock_expires,
-    when_only_the_postmaster_dies_the_primary_recovers_in_place,
-    an_agent_that_dies_and_returns_within_the_ttl_leaves_its_primary_alone,
-    when_the_agent_of_the_primary_dies_for_good_another_takes_over_and_the_old_primary_follows_once_its_agent_is_back,
-    when_the_agent_of_the_primary_is_frozen_another_takes_over_and_it_follows_when_it_wakes,
-    a_frozen_postmaster_never_leads_to_two_primaries,
-    an_agent_told_to_end_hands_over_at_once_and_loses_nothing,
-    a_cluster_killed_as_a_whole_comes_back,
-    the_cluster_survives_one_death_after_the_other,
-];
+on_every_store! {
+    every_form: [
+        when_the_primary_node_dies_a_replica_takes_over_soon_after_the_lock_expires,
+    ]
+    every_store: [
+        when_only_the_postmaster_dies_the_primary_recovers_in_place,
+        when_the_agent_of_the_primary_is_frozen_another_takes_over_and_it_follows_when_it_wakes,
+        a_cluster_killed_as_a_whole_comes_back,
+    ]
+    etcd_and_raft: [
+        an_agent_that_dies_and_returns_within_the_ttl_leaves_its_primary_alone,
+        when_the_agent_of_the_primary_dies_for_good_another_takes_over_and_the_old_primary_follows_once_its_agent_is_back,
+        a_frozen_postmaster_never_leads_to_two_primaries,
+        an_agent_told_to_end_hands_over_at_once_and_loses_nothing,
+        the_cluster_survives_one_death_after_the_other,
+    ]
+}
 
 async fn when_the_primary_node_dies_a_replica_takes_over_soon_after_the_lock_expires(store: StoreKind) -> Result<()> {
     let cluster = Cluster::builder().store(store).start().await?;

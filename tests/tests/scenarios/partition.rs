@@ -4,11 +4,15 @@ use anyhow::{Result, ensure};
 use tests::poll::{self, PATIENCE};
 use tests::{Cluster, Link, Loss, Node, StoreKind};
 
-on_every_store![
-    a_leader_cut_off_from_everybody_steps_down_before_another_is_promoted,
-    a_leader_cut_off_from_the_store_alone_steps_down_before_its_lock_expires,
-    a_replica_cut_off_from_the_store_disturbs_nobody,
-];
+on_every_store! {
+    every_store: [
+        a_leader_cut_off_from_everybody_steps_down_before_another_is_promoted,
+    ]
+    etcd_and_raft: [
+        a_leader_cut_off_from_the_store_alone_steps_down_before_its_lock_expires,
+        a_replica_cut_off_from_the_store_disturbs_nobody,
+    ]
+}
 
 async fn eventually_takes_no_writes(node: &Node) -> Result<()> {
     poll::until(&format!("{} takes no writes", node.name), PATIENCE, async || {

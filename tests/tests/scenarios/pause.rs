@@ -6,11 +6,13 @@ use serde_json::Value;
 use tests::poll::{self, PATIENCE};
 use tests::{Cluster, Loss, StoreKind};
 
-on_every_store![
-    in_pause_a_dead_postgresql_stays_dead_and_nobody_is_promoted_until_it_is_resumed,
-    in_pause_an_agent_comes_and_goes_without_touching_postgresql,
-    in_pause_a_switchover_needs_a_candidate,
-];
+on_every_store! {
+    etcd_and_raft: [
+        in_pause_a_dead_postgresql_stays_dead_and_nobody_is_promoted_until_it_is_resumed,
+        in_pause_an_agent_comes_and_goes_without_touching_postgresql,
+        in_pause_a_switchover_needs_a_candidate,
+    ]
+}
 
 async fn pause(cluster: &Cluster) -> Result<()> {
     let output = cluster.ctl(&["pause", &cluster.scope, "--wait"]).await?.success()?;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use tests::poll::{self, PATIENCE};
+use tests::settings::Times;
 use tests::{Cluster, Link, Loss, Node, StoreKind, cluster};
 use tokio::time::Instant;
 
@@ -24,11 +25,15 @@ async fn eventually_raft_is_led_by_another_than(cluster: &Cluster, former: &Node
 
 /// Waits until the agent has led for two lives of its lock, with what the store has now.
 async fn eventually_has_led_on(cluster: &Cluster, leader: &Node) -> Result<()> {
+    eventually_has_led_for(cluster, leader, 2 * cluster.times.ttl.as_secs()).await
+}
+
+/// Waits until the agent has led for so many seconds, with what the store has now.
+async fn eventually_has_led_for(cluster: &Cluster, leader: &Node, seconds: u64) -> Result<()> {
     let began = leader.status().await?["dcs_last_seen"].as_u64();
-    let lives = 2 * cluster.times.ttl.as_secs();
-    poll::until(&format!("{} has led for two lives of its lock", leader.name), PATIENCE, async || {
+    poll::until(&format!("{} has led for {seconds} s", leader.name), PATIENCE, async || {
         let seen = leader.status().await?["dcs_last_seen"].as_u64();
-        ensure!(seen >= began.map(|began| began + lives), "{seen:?} after {began:?}");
+        ensure!(seen >= began.map(|began| began + seconds), "{seen:?} after {began:?}");
         Ok(())
     })
     .await?;
@@ -215,4 +220,38 @@ async fn two_nodes_and_a_witness_survive_the_loss_of_each() -> Result<()> {
 
     replace_the_primary(&cluster).await?;
     cluster.finish(Loss::SUDDEN_DEATH).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_agent_of_each_replica_dies_hangs_and_restarts_in_turn_and_every_role_stays() -> Result<()> {
+    // The restarted agents must be back within the ttl, also where many tests run at once.
+    let times = Times { ttl: Duration::from_secs(15), loop_wait: Duration::from_secs(1), retry_timeout: Duration::from_secs(6) };
+    let cluster = on_raft().times(times).start().await?;
+    let primary = cluster.leader().await?;
+    let postmasters: Vec<_> = cluster.nodes().iter().map(Node::postmaster).collect();
+    // Who could not renew the lock for as long as this has given up.
+    let patience = (times.retry_timeout + times.loop_wait * 2).as_secs();
+
+    for replica in cluster.others(primary) {
+        cluster.let_lead_raft(replica).await?;
+        replica.kill_agent().await?;
+        eventually_has_led_for(&cluster, primary, patience).await?;
+        replica.start()?;
+        cluster.eventually_all_vote().await?;
+        cluster.let_lead_raft(replica).await?;
+        replica.signal_agent(Signal::SIGSTOP)?;
+        eventually_has_led_for(&cluster, primary, patience).await?;
+        replica.signal_agent(Signal::SIGCONT)?;
+        cluster.eventually_all_vote().await?;
+    }
+    // Its lock outlives the restart of its agent.
+    primary.kill_agent().await?;
+    primary.start()?;
+    cluster.eventually_all_vote().await?;
+
+    ensure!(cluster.eventually_settled().await?.name == primary.name, "another node leads");
+    ensure!(primary.timeline().await? == 1, "somebody was promoted");
+    let after: Vec<_> = cluster.nodes().iter().map(Node::postmaster).collect();
+    ensure!(after == postmasters, "a PostgreSQL was restarted");
+    cluster.finish(Loss::None).await
 }

@@ -5,11 +5,13 @@ use serde_json::json;
 use tests::poll::{self, PATIENCE};
 use tests::{Cluster, Loss, StoreKind};
 
-on_every_store![
-    a_reinitialized_replica_gets_a_new_copy_and_follows_again,
-    a_replica_whose_files_are_ruined_is_repaired_by_reinitializing_it,
-    the_leader_refuses_to_be_reinitialized,
-];
+on_every_store! {
+    etcd_and_raft: [
+        a_reinitialized_replica_gets_a_new_copy_and_follows_again,
+        a_replica_whose_files_are_ruined_is_repaired_by_reinitializing_it,
+        the_leader_refuses_to_be_reinitialized,
+    ]
+}
 
 async fn a_reinitialized_replica_gets_a_new_copy_and_follows_again(store: StoreKind) -> Result<()> {
     let cluster = Cluster::builder().store(store).start().await?;

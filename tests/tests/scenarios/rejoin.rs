@@ -7,11 +7,13 @@ use serde_json::{Value, json};
 use tests::poll::{self, PATIENCE};
 use tests::{Cluster, Link, Loss, Node, StoreKind};
 
-on_every_store![
-    a_diverged_primary_is_rewound_and_keeps_its_data_directory,
-    a_diverged_primary_that_may_not_be_rewound_is_copied_anew_where_that_is_allowed,
-    a_diverged_primary_that_may_be_neither_rewound_nor_removed_stays_out_and_keeps_its_data,
-];
+on_every_store! {
+    etcd_and_raft: [
+        a_diverged_primary_is_rewound_and_keeps_its_data_directory,
+        a_diverged_primary_that_may_not_be_rewound_is_copied_anew_where_that_is_allowed,
+        a_diverged_primary_that_may_be_neither_rewound_nor_removed_stays_out_and_keeps_its_data,
+    ]
+}
 
 /// Rows of the time in which nothing was replicated may be lost, and no others.
 const UNREPLICATED: Loss = Loss::UnreplicatedTail(Duration::from_secs(20));

@@ -4,11 +4,13 @@ use anyhow::{Result, ensure};
 use tests::poll::{self, PATIENCE};
 use tests::{Cluster, Loss, StoreKind};
 
-on_every_store![
-    every_replica_streams_through_a_slot_of_its_own_and_refuses_writes,
-    a_node_that_comes_later_copies_the_leader_and_follows_it,
-    a_replica_that_was_away_catches_up_without_a_new_copy,
-];
+on_every_store! {
+    etcd_and_raft: [
+        every_replica_streams_through_a_slot_of_its_own_and_refuses_writes,
+        a_node_that_comes_later_copies_the_leader_and_follows_it,
+        a_replica_that_was_away_catches_up_without_a_new_copy,
+    ]
+}
 
 async fn every_replica_streams_through_a_slot_of_its_own_and_refuses_writes(store: StoreKind) -> Result<()> {
     let cluster = Cluster::builder().store(store).start().await?;

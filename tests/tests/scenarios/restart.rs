@@ -5,12 +5,14 @@ use serde_json::{Value, json};
 use tests::poll::{self, PATIENCE};
 use tests::{Cluster, Loss, Node, StoreKind};
 
-on_every_store![
-    a_setting_that_needs_a_restart_is_pending_until_each_member_was_restarted,
-    a_setting_that_needs_no_restart_applies_everywhere_by_itself,
-    a_restart_whose_conditions_do_not_hold_is_refused_and_leaves_postgresql_alone,
-    the_control_tool_restarts_every_member_and_the_leader_stays,
-];
+on_every_store! {
+    etcd_and_raft: [
+        a_setting_that_needs_a_restart_is_pending_until_each_member_was_restarted,
+        a_setting_that_needs_no_restart_applies_everywhere_by_itself,
+        a_restart_whose_conditions_do_not_hold_is_refused_and_leaves_postgresql_alone,
+        the_control_tool_restarts_every_member_and_the_leader_stays,
+    ]
+}
 
 async fn eventually_pending(node: &Node, pending: bool) -> Result<()> {
     poll::until(&format!("pending restart of {} is {pending}", node.name), PATIENCE, async || {

@@ -4,14 +4,20 @@ use anyhow::{Result, ensure};
 use serde_json::json;
 use tests::{Cluster, Loss, StoreKind};
 
-on_every_store![
-    a_switchover_without_a_candidate_makes_some_replica_the_leader,
-    a_switchover_asked_of_a_replica_makes_the_candidate_the_leader,
-    the_control_tool_switches_over_there_and_back,
-    an_impossible_switchover_is_refused_with_the_reason_and_changes_nothing,
-    a_leader_without_replicas_refuses_to_switch_over,
-    a_manual_failover_moves_the_leader_to_the_candidate,
-];
+on_every_store! {
+    every_form: [
+        a_switchover_without_a_candidate_makes_some_replica_the_leader,
+    ]
+    every_store: [
+        the_control_tool_switches_over_there_and_back,
+    ]
+    etcd_and_raft: [
+        a_switchover_asked_of_a_replica_makes_the_candidate_the_leader,
+        an_impossible_switchover_is_refused_with_the_reason_and_changes_nothing,
+        a_leader_without_replicas_refuses_to_switch_over,
+        a_manual_failover_moves_the_leader_to_the_candidate,
+    ]
+}
 
 async fn a_switchover_without_a_candidate_makes_some_replica_the_leader(store: StoreKind) -> Result<()> {
     let cluster = Cluster::builder().store(store).start().await?;

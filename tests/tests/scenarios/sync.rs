@@ -9,15 +9,17 @@ use tests::poll::{self, PATIENCE};
 use tests::{Cluster, Loss, Node, StoreKind};
 use tokio::time::{Instant, timeout};
 
-on_every_store![
-    no_commit_is_lost_when_one_primary_after_the_other_dies_in_synchronous_mode,
-    no_commit_is_lost_when_one_primary_after_the_other_dies_in_quorum_mode,
-    no_commit_is_lost_in_a_switchover_and_a_failed_node_comes_back_in_strict_mode,
-    a_lost_synchronous_standby_is_replaced_and_commits_go_on,
-    alone_a_strict_primary_waits_and_another_goes_on,
-    the_modes_are_switched_under_writes,
-    a_restarted_synchronous_standby_hands_its_duty_over_first,
-];
+on_every_store! {
+    etcd_and_raft: [
+        no_commit_is_lost_when_one_primary_after_the_other_dies_in_synchronous_mode,
+        no_commit_is_lost_when_one_primary_after_the_other_dies_in_quorum_mode,
+        no_commit_is_lost_in_a_switchover_and_a_failed_node_comes_back_in_strict_mode,
+        a_lost_synchronous_standby_is_replaced_and_commits_go_on,
+        alone_a_strict_primary_waits_and_another_goes_on,
+        the_modes_are_switched_under_writes,
+        a_restarted_synchronous_standby_hands_its_duty_over_first,
+    ]
+}
 
 /// What the store says about synchronous replication.
 async fn key(cluster: &Cluster) -> Result<Value> {

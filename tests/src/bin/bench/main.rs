@@ -1,5 +1,5 @@
-//! `make bench`: our agent beside Patroni from PyPI, with the same `patroni.yml` and the same store, in one run; and before that the embedded
-//! store beside etcd. With `--only-stores` nothing but the latter.
+//! `make bench`: our agent beside Patroni from PyPI, with the same `patroni.yml` and the same store, in one run; before that the embedded
+//! store beside etcd, and after it what idle agents ask of each store. With `--only stores`, `agents` or `requests` one of these alone.
 //!
 //! What is measured is what a client sees: for how long nobody took its writes. Everything happens on loopback and is bounded in count and
 //! time. One agent's cluster runs after the other's, so that neither takes the processor from the other.
@@ -7,6 +7,7 @@
 mod load;
 mod measure;
 mod patroni;
+mod requests;
 mod store;
 mod table;
 
@@ -18,11 +19,17 @@ use tests::{Agent, StoreKind};
 use crate::measure::Plan;
 use crate::table::StoreResult;
 
+/// What can be measured alone.
+const PARTS: [&str; 3] = ["stores", "agents", "requests"];
+
 #[tokio::main]
 async fn main() -> ExitCode {
-    let asked = |option: &str| std::env::args().skip(1).any(|argument| argument == option);
-    let plan = if asked("--quick") { Plan::QUICK } else { Plan::FULL };
-    match compare(&plan, asked("--only-stores")).await {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let Some((plan, parts)) = read(&arguments) else {
+        eprintln!("usage: bench [--quick] [--only {}]", PARTS.join("|"));
+        return ExitCode::from(2);
+    };
+    match compare(&plan, &parts).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
@@ -31,13 +38,52 @@ async fn main() -> ExitCode {
     }
 }
 
-async fn compare(plan: &Plan, only_stores: bool) -> Result<()> {
-    compare_stores(plan).await?;
-    if only_stores {
-        return Ok(());
+/// How much is measured, and what.
+fn read(arguments: &[String]) -> Option<(Plan, Vec<&'static str>)> {
+    let (mut plan, mut parts) = (Plan::FULL, PARTS.to_vec());
+    let mut arguments = arguments.iter().map(String::as_str);
+    while let Some(argument) = arguments.next() {
+        match argument {
+            "--quick" => plan = Plan::QUICK,
+            "--only" => {
+                let wanted = arguments.next()?;
+                parts.retain(|part| *part == wanted);
+            }
+            _ => return None,
+        }
+    }
+    (!parts.is_empty()).then_some((plan, parts))
+}
+
+async fn compare(plan: &Plan, parts: &[&str]) -> Result<()> {
+    if parts.contains(&"stores") {
+        compare_stores(plan).await?;
+        println!();
+    }
+    if parts.contains(&"agents") {
+        compare_agents(plan).await?;
+        println!();
+    }
+    if parts.contains(&"requests") {
+        compare_requests(plan).await?;
+    }
+    Ok(())
+}
+
+async fn compare_requests(plan: &Plan) -> Result<()> {
+    let theirs = patroni::installed().await?;
+    let version = patroni::version(&theirs).await?;
+    println!("Idle clusters of Quorate and of {version}: three nodes, ttl 30, loop_wait 10, watched for {} s.\n", plan.watched.as_secs());
+    let mut rates = Vec::new();
+    for store in StoreKind::OUTSIDE {
+        match store.lacking() {
+            None => rates.push(requests::beside_each_other(store, &theirs, plan.watched).await?),
+            Some(lacks) => println!("{:>10}: not measured: {lacks}", store.name()),
+        }
     }
     println!();
-    compare_agents(plan).await
+    print!("{}", table::requests(&rates, &version, 6.0));
+    Ok(())
 }
 
 async fn compare_stores(plan: &Plan) -> Result<()> {

@@ -31,10 +31,12 @@ pub(crate) struct Plan {
     load: (Duration, usize),
     /// What is asked of the stores.
     pub(crate) stores: store::Plan,
+    /// For how long the requests of idle agents are counted.
+    pub(crate) watched: Duration,
 }
 
 impl Plan {
-    /// What `make bench` does: about a quarter of an hour.
+    /// What `make bench` does: about half an hour.
     pub(crate) const FULL: Self = Self {
         switchovers: 5,
         postmasters: 5,
@@ -42,6 +44,7 @@ impl Plan {
         idle: Duration::from_secs(30),
         load: (Duration::from_secs(3), 3),
         stores: store::Plan { span: Duration::from_secs(10), elections: 5 },
+        watched: Duration::from_secs(60),
     };
 
     /// One round of each, for trying it out.
@@ -52,6 +55,7 @@ impl Plan {
         idle: Duration::from_secs(10),
         load: (Duration::from_secs(1), 1),
         stores: store::Plan { span: Duration::from_secs(3), elections: 1 },
+        watched: Duration::from_secs(20),
     };
 }
 

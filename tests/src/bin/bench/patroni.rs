@@ -11,7 +11,7 @@ pub(crate) async fn installed() -> Result<PathBuf> {
     if let Some(directory) = std::env::var_os(agents::PATRONI) {
         return Ok(directory.into());
     }
-    let home = cache_dir()?.join("patroni");
+    let home = cache_dir()?.join("patroni-with-every-store");
     let programs = home.join("bin");
     if programs.join("patroni").is_file() {
         return Ok(programs);
@@ -19,7 +19,7 @@ pub(crate) async fn installed() -> Result<PathBuf> {
     println!("Installing Patroni from PyPI into {}", home.display());
     let python = agents::python().context("there is no `python3` that every user can run\n\nhint: `apt-get install python3-venv`")?;
     run(Command::new(&python).args(["-m", "venv", "--clear"]).arg(&home)).await?;
-    run(Command::new(programs.join("pip")).args(["install", "--quiet", "patroni[etcd3,psycopg3]"])).await?;
+    run(Command::new(programs.join("pip")).args(["install", "--quiet", "patroni[consul,etcd3,kubernetes,psycopg3,zookeeper]"])).await?;
     Ok(programs)
 }
 

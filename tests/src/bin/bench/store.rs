@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use tests::poll::{self, PATIENCE};
 use tests::sandbox::Sandbox;
-use tests::stores::{Client, Etcd, Raft, Server, Store, StoreKind};
+use tests::stores::{Client, Server, Store, StoreKind};
 use tests::{Agent, agents};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
@@ -46,7 +46,7 @@ pub(crate) struct Measured {
 
 /// Three nodes.
 struct Nodes {
-    store: Store,
+    store: Box<dyn Store>,
     witnesses: Vec<Server>,
     _sandbox: Sandbox,
 }
@@ -55,45 +55,24 @@ impl Nodes {
     async fn start(kind: StoreKind) -> Result<Self> {
         let sandbox = Sandbox::create()?;
         let mut witnesses = Vec::new();
-        let store = match kind {
-            StoreKind::Etcd => Store::Etcd(Etcd::start(&sandbox, NODES).await?),
-            StoreKind::Raft => {
-                let directories = (1..=NODES).map(|node| sandbox.make(&format!("node{node}"))).collect::<Result<Vec<_>>>()?;
-                let raft = Raft::plan(&sandbox, &directories, false).await?;
-                let daemon = agents::runnable_by_all(&Agent::Quorate.daemon()?, &sandbox.make("bin")?)?;
-                for (node, directory) in directories.iter().enumerate() {
-                    let witness = raft.witness(node, directory, &daemon, &sandbox)?;
-                    witness.start()?;
-                    witnesses.push(witness);
-                }
-                Store::Raft(raft)
+        let directories = (1..=NODES).map(|node| sandbox.make(&format!("node{node}"))).collect::<Result<Vec<_>>>()?;
+        let store = kind.start(&sandbox, NODES, &directories, false).await?;
+        if let Ok(raft) = store.raft() {
+            let daemon = agents::runnable_by_all(&Agent::Quorate.daemon()?, &sandbox.make("bin")?)?;
+            for (node, directory) in directories.iter().enumerate() {
+                let witness = raft.witness(node, directory, &daemon, &sandbox)?;
+                witness.start()?;
+                witnesses.push(witness);
             }
-        };
+        }
         let nodes = Self { store, witnesses, _sandbox: sandbox };
-        nodes.eventually_complete().await?;
+        nodes.store.eventually_all_healthy().await?;
         Ok(nodes)
     }
 
-    async fn eventually_complete(&self) -> Result<()> {
-        poll::until("all nodes of the store are there", PATIENCE, async || match &self.store {
-            Store::Etcd(etcd) => etcd.all_healthy().await,
-            Store::Raft(raft) => raft.all_up_to_date().await,
-        })
-        .await
-    }
-
-    fn signal(&self, node: usize, signal: Signal) -> Result<()> {
-        match &self.store {
-            Store::Etcd(etcd) => etcd.signal(node, signal),
-            Store::Raft(_) => self.witnesses.get(node).context("a witness")?.signal(signal),
-        }
-    }
-
-    fn restart(&self, node: usize) -> Result<()> {
-        match &self.store {
-            Store::Etcd(etcd) => etcd.resurrect(node),
-            Store::Raft(_) => self.witnesses.get(node).context("a witness")?.start(),
-        }
+    /// The program of one node.
+    fn server(&self, node: usize) -> Result<&Server> {
+        self.witnesses.get(node).or_else(|| self.store.servers().get(node)).with_context(|| format!("there is no node {node}"))
     }
 }
 
@@ -101,7 +80,7 @@ impl Nodes {
 pub(crate) async fn all(kind: StoreKind, plan: &Plan) -> Result<Measured> {
     let nodes = Nodes::start(kind).await?;
     let everywhere: Vec<usize> = (0..usize::from(NODES)).collect();
-    let alone = connected(&nodes.store, &everywhere).await?;
+    let alone = connected(&*nodes.store, &everywhere).await?;
     let mut alone = acknowledged(alone, "/bench/alone".to_owned(), Instant::now() + plan.span).await?;
     alone.sort();
     ensure!(!alone.is_empty(), "nothing was written");
@@ -109,7 +88,7 @@ pub(crate) async fn all(kind: StoreKind, plan: &Plan) -> Result<Measured> {
 
     let mut ready = Vec::new();
     for _ in 0..CLIENTS {
-        ready.push(connected(&nodes.store, &everywhere).await?);
+        ready.push(connected(&*nodes.store, &everywhere).await?);
     }
     let began = Instant::now();
     let mut clients = JoinSet::new();
@@ -132,7 +111,7 @@ pub(crate) async fn all(kind: StoreKind, plan: &Plan) -> Result<Measured> {
 }
 
 /// A client of these nodes that has its connections: making them may take longer than a thousand puts.
-async fn connected(store: &Store, nodes: &[usize]) -> Result<Client> {
+async fn connected(store: &dyn Store, nodes: &[usize]) -> Result<Client> {
     let mut client = store.client(nodes).await?;
     client.put("/bench/connected", "yes").await?;
     Ok(client)
@@ -152,13 +131,13 @@ async fn acknowledged(mut client: Client, key: String, until: Instant) -> Result
 
 /// Kills the leader, and waits until a client of one that is left has written.
 async fn kill_leader(nodes: &Nodes) -> Result<Duration> {
-    nodes.eventually_complete().await?;
+    nodes.store.eventually_all_healthy().await?;
     let leader = poll::until("somebody leads the store", PATIENCE, async || nodes.store.leader().await).await?;
     let survivor = (leader + 1) % usize::from(NODES);
-    let mut client = connected(&nodes.store, &[survivor]).await?;
+    let mut client = connected(&*nodes.store, &[survivor]).await?;
 
     let died = Instant::now();
-    nodes.signal(leader, Signal::SIGKILL)?;
+    nodes.server(leader)?.signal(Signal::SIGKILL)?;
     loop {
         // A put that was on its way to the old leader may never be answered: whoever waits for it would measure its own patience.
         let put = timeout(Duration::from_millis(100), client.put("/bench/after", "it is led")).await;
@@ -168,6 +147,6 @@ async fn kill_leader(nodes: &Nodes) -> Result<Duration> {
         ensure!(died.elapsed() < PATIENCE, "nobody leads after {PATIENCE:?}");
     }
     let lasted = died.elapsed();
-    nodes.restart(leader)?;
+    nodes.server(leader)?.start()?;
     Ok(lasted)
 }

@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use crate::measure;
+use crate::requests::Rates;
 use crate::store;
 
 /// What is compared: its name, how to read it from a result, and the ratio we aim at.
@@ -66,6 +67,19 @@ pub(crate) fn agents(ours: &measure::Measured, theirs: &measure::Measured, versi
 /// The stores beside each other.
 pub(crate) fn stores(embedded: &StoreResult, etcd: &StoreResult) -> String {
     render(&STORES, ["embedded", "etcd"], [embedded, etcd])
+}
+
+/// What idle agents ask of their stores, beside each other. Ours may ask once more in each of its loops, of which there are `loops` in a minute:
+/// the leader looks whether the lock is really its own.
+pub(crate) fn requests(rates: &[Rates], version: &str, loops: f64) -> String {
+    let mut out = String::new();
+    let _ = writeln!(out, "{:<24} {:>12} {:>14} {:>8}  aim", "requests/min and member", "Quorate", version, "more");
+    for Rates { store, ours, theirs } in rates {
+        let more = ours - theirs;
+        let aim = verdict(more <= loops, &format!("≤ {loops:.0} more"));
+        let _ = writeln!(out, "{:<24} {ours:>12.1} {theirs:>14.1} {more:>8.1}  {aim}", store.name());
+    }
+    out
 }
 
 /// One line for each thing that was measured, with the ratio of the first to the second and whether it is what we aim at.
