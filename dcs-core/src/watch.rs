@@ -27,8 +27,8 @@ pub enum MemberInterest {
     /// None.
     None,
     /// A key that did not exist before, or whose `state` is another one: a server starts, runs or stops somewhere. The
-    /// leader makes a slot for who is new and helps who starts; a standby looks after an upstream that is back. Positions
-    /// change all the time and wake nobody.
+    /// leader makes a slot for who is new and helps who starts; a standby looks after an upstream that is back. A member that
+    /// gives up synchronous duty (tag `nosync`) counts too. Positions change all the time and wake nobody.
     States,
     /// Every change: a task is waiting for a member to say something.
     Any,

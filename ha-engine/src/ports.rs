@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, watch};
 use crate::cancel::Cancel;
 use crate::decide::observation::{Monitor, PeerAnswer, PeerTarget, PendingRestarts, ServerObservation, SlotObservation, Upstream};
 use crate::decide::slots::SlotPlan;
+use crate::decide::sync::sample::SyncSample;
 use crate::settings::{BootstrapSettings, EffectiveSettings, ReplicaMethod};
 
 /// What this node's PostgreSQL is, as far as the agent knows without asking it. Changes are published at once.
@@ -359,6 +360,13 @@ pub trait Postgres: Send + Sync + fmt::Debug {
     /// Writes a small WAL record that standbys get soon: one that waits for its minimum recovery point then accepts
     /// connections. A failure is logged; it is tried again if somebody still waits.
     async fn write_wal_record(&self, deadline: Deadline);
+
+    /// What this primary shows of its standbys and of synchronous replication; nothing if it does not answer.
+    async fn synchronous_replication(&self, deadline: Deadline) -> Option<SyncSample>;
+
+    /// Decides about `synchronous_standby_names`: this text, or from now on again what is configured. Returns when the server
+    /// has it, on a primary with what it shows once every process has had the time to read it.
+    async fn set_synchronous_names(&self, text: Option<&str>, deadline: Deadline) -> Result<Option<SyncSample>, OperationFailed>;
 
     /// Makes standbys' start-up processes look again at once (SIGHUP to the postmaster, no `on_reload`).
     async fn nudge(&self);

@@ -139,9 +139,10 @@ impl Known {
     }
 }
 
-/// The state in a member's key.
-fn state_of(entry: &Entry) -> Option<String> {
-    codec::decode_member(&entry.value).value.state
+/// What others have to react to in a member's key: its state, and whether it may be a synchronous standby.
+fn state_of(entry: &Entry) -> (Option<String>, bool) {
+    let record = codec::decode_member(&entry.value).value;
+    (record.state, record.tags.nosync())
 }
 
 /// What changes are worth.

@@ -9,6 +9,8 @@ use dcs_core::{Acquisition, InitializeWrite, Moment, Renewal};
 use super::memory::Memory;
 use super::observation::{PeerAnswer, PeerTarget, StoreFailed, Upstream};
 use super::slots::SlotPlan;
+use super::sync::sample::SyncSample;
+use super::sync::watch::SyncWatch;
 use crate::ports::{CallbackEvent, CloneSource, ControlData, DivergenceFacts, FollowPlan, RecoveryDiff};
 
 /// One run of `decide`.
@@ -35,6 +37,8 @@ pub struct Decision {
     pub wake_at: Option<Moment>,
     /// Whether a change of any member's key should end the sleep: something waits for a member to say it.
     pub watch_members: bool,
+    /// In synchronous mode, on the primary that leads: what to look out for among the standbys until the next cycle.
+    pub sync_watch: Option<SyncWatch>,
 }
 
 /// Which of several loads within one cycle is meant.
@@ -73,8 +77,15 @@ pub enum Ask {
     WriteFailover(FailoverRequest, Option<Revision>),
     /// Make `/sync` empty (a stale one, before promoting without synchronous mode).
     DeleteSync(Option<Revision>),
-    /// Write `/sync`.
+    /// Write `/sync`, conditional on this revision.
     WriteSync(SyncRecord, Option<Revision>),
+    /// Set `synchronous_standby_names`, and look at the server once every process of it has read that.
+    SetSynchronousNames {
+        /// Which change of this cycle it is: the same text may come twice.
+        step: u32,
+        /// The text.
+        text: String,
+    },
     /// Wait, at most this long, for somebody to take the lock.
     WaitForLock(Duration),
     /// The timeline of the local server by the replication protocol.
@@ -92,9 +103,18 @@ pub enum Answer {
     Acquisition(Result<Acquisition, StoreFailed>),
     /// To [`Ask::Load`].
     View(Result<Arc<ClusterView>, StoreFailed>),
-    /// To [`Ask::ClaimBootstrap`], [`Ask::WriteFailover`], [`Ask::DeleteSync`] and [`Ask::WriteSync`]: whether it was
-    /// written. A store error counts as "no": the next cycle tries again.
+    /// To [`Ask::ClaimBootstrap`], [`Ask::WriteFailover`] and [`Ask::DeleteSync`]: whether it was written. A store error
+    /// counts as "no": the next cycle tries again.
     Written(bool),
+    /// To [`Ask::WriteSync`]: the new revision; nothing if it was not written, or nobody knows.
+    SyncWritten(Option<Revision>),
+    /// To [`Ask::SetSynchronousNames`].
+    NamesSet {
+        /// Whether the server has the text now.
+        done: bool,
+        /// What a primary showed afterwards.
+        sample: Option<SyncSample>,
+    },
     /// To [`Ask::Poll`], in order of arrival.
     Peers(Vec<(MemberName, PeerAnswer)>),
     /// To [`Ask::ControlData`]; nothing if it could not be read.
@@ -217,6 +237,8 @@ pub enum Effect {
     CheckpointAfterPromotion,
     /// Write a small WAL record beside the loop: a member may be waiting for one to become consistent.
     WriteWalRecord,
+    /// Synchronous mode is off: the configured `synchronous_standby_names` come into force.
+    UseConfiguredNames,
     /// Make a starting or waiting standby look again at once.
     Nudge,
     /// Rename the data directory to `….failed`.

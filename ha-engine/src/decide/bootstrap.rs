@@ -7,7 +7,7 @@ use super::action::{Ask, Effect, ExitReason, Task};
 use super::cycle::{Cycle, Outcome};
 use super::memory::Critical;
 use super::observation::{DataDir, Upstream};
-use super::{replica, unsupported};
+use super::{replica, sync, unsupported};
 use crate::ports::{CallbackEvent, CloneSource};
 use crate::settings::ReplicaMethod;
 
@@ -168,6 +168,7 @@ pub(super) fn in_progress(c: &mut Cycle<'_>) -> Outcome {
         c.error("somebody else took the leader lock while this node bootstrapped the cluster");
         return Ok(give_up(c));
     }
+    sync::begin(c)?;
     c.memory.bootstrapping = false;
     c.memory.critical = Critical::Idle;
     c.memory.managed = true;

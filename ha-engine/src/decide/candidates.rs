@@ -1,14 +1,15 @@
 //! Who could take over, and how far the others are: the comparison of section 2.3 and the question "is a failover
 //! possible?" of section 2.7.
 
-use std::cmp::Ordering;
-
 use dcs_core::model::{ClusterView, FailoverRequest, Lsn, Member, MemberName, Tags, Timeline};
 
-use super::action::Ask;
+use super::action::{Ask, Effect};
+use super::ballot::{self, Ballot, Said};
 use super::cycle::{Cycle, Outcome};
 use super::observation::{PeerAnswer, PeerStatus, PeerTarget};
 use super::position::{Lineage, Position};
+use super::sync::electorate::Electorate;
+use crate::settings::GlobalConfig;
 
 /// Why an answer does not count. `published` are the tags in the node's member key.
 ///
@@ -106,6 +107,8 @@ pub(super) struct Comparison<'m> {
     pub(super) check_lag: bool,
     /// The former leader: a higher priority of it is no reason to defer to it.
     pub(super) former_leader: Option<MemberName>,
+    /// Whom `/sync` lets win; nothing: anybody.
+    pub(super) electorate: Option<&'m Electorate>,
     /// Whether every other known member is asked too, only to find a primary that is still alive (hardening rule X3).
     pub(super) look_for_primaries: bool,
     /// Left out of that search: the leader of a switchover, who has stepped down.
@@ -114,7 +117,10 @@ pub(super) struct Comparison<'m> {
 
 /// "Am I at least as far as everybody who could take over?" (section 2.3)
 pub(super) fn is_healthiest(c: &mut Cycle<'_>, comparison: &Comparison<'_>) -> Outcome<bool> {
-    let counted: Vec<&Member> = comparison.members.iter().filter(|member| !member.record.tags.nofailover()).collect();
+    // A voter is asked although it may not promote: what it says about a primary counts.
+    let votes =
+        |member: &Member| comparison.electorate.is_some_and(|electorate| electorate.counts_votes() && electorate.includes(&member.name));
+    let counted: Vec<&Member> = comparison.members.iter().filter(|member| !member.record.tags.nofailover() || votes(member)).collect();
     let mut targets: Vec<PeerTarget> = counted.iter().filter_map(|member| target(member)).collect();
     if comparison.look_for_primaries {
         for member in known_members(c) {
@@ -180,42 +186,27 @@ pub(super) fn is_healthiest(c: &mut Cycle<'_>, comparison: &Comparison<'_>) -> O
         }
     }
 
-    let my_priority = c.obs.tags.failover_priority();
-    let mut verdict = true;
-    for (name, status) in usable {
-        if !status.in_recovery {
-            c.warn(format!("Primary ({name}) is still alive"));
-            verdict = false;
-            continue;
-        }
-        if !contenders.iter().any(|(contender, _)| *contender == name) {
-            continue;
-        }
-        match lineage.compare(position_of(status), mine) {
-            Ordering::Greater => {
-                c.info(format!("Wal position of {name} is ahead of my wal position"));
-                verdict = false;
+    let said: Vec<(&MemberName, Said)> = usable
+        .into_iter()
+        .filter_map(|(name, status)| {
+            let counted = contenders.iter().any(|(contender, _)| *contender == name);
+            let standby = || Said::Standby { position: position_of(status), priority: status.tags.failover_priority() };
+            match status.in_recovery {
+                false => Some((name, Said::Primary)),
+                true => counted.then(|| (name, standby())),
             }
-            Ordering::Equal => {
-                let priority = status.tags.failover_priority();
-                if priority > my_priority {
-                    if comparison.former_leader.as_ref() == Some(name) {
-                        c.info(format!(
-                            "Ignoring former leader {name} having priority {priority} higher than this nodes \
-                             {my_priority} priority"
-                        ));
-                    } else {
-                        c.info(format!(
-                            "{name} has equally tolerable WAL position and priority {priority}, while this node has \
-                             priority {my_priority}"
-                        ));
-                        verdict = false;
-                    }
-                }
-            }
-            Ordering::Less => {}
-        }
-    }
+        })
+        .collect();
+    let ballot = Ballot {
+        me: c.me(),
+        mine,
+        priority: c.obs.tags.failover_priority(),
+        lineage: &lineage,
+        former_leader: comparison.former_leader.as_ref(),
+        electorate: comparison.electorate,
+    };
+    let (verdict, lines) = ballot::judge(&ballot, &said);
+    c.effects.extend(lines.into_iter().map(|(severity, line)| Effect::Log(severity, line)));
     Ok(verdict)
 }
 
@@ -239,25 +230,52 @@ fn lineage(c: &Cycle<'_>, theirs: &[Timeline], timeline: Option<Timeline>, lsn: 
     Ok((lineage, Position { lsn, timeline }))
 }
 
-/// Who in `view` could take over if `me` stepped down (section 2.7).
-pub(crate) fn failover_candidates_in(
-    view: &ClusterView,
-    me: &MemberName,
-    request: Option<&FailoverRequest>,
-    exclude_candidate: bool,
-) -> Vec<PeerTarget> {
-    let named = request.and_then(|request| request.candidate.as_ref());
-    view.members
-        .iter()
-        .filter(|member| member.name != *me)
-        .filter(|member| match named {
-            Some(candidate) if exclude_candidate => member.name != *candidate,
-            Some(candidate) => member.name == *candidate,
-            None => true,
-        })
-        .filter(|member| !member.record.tags.nofailover())
-        .filter_map(target)
-        .collect()
+/// Who could take over if a leader stepped down, and how many of them must be able to (section 2.7).
+#[derive(Clone, Debug)]
+pub(crate) struct Successors {
+    /// Whom to ask.
+    pub(crate) targets: Vec<PeerTarget>,
+    /// What a winner must have seen, where votes are counted.
+    quorum: Option<i64>,
+    /// The synchronous standbys, if only they may take over.
+    restricted_to: Option<String>,
+}
+
+impl Successors {
+    /// Those of `view` who could take over from `me`.
+    pub(crate) fn of(
+        view: &ClusterView,
+        cfg: &GlobalConfig,
+        me: &MemberName,
+        request: Option<&FailoverRequest>,
+        exclude_candidate: bool,
+    ) -> Self {
+        let named = request.and_then(|request| request.candidate.as_ref());
+        // An operator may accept a loss; nobody else may.
+        let accepts_loss = request.is_some_and(|request| request.leader.is_none());
+        let electorate = Electorate::of(view, cfg).filter(|_| !accepts_loss);
+        let targets = view
+            .members
+            .iter()
+            .filter(|member| member.name != *me)
+            .filter(|member| match named {
+                Some(candidate) if exclude_candidate => member.name != *candidate,
+                Some(candidate) => member.name == *candidate,
+                None => true,
+            })
+            .filter(|member| electorate.as_ref().is_none_or(|electorate| electorate.lists(&member.name)))
+            .filter(|member| !member.record.tags.nofailover())
+            .filter_map(target)
+            .collect();
+        let insists = named.is_some() && !exclude_candidate;
+        let quorum = electorate.as_ref().filter(|electorate| electorate.counts_votes() && !insists).map(Electorate::quorum);
+        Self { targets, quorum, restricted_to: electorate.map(|electorate| electorate.standbys()) }
+    }
+
+    /// Whether `able` of them are enough.
+    pub(crate) fn are_enough(&self, able: usize) -> bool {
+        able > 0 && self.quorum.is_none_or(|quorum| i64::try_from(able).unwrap_or(i64::MAX) > quorum)
+    }
 }
 
 /// What a candidate must have.
@@ -309,21 +327,40 @@ pub(crate) fn disqualification(name: &MemberName, answer: &PeerAnswer, bar: &Bar
 
 /// "Could anybody take over if I stepped down?" (section 2.7)
 pub(super) fn failover_is_possible(c: &mut Cycle<'_>, request: Option<&FailoverRequest>, exclude_candidate: bool) -> Outcome<bool> {
-    let targets = failover_candidates_in(&c.view, c.me(), request, exclude_candidate);
-    if targets.is_empty() {
-        c.warn(format!("{}: candidates list is empty", action_word(request)));
+    let successors = Successors::of(&c.view, c.cfg, c.me(), request, exclude_candidate);
+    if successors.targets.is_empty() {
+        let action = action_word(request);
+        let named = request.and_then(|request| request.candidate.as_ref()).filter(|_| !exclude_candidate);
+        c.warn(match (named, &successors.restricted_to) {
+            (Some(candidate), Some(standbys)) => {
+                format!("{} candidate={candidate} does not match with sync_standbys={standbys}", capitalized(action))
+            }
+            _ => format!("{action}: candidates list is empty"),
+        });
         return Ok(false);
     }
-    let answers = c.poll(&targets)?;
+    let answers = c.poll(&successors.targets)?;
     let bar = bar(c, None);
-    let mut possible = false;
+    let mut able = 0;
     for (name, answer) in answers {
         match disqualification(name, answer, &bar) {
             Some(reason) => c.info(reason),
-            None => possible = true,
+            None => able += 1,
         }
     }
-    Ok(possible)
+    if let Some(quorum) = successors.quorum.filter(|_| able > 0 && !successors.are_enough(able)) {
+        c.info(format!("Quorum requirement {quorum} can not be reached"));
+    }
+    Ok(successors.are_enough(able))
+}
+
+/// An action at the beginning of a sentence.
+pub(super) fn capitalized(action: &str) -> String {
+    let mut word = action.to_owned();
+    if let Some(first) = word.get_mut(0..1) {
+        first.make_ascii_uppercase();
+    }
+    word
 }
 
 /// The bar for successors in the current view.

@@ -12,6 +12,7 @@ use dcs_core::{Acquisition, Moment, Renewal};
 use super::action::{Answer, Answers, Ask, Effect, Reload, Severity, Task};
 use super::memory::{Memory, RewindState};
 use super::observation::{Observation, PeerAnswer, PeerTarget};
+use super::sync::watch::SyncWatch;
 use crate::settings::GlobalConfig;
 
 /// The time, as an argument.
@@ -56,6 +57,8 @@ pub(super) struct Cycle<'a> {
     pub(super) wake_at: Option<Moment>,
     /// Whether changes of members' keys should end the sleep.
     pub(super) watch_members: bool,
+    /// What to look out for among the standbys until the next cycle.
+    pub(super) sync_watch: Option<SyncWatch>,
 }
 
 impl<'a> Cycle<'a> {
@@ -67,7 +70,19 @@ impl<'a> Cycle<'a> {
         answers: &'a Answers,
         view: Arc<ClusterView>,
     ) -> Self {
-        Self { obs, cfg, now, answers, view, memory: memory.clone(), effects: Vec::new(), task: None, wake_at: None, watch_members: false }
+        Self {
+            obs,
+            cfg,
+            now,
+            answers,
+            view,
+            memory: memory.clone(),
+            effects: Vec::new(),
+            task: None,
+            wake_at: None,
+            watch_members: false,
+            sync_watch: None,
+        }
     }
 
     // ---- what is the case ----------------------------------------------------------------------------------------

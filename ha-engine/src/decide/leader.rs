@@ -2,10 +2,10 @@
 
 use dcs_core::model::Role;
 
-use super::action::{Ask, Effect, Task};
+use super::action::{Effect, Task};
 use super::cycle::{Cycle, Outcome};
 use super::memory::{Critical, RewindState};
-use super::{action::DemoteKind, history, requests, slots};
+use super::{action::DemoteKind, history, requests, slots, sync};
 
 /// The view says that I am the leader.
 pub(super) fn keep(c: &mut Cycle<'_>) -> Outcome {
@@ -63,6 +63,7 @@ pub(super) fn enforce_primary(c: &mut Cycle<'_>, as_primary: &str, promoting: &s
     if c.is_primary() {
         // E4
         c.set_role(Role::Primary);
+        sync::maintain(c)?;
         history::maintain(c)?;
         return Ok(as_primary.to_owned());
     }
@@ -71,12 +72,8 @@ pub(super) fn enforce_primary(c: &mut Cycle<'_>, as_primary: &str, promoting: &s
         return Ok(as_primary.to_owned());
     }
     // E6: a stale synchronous state would describe somebody else's promises.
-    if !c.view.sync.is_empty() {
-        let revision = c.view.sync.revision.clone();
-        if !c.written(Ask::DeleteSync(revision))? {
-            return Ok("Postponing promotion because synchronous replication state was updated by somebody else".to_owned());
-        }
-        c.info("Disabled synchronous replication");
+    if !sync::prepare_promotion(c)? {
+        return Ok("Postponing promotion because synchronous replication state was updated by somebody else".to_owned());
     }
     // E7
     c.memory.own_last_timeline = None;

@@ -9,6 +9,7 @@ use dcs_core::{LeaderLease, Moment};
 use super::reconnect::UpstreamSeen;
 use super::repeat::Repeat;
 use super::restart::ScheduledRestart;
+use super::sync::SyncMemory;
 
 /// What the engine remembers.
 #[derive(Clone, Debug, Default)]
@@ -57,6 +58,8 @@ pub struct Memory {
     pub upstream: Option<UpstreamSeen>,
     /// The members that wait for consistency, and when a record is written for them again.
     pub helped_members: BTreeMap<MemberName, Repeat>,
+    /// What this node, as the primary, knows about synchronous replication.
+    pub sync: SyncMemory,
     /// The scheduled time of a failover request that is being waited for, with its log already written.
     pub awaiting_logged: Option<String>,
 }

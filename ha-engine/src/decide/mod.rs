@@ -12,12 +12,13 @@
 //!   no data ─────────────────► bootstrap (N)
 //!   not running ─────────────► recovery (R), rewind (W)
 //!   nobody leads ────────────► unlocked (U), race (Q, K), candidates (G)
-//!   I lead ──────────────────► leader (H, E), requests (M), history
+//!   I lead ──────────────────► leader (H, E), requests (M), sync, history
 //!   somebody else leads ─────► replica (F), rewind (W), reconnect
 //!   then, if all is calm ────► slots, consistency
 //! ```
 
 pub mod action;
+mod ballot;
 mod bootstrap;
 mod busy;
 mod candidates;
@@ -41,6 +42,7 @@ mod schedule;
 pub mod slots;
 mod starting;
 mod store_lost;
+pub mod sync;
 #[cfg(test)]
 mod tests;
 mod unlocked;
@@ -49,7 +51,7 @@ use dcs_core::InitializeWrite;
 use dcs_core::model::Role;
 
 pub(crate) use self::bootstrap::reinitialize_source;
-pub(crate) use self::candidates::{Bar, disqualification, failover_candidates_in};
+pub(crate) use self::candidates::{Bar, Successors, disqualification};
 pub use self::cycle::Now;
 pub(crate) use self::replica::{plan_for, plan_in, plan_nobody};
 
@@ -57,8 +59,9 @@ use self::action::{Answer, Answers, Ask, Decision, Effect, ExitReason, Step, Tas
 use self::cycle::{Cycle, Interrupt, Outcome};
 use self::memory::{Memory, RewindState};
 use self::observation::{DataDir, Monitor, Observation};
+use self::sync::SyncMemory;
 use crate::ports::CallbackEvent;
-use crate::settings::{GlobalConfig, SyncMode};
+use crate::settings::GlobalConfig;
 
 /// One HA decision: what to do now, or what must be known first.
 ///
@@ -82,6 +85,7 @@ pub fn decide(obs: &Observation, cfg: &GlobalConfig, memory: &Memory, now: Now, 
                 message,
                 wake_at: c.wake_at,
                 watch_members: c.watch_members,
+                sync_watch: c.sync_watch,
             }))
         }
         Err(Interrupt::Ask(asks)) => Step::Ask(asks),
@@ -92,16 +96,13 @@ pub fn decide(obs: &Observation, cfg: &GlobalConfig, memory: &Memory, now: Now, 
 fn without_store(obs: &Observation, cfg: &GlobalConfig, memory: &Memory) -> Step {
     let mut memory = memory.clone();
     let (effects, message) = store_lost::decide(obs, cfg, &mut memory);
-    Step::Done(Box::new(Decision { memory, effects, task: None, message, wake_at: None, watch_members: false }))
+    Step::Done(Box::new(Decision { memory, effects, task: None, message, wake_at: None, watch_members: false, sync_watch: None }))
 }
 
 /// What this version cannot keep safe yet, in words. A node never becomes the leader of such a cluster.
 pub(crate) fn unsupported(cfg: &GlobalConfig) -> Option<&'static str> {
     if cfg.standby_cluster.is_some() {
         return Some("`standby_cluster` is configured, and standby clusters are not supported by this version");
-    }
-    if cfg.synchronous_mode != SyncMode::Off {
-        return Some("`synchronous_mode` is on, and synchronous replication is not supported by this version");
     }
     None
 }
@@ -184,6 +185,10 @@ fn remember_view(c: &mut Cycle<'_>) {
         if c.memory.critical == memory::Critical::Done(false) && !c.memory.bootstrapping {
             c.memory.critical = memory::Critical::Idle;
         }
+    }
+    if !c.obs.server.is_primary() {
+        // What was proven was about the primary that this server was.
+        c.memory.sync = SyncMemory { decides_names: c.memory.sync.decides_names, ..SyncMemory::default() };
     }
     c.memory.leader_timeline = c.view.leader_member().and_then(|leader| leader.record.timeline);
 }

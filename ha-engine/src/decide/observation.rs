@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::sync::sample::SyncSample;
 use dcs_core::Moment;
 use dcs_core::model::{ClusterView, Lsn, MemberName, PendingRestart, Role, ServerState, SystemId, Tags, Timeline};
 
@@ -22,6 +23,8 @@ pub struct Observation {
     pub view: Result<Arc<ClusterView>, StoreFailed>,
     /// The local server.
     pub server: ServerObservation,
+    /// What a primary shows of its standbys; read only in synchronous mode.
+    pub synchronous: Option<SyncSample>,
     /// The version of the running server, e.g. 150018; read only while a restart is scheduled.
     pub server_version: Option<u32>,
     /// The long task that is running.

@@ -6,7 +6,9 @@ use super::action::Ask;
 use super::candidates::{self, Comparison, NOT_REACHABLE, action_word, known_lineage, limitation, target};
 use super::cycle::{Cycle, Outcome};
 use super::observation::{Monitor, PeerAnswer, PeerTarget};
+use super::sync::electorate::Electorate;
 use super::unsupported;
+use crate::settings::SyncMode;
 
 /// Whether this node should try to take the free lock.
 pub(super) fn should_i_lead(c: &mut Cycle<'_>) -> Outcome<bool> {
@@ -44,14 +46,45 @@ pub(super) fn should_i_lead(c: &mut Cycle<'_>) -> Outcome<bool> {
         c.warn(format!("not taking part in the leader race: {reason}"));
         return Ok(false);
     }
+    // Hardening rule X8: nobody knows who has every acknowledged commit. An operator may know.
+    let named = request.as_ref().is_some_and(|request| request.candidate.as_ref() == Some(c.me()));
+    if c.cfg.synchronous_mode != SyncMode::Off && c.view.sync.damaged && !named {
+        c.warn("not taking part in the leader race: the /sync key is damaged, so nobody knows which standbys were synchronous");
+        return Ok(false);
+    }
+    let electorate = Electorate::of(&c.view, c.cfg);
+    let outsider = electorate.as_ref().is_some_and(|electorate| !electorate.includes(c.me()));
+    // Q9
+    if outsider && request.as_ref().is_some_and(|request| request.leader.is_some()) {
+        c.info(format!("not taking part in the switchover: {} is not listed in the /sync key", c.me()));
+        return Ok(false);
+    }
     // Q10
     if let Some(request) = request {
         return Ok(race_with_request(c, &request)?.unwrap_or(false));
     }
+    // Q13
+    if outsider && electorate.as_ref().is_some_and(|electorate| !electorate.counts_votes()) {
+        c.info(format!("not taking part in the leader race: {} is not listed in the /sync key", c.me()));
+        return Ok(false);
+    }
     // Q14
-    let members = candidates::known_members(c);
-    let former_leader = c.memory.last_locked_view.as_ref().and_then(|view| view.leader_name().cloned());
-    let comparison = Comparison { members: &members, check_lag: true, former_leader, look_for_primaries: true, except: None };
+    let mut members = candidates::known_members(c);
+    let former_leader = match &electorate {
+        Some(electorate) => {
+            members.retain(|member| electorate.includes(&member.name));
+            electorate.leader().cloned()
+        }
+        None => c.memory.last_locked_view.as_ref().and_then(|view| view.leader_name().cloned()),
+    };
+    let comparison = Comparison {
+        members: &members,
+        check_lag: true,
+        former_leader,
+        electorate: electorate.as_ref(),
+        look_for_primaries: true,
+        except: None,
+    };
     candidates::is_healthiest(c, &comparison)
 }
 
@@ -90,6 +123,12 @@ fn race_with_request(c: &mut Cycle<'_>, request: &FailoverRequest) -> Outcome<Op
             // K3
             return Ok(Some(false));
         }
+        // K4
+        let outsider = !c.view.sync.lists_or_leads(c.me());
+        if c.cfg.synchronous_mode == SyncMode::On && outsider {
+            c.info(format!("{action}: {} is not listed in the /sync key", c.me()));
+            return Ok(Some(false));
+        }
         // K5, K6
         if candidate_is_able(c, candidate, action)? {
             return Ok(Some(false));
@@ -104,10 +143,23 @@ fn race_with_request(c: &mut Cycle<'_>, request: &FailoverRequest) -> Outcome<Op
         return Ok(Some(!others_are_able));
     }
     // K10
-    let members: Vec<_> =
-        c.view.members.iter().filter(|member| member.name != *c.me() && request.leader.as_ref() != Some(&member.name)).cloned().collect();
-    let comparison =
-        Comparison { members: &members, check_lag: false, former_leader: None, look_for_primaries: true, except: request.leader.clone() };
+    let electorate = Electorate::of(&c.view, c.cfg);
+    let members: Vec<_> = c
+        .view
+        .members
+        .iter()
+        .filter(|member| member.name != *c.me() && request.leader.as_ref() != Some(&member.name))
+        .filter(|member| electorate.as_ref().is_none_or(|electorate| electorate.lists(&member.name)))
+        .cloned()
+        .collect();
+    let comparison = Comparison {
+        members: &members,
+        check_lag: false,
+        former_leader: electorate.as_ref().and_then(|electorate| electorate.leader().cloned()),
+        electorate: electorate.as_ref(),
+        look_for_primaries: true,
+        except: request.leader.clone(),
+    };
     candidates::is_healthiest(c, &comparison).map(Some)
 }
 

@@ -1,7 +1,7 @@
 //! Requests for a switchover or failover, as the leader sees them (rows M of section 4.3).
 
 use super::action::Task;
-use super::candidates::{action_word, failover_is_possible, kind_word};
+use super::candidates::{action_word, capitalized, failover_is_possible, kind_word};
 use super::cycle::{Cycle, Outcome};
 use super::schedule::{Due, due};
 
@@ -51,11 +51,7 @@ pub(super) fn process(c: &mut Cycle<'_>) -> Outcome<Option<String>> {
     }
     // M5
     if c.paused() && request.candidate.is_none() {
-        let mut word = action.to_owned();
-        if let Some(first) = word.get_mut(0..1) {
-            first.make_ascii_uppercase();
-        }
-        c.warn(format!("{word} is possible only to a specific candidate in a paused state"));
+        c.warn(format!("{} is possible only to a specific candidate in a paused state", capitalized(action)));
         return refuse(c);
     }
     // M6

@@ -14,11 +14,12 @@ use crate::ports::{StopHook, StopMode, StopOutcome, StopRequest};
 
 impl Engine {
     pub(super) async fn act(&mut self, decision: Decision, obs: &Observation) {
-        let Decision { memory, effects, task, message, wake_at, watch_members } = decision;
+        let Decision { memory, effects, task, message, wake_at, watch_members, sync_watch } = decision;
         self.remember(memory);
         self.guard_lease();
         self.wake_at = wake_at;
         self.watch_members = watch_members;
+        self.lookout.watch_for(sync_watch);
         let owner = self.view.as_ref().and_then(|view| view.leader_name().map(ToString::to_string));
         tracing::info!("Lock owner: {}; I am {}", owner.as_deref().unwrap_or("None"), self.me);
         // The long task starts before the member key is published, so that the key tells of it; effects before it stay
@@ -51,7 +52,9 @@ impl Engine {
             Effect::Log(severity, text) => log(severity, &text),
             Effect::SetRole(role) => self.postgres.set_role(role),
             Effect::SetState(state) => self.postgres.set_state(state),
-            Effect::TouchMember => self.touch_member().await,
+            Effect::TouchMember => {
+                self.touch_member().await;
+            }
             Effect::StopImmediately => {
                 self.stop_immediately().await;
             }
@@ -96,6 +99,11 @@ impl Engine {
             }
             Effect::CheckpointAfterPromotion => self.checkpoint_after_promotion(),
             Effect::WriteWalRecord => self.write_wal_record(),
+            Effect::UseConfiguredNames => {
+                if let Err(error) = self.postgres.set_synchronous_names(None, self.within_lease(self.short_write())).await {
+                    tracing::warn!("the configured synchronous_standby_names are not in force yet: {error}");
+                }
+            }
             Effect::Nudge => self.postgres.nudge().await,
             Effect::MoveDataDirectoryAside => {
                 report("move the data directory aside", self.postgres.move_data_directory_aside().await);
@@ -152,7 +160,7 @@ impl Engine {
                 mode: StopMode::Fast,
                 checkpoint_first: false,
                 hook: StopHook::RunUntil(self.store_deadline()),
-                timeout: None,
+                timeout: self.settings.global.stop_timeout(),
                 part_of_restart: false,
             },
             _ => StopRequest {

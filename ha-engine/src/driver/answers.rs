@@ -13,6 +13,9 @@ const PEER: std::time::Duration = std::time::Duration::from_secs(2);
 /// Reading the control file, a history file, or comparing histories.
 const LOOK: std::time::Duration = std::time::Duration::from_secs(10);
 
+/// Writing `synchronous_standby_names`, and waiting until the server has read it.
+const SET_NAMES: std::time::Duration = std::time::Duration::from_secs(2);
+
 impl Engine {
     /// Answers all questions of one step. Those that only look run at once; those that write run one after another.
     pub(super) async fn answer(&mut self, asks: Vec<Ask>) -> Vec<(Ask, Answer)> {
@@ -91,8 +94,29 @@ impl Engine {
                 }
             },
             Ask::WriteSync(record, expected) => {
-                let outcome = self.dcs.set_sync(record, expected.as_ref(), self.short_write()).await;
-                self.written("write the synchronous state", outcome)
+                Answer::SyncWritten(match self.dcs.set_sync(record, expected.as_ref(), self.store_deadline()).await {
+                    Ok(Write::Applied(revision)) => Some(revision),
+                    Ok(Write::Refused) => {
+                        tracing::info!("Synchronous replication key updated by someone else");
+                        None
+                    }
+                    Err(error) => {
+                        tracing::error!("could not write the synchronous state: {}", error.chain());
+                        None
+                    }
+                })
+            }
+            // The first change of a cycle may be what a promotion waits for; the others can wait.
+            Ask::SetSynchronousNames { step: 1.., .. } if self.cycle_is_overdue() => Answer::NamesSet { done: false, sample: None },
+            Ask::SetSynchronousNames { text, .. } => {
+                let deadline = self.within_lease(Deadline::after(SET_NAMES));
+                match self.postgres.set_synchronous_names(Some(text), deadline).await {
+                    Ok(sample) => Answer::NamesSet { done: true, sample },
+                    Err(error) => {
+                        tracing::warn!("synchronous_standby_names could not be set to '{text}': {error}");
+                        Answer::NamesSet { done: false, sample: None }
+                    }
+                }
             }
             // The others only look.
             _ => Answer::Waited,

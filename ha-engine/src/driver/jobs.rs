@@ -61,6 +61,8 @@ pub(super) enum TaskEvent {
     PrePromote(bool),
     /// A stopped primary has nothing left to give: release the lock, with its final position if that is known.
     Release(Option<Lsn>, oneshot::Sender<()>),
+    /// This node is about to go away: it must not be a synchronous standby. Whether that was published.
+    LeaveDuty(oneshot::Sender<bool>),
     /// The task has ended.
     Ended(TaskResult),
 }
@@ -187,6 +189,7 @@ impl Engine {
     }
 
     fn finish_job(&mut self, answer: RestartAnswer) {
+        self.off_duty = false;
         if let Some(reply) = self.job.take().and_then(|job| job.reply) {
             // Who asked may have gone.
             let _ = reply.send(answer);
@@ -219,6 +222,14 @@ impl Engine {
                 // The task may have been cancelled meanwhile.
                 let _ = reply.send(());
                 self.touch_member().await;
+                Next::SleepOn
+            }
+            TaskEvent::LeaveDuty(reply) => {
+                self.off_duty = true;
+                let published = self.touch_member().await;
+                self.publish();
+                // The task may have been cancelled meanwhile.
+                let _ = reply.send(published);
                 Next::SleepOn
             }
             TaskEvent::Ended(result) => {
@@ -315,6 +326,8 @@ impl Tools {
             Task::PostBootstrap => TaskResult::PostBootstrap(self.post_bootstrap().await),
             Task::Clone { name, source, follow } => TaskResult::Clone(self.clone_node(&name, source, &follow).await),
             Task::Reinitialize { source, follow, .. } => {
+                // Hardening rule X16.
+                self.leave_sync_duty().await;
                 let request = StopRequest {
                     mode: StopMode::Immediate,
                     checkpoint_first: false,
@@ -350,7 +363,10 @@ impl Tools {
             }
             Task::Follow { plan, .. } => TaskResult::Start(self.postgres.follow(&plan, false, None, &self.cancel).await),
             Task::Promote => TaskResult::Promote(self.promote().await),
-            Task::Restart { timeout } => TaskResult::Start(self.postgres.restart(timeout, &self.cancel).await),
+            Task::Restart { timeout } => {
+                self.leave_sync_duty().await;
+                TaskResult::Start(self.postgres.restart(timeout, &self.cancel).await)
+            }
             Task::Demote { request, .. } => TaskResult::Demote(self.demote_gracefully(&request).await),
         }
     }

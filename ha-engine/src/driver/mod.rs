@@ -10,13 +10,15 @@
 //! ```
 //!
 //! What can end the sleep: a change in the store, the end of the postmaster, a finished task, a command, a timer, a change
-//! of the local state. There is no fixed sleep in the path of a switchover or failover.
+//! of the local state, a synchronous standby that came or went. There is no fixed sleep in the path of a switchover or failover.
 
 mod act;
 mod answers;
 mod commands;
+mod duty;
 mod fence;
 mod jobs;
+mod lookout;
 mod observe;
 mod publish;
 mod reloads;
@@ -35,6 +37,7 @@ use tokio::sync::{mpsc, watch};
 
 use self::fence::Fence;
 use self::jobs::{RunningJob, TaskEvent};
+use self::lookout::Lookout;
 use crate::decide::action::ExitReason;
 use crate::decide::memory::Memory;
 use crate::decide::observation::ServerObservation;
@@ -115,15 +118,19 @@ pub struct Engine {
     /// The WAL record for waiting members, beside the loop.
     wal_record: Option<tokio::task::JoinHandle<()>>,
     fence: Fence,
+    lookout: Lookout,
     lease: watch::Sender<Option<LeaderLease>>,
     mailbox: mpsc::Receiver<Command>,
     snapshot: watch::Sender<Arc<Snapshot>>,
+    cycle_started: Moment,
     next_run: Moment,
     wake_at: Option<Moment>,
     watch_members: bool,
     last_message: String,
     exit: Option<ExitReason>,
     shutting_down: bool,
+    /// This node is about to go away and must not be a synchronous standby meanwhile.
+    off_duty: bool,
 }
 
 impl Engine {
@@ -159,6 +166,7 @@ impl Engine {
         let engine = Self {
             me: settings.name.clone(),
             fence: Fence::start(Arc::clone(&clock), Arc::clone(&postgres)),
+            lookout: Lookout::start(Arc::clone(&clock), Arc::clone(&postgres)),
             dcs,
             peers,
             clock,
@@ -187,12 +195,14 @@ impl Engine {
             lease: watch::Sender::new(None),
             mailbox,
             snapshot,
+            cycle_started: now,
             next_run: now,
             wake_at: None,
             watch_members: false,
             last_message: String::new(),
             exit: None,
             shutting_down: false,
+            off_duty: false,
         };
         (engine, handle)
     }
@@ -332,6 +342,7 @@ impl Engine {
                 Next::Run
             }
             () = postgres.postmaster_ended(), if watch_postmaster => Next::Run,
+            () = self.lookout.has_seen_something() => Next::Run,
             Ok(()) = changes.changed() => {
                 self.publish_change().await;
                 Next::SleepOn

@@ -9,9 +9,9 @@ use dcs_core::{Deadline, Error, Moment, Renewal};
 use super::Engine;
 use super::fence::Fence;
 use crate::decide::action::{Answer, Answers, Ask, Step};
-use crate::decide::observation::{Observation, RewindPolicy, StoreFailed};
+use crate::decide::observation::{Monitor, Observation, RewindPolicy, StoreFailed};
 use crate::decide::{self, Now};
-use crate::settings::{EffectiveSettings, ReplicaMethod};
+use crate::settings::{EffectiveSettings, ReplicaMethod, SyncMode};
 
 /// How long looking at the server may take: its statement timeout, twice, and a little.
 const OBSERVE_SERVER: Duration = Duration::from_secs(6);
@@ -22,6 +22,7 @@ impl Engine {
     /// One HA decision, carried out.
     pub(super) async fn cycle(&mut self) {
         let started = self.clock.now();
+        self.cycle_started = started;
         let mut view = self.load_view(started).await;
         let mut answers = Answers::default();
         // Nothing slow stands between a loaded view and the renewal.
@@ -96,6 +97,12 @@ impl Engine {
             None => retry_timeout,
         };
         Deadline::after(budget)
+    }
+
+    /// Whether the cycle has lasted for a period: what is left of a pass over synchronous standbys is done by the next one,
+    /// after the renewal.
+    pub(super) fn cycle_is_overdue(&self) -> bool {
+        self.clock.now().saturating_since(self.cycle_started) >= self.settings.global.loop_wait
     }
 
     async fn load_view(&mut self, started: Moment) -> Result<Arc<ClusterView>, StoreFailed> {
@@ -174,6 +181,11 @@ impl Engine {
         let deadline = self.within_lease(Deadline::after(OBSERVE_SERVER));
         let server = self.postgres.observe(with_slots, deadline).await;
         self.server = Some(Arc::new(server.clone()));
+        let synchronous = match (self.settings.global.synchronous_mode, &server.monitor) {
+            (SyncMode::Off, _) => None,
+            (_, Monitor::Primary(_)) if self.lock_is_mine() => self.postgres.synchronous_replication(deadline).await,
+            _ => None,
+        };
         let settings = Arc::clone(&self.settings);
         Observation {
             me: self.me.clone(),
@@ -183,6 +195,7 @@ impl Engine {
             rewind_policy: self.rewind_policy(&settings).await,
             server,
             task: self.job.as_ref().map(|job| job.describe()),
+            synchronous,
             server_version: match self.memory.scheduled_restart {
                 Some(_) => self.server_version().await,
                 None => None,

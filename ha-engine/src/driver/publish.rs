@@ -7,13 +7,14 @@ use dcs_core::model::Tags;
 use super::Engine;
 use crate::decide::member::{self, Publication};
 use crate::decide::observation::{Monitor, ServerObservation};
+use crate::decide::sync::duty;
 use crate::handle::Snapshot;
 
 impl Engine {
-    /// Publishes the member key. A failure is logged; the next cycle tries again.
-    pub(super) async fn touch_member(&mut self) {
+    /// Publishes the member key. A failure is logged; the next cycle tries again. Whether it was published.
+    pub(super) async fn touch_member(&mut self) -> bool {
         let Some(server) = self.current_server() else {
-            return;
+            return false;
         };
         let local = self.postgres.local();
         let now = self.clock.now();
@@ -24,7 +25,7 @@ impl Engine {
                 api_url: &self.settings.api_url,
                 conn_url: &local.conn_url,
                 proxy_url: local.proxy_url.as_deref(),
-                tags: &self.settings.tags,
+                tags: &self.tags_in_force(),
                 task: self.job.as_ref().map(|job| job.describe().kind),
                 leads: self.memory.lease.is_some_and(|lease| lease.is_valid(now)),
                 paused: self.is_paused(),
@@ -32,7 +33,14 @@ impl Engine {
         );
         if let Err(error) = self.dcs.touch_member(&record, self.short_write()).await {
             tracing::warn!("could not publish the member key: {}", error.chain());
+            return false;
         }
+        true
+    }
+
+    /// The configured tags, and what this node's leave from synchronous duty adds to them.
+    fn tags_in_force(&self) -> Tags {
+        if self.off_duty { duty::off_duty(&self.settings.tags) } else { self.settings.tags.clone() }
     }
 
     /// The last observation with what has changed locally since.
@@ -49,7 +57,7 @@ impl Engine {
     /// What `GET /patroni` says. While this node's position misleads, Patroni's agents must skip it; the member key does not
     /// say so, because for agents that compare timelines nothing is wrong with it.
     fn tags_to_tell(&self) -> Tags {
-        let mut tags = self.settings.tags.clone();
+        let mut tags = self.tags_in_force();
         if self.memory.misleads_by_position {
             tags.0.insert("nofailover".to_owned(), true.into());
         }

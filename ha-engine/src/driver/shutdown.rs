@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 
 use super::Engine;
 use super::jobs::ask_whether_somebody_has_everything;
+use crate::decide::Successors;
 use crate::decide::action::ExitReason;
 use crate::ports::{StopEvent, StopHook, StopMode, StopOutcome, StopRequest};
 
@@ -40,8 +41,16 @@ impl Engine {
         let view = self.view.clone();
         // After a failed load there is no view, and the lock may be ours all the same.
         let leads = self.lock_is_mine() || self.memory.lease.is_some();
-        let request =
-            StopRequest { mode: StopMode::Fast, checkpoint_first: false, hook: StopHook::Run, timeout: None, part_of_restart: false };
+        if !leads {
+            self.leave_sync_duty().await;
+        }
+        let request = StopRequest {
+            mode: StopMode::Fast,
+            checkpoint_first: false,
+            hook: StopHook::Run,
+            timeout: self.settings.global.stop_timeout(),
+            part_of_restart: false,
+        };
         let (events, mut heard) = mpsc::channel(4);
         let postgres = Arc::clone(&self.postgres);
         let mut stop = tokio::spawn(async move { postgres.stop(request, Some(events)).await });
@@ -60,7 +69,12 @@ impl Engine {
                 },
                 _ = asks.tick(), if leads && !released && shut_down_at.is_some() => {
                     if let (Some(view), Some(position)) = (&view, &shut_down_at)
-                        && ask_whether_somebody_has_everything(&*self.peers, &self.me, view, None, position).await
+                        && ask_whether_somebody_has_everything(
+                            &*self.peers,
+                            &Successors::of(view, &self.settings.global, &self.me, None, false),
+                            position,
+                        )
+                        .await
                     {
                         self.postgres.set_role(Role::Demoted);
                         self.release_lock(Some(position.final_lsn)).await;
@@ -108,6 +122,7 @@ impl Engine {
         let deadline = Deadline::after(self.settings.global.retry_timeout);
         let server = self.postgres.observe(false, deadline).await;
         self.server = Some(Arc::new(server));
+        self.off_duty = false;
         self.touch_member().await;
     }
 }

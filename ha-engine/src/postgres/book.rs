@@ -91,6 +91,8 @@ pub(super) struct Book {
     pub(super) binary: Option<Arc<Binary>>,
     /// Server parameters in force.
     pub(super) parameters: Parameters,
+    /// `synchronous_standby_names` as last decided; nothing: the agent has not decided.
+    pub(super) synchronous_names: Option<String>,
     /// Extra recovery settings of replicas.
     pub(super) recovery_conf: BTreeMap<String, String>,
     /// Recovery settings as last decided; stay after a promotion, where PostgreSQL ignores them.

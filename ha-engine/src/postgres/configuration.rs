@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use dcs_core::Deadline;
-use dcs_core::model::Role;
+use dcs_core::model::{Role, ServerState};
 
 use super::book::{Addresses, Binary, Stage};
 use super::conf::PostgresqlConf;
@@ -33,8 +33,15 @@ impl LocalPostgres {
 
     /// Who decides about `synchronous_standby_names`.
     pub(super) fn sync_names(&self, settings: &EffectiveSettings) -> SyncNames {
+        if let Some(text) = &self.book().synchronous_names {
+            return SyncNames::Decided(text.clone());
+        }
         if settings.global.synchronous_mode == SyncMode::Off {
             return SyncNames::Configured;
+        }
+        if self.role() == Role::Primary && self.server_state() == ServerState::Running {
+            // The agent was started after the server: whoever is in `/sync` is there because commits wait for them.
+            return SyncNames::Decided(self.book().parameters.get(SyncNames::PARAMETER).unwrap_or_default().to_owned());
         }
         let primary = matches!(self.role(), Role::Primary | Role::Promoted);
         SyncNames::Undecided { wait_for_all: primary && settings.global.synchronous_mode_strict }
@@ -103,6 +110,7 @@ impl LocalPostgres {
         let version = self.known_version().await.ok_or_else(|| io::Error::other("the version of PostgreSQL is unknown"))?;
         let binary = self.binary().await;
         let described = &binary.described;
+        let _writing = self.writing.lock().await;
         let (parameters, recovery, stage) = {
             let book = self.book();
             (parameters.unwrap_or(&book.parameters).clone(), book.recovery.clone(), book.stage)

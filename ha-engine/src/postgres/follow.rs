@@ -163,6 +163,9 @@ impl LocalPostgres {
         }
         let start =
             |callback| Start { role: Some(plan.role), timeout, callback: if changes_role { Callback::AsDecided } else { callback } };
+        if !reload_only {
+            self.forget_synchronous_names();
+        }
         let outcome = if self.postmaster().await.is_none() {
             self.start_server(start(Callback::OnStart), cancel).await
         } else if reload_only {

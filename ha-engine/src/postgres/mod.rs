@@ -35,6 +35,7 @@ mod slots;
 mod start;
 mod status;
 mod stop;
+mod synchronous;
 mod tls;
 mod wal_record;
 mod walsender;
@@ -78,6 +79,7 @@ use self::postmaster::Process;
 use crate::cancel::Cancel;
 use crate::decide::observation::{ServerObservation, SlotObservation, Upstream};
 use crate::decide::slots::SlotPlan;
+use crate::decide::sync::sample::SyncSample;
 use crate::ports::{
     CallbackEvent, CloneSource, ControlData, DivergenceFacts, FollowPlan, Inconclusive, LocalState, OperationFailed, Postgres,
     PromoteOutcome, RecoveryDiff, RewindOutcome, StartOutcome, StatusReport, StopEvent, StopOutcome, StopRequest,
@@ -99,6 +101,8 @@ pub struct LocalPostgres {
     control: control::Cache,
     reports: status::Cache,
     modes: files::Modes,
+    /// Held while `postgresql.conf` is written, so that what was decided last is what stays in it.
+    writing: tokio::sync::Mutex<()>,
 }
 
 impl LocalPostgres {
@@ -125,6 +129,7 @@ impl LocalPostgres {
             control: control::Cache::default(),
             reports: status::Cache::default(),
             modes: files::Modes::from_umask(umask::inherited()),
+            writing: tokio::sync::Mutex::default(),
         });
         postgres.assemble_parameters();
         postgres.resolve_addresses();
@@ -415,6 +420,14 @@ impl Postgres for LocalPostgres {
 
     async fn write_wal_record(&self, deadline: Deadline) {
         self.write_small_record(deadline).await;
+    }
+
+    async fn synchronous_replication(&self, deadline: Deadline) -> Option<SyncSample> {
+        self.sample_synchronous_replication(deadline).await
+    }
+
+    async fn set_synchronous_names(&self, text: Option<&str>, deadline: Deadline) -> Result<Option<SyncSample>, OperationFailed> {
+        self.decide_synchronous_names(text, deadline).await
     }
 
     async fn nudge(&self) {

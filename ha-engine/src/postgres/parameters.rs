@@ -11,7 +11,7 @@ use dcs_core::model::PendingRestart;
 
 use crate::decide::observation::PendingRestarts;
 use crate::ports::ControlData;
-use crate::settings::PostgresSettings;
+use crate::settings::{EffectiveSettings, PostgresSettings, SyncMode};
 
 use super::gucs::{self, Checked};
 use super::report::Line;
@@ -65,13 +65,39 @@ pub(crate) enum SyncNames {
     /// The operator: synchronous mode is off.
     Configured,
     /// The agent, and this is what it decided last.
-    #[cfg_attr(not(test), expect(dead_code, reason = "nothing decides about synchronous standbys yet"))]
     Decided(String),
     /// The agent, which has not decided yet.
     Undecided {
         /// Strict mode on a primary: nothing is acknowledged until it is decided.
         wait_for_all: bool,
     },
+}
+
+impl SyncNames {
+    /// The parameter.
+    pub(crate) const PARAMETER: &'static str = "synchronous_standby_names";
+
+    /// What holds for a standby.
+    pub(crate) fn of_standby(settings: &EffectiveSettings) -> Self {
+        match settings.global.synchronous_mode {
+            SyncMode::Off => Self::Configured,
+            SyncMode::On | SyncMode::Quorum => Self::Undecided { wait_for_all: false },
+        }
+    }
+
+    /// Puts the parameter into `parameters`, or takes it out.
+    pub(crate) fn apply(&self, parameters: &mut Parameters, settings: &PostgresSettings) {
+        let configured: Parameters = settings.parameters.iter().collect();
+        let value = match self {
+            Self::Configured => configured.get(Self::PARAMETER),
+            Self::Decided(names) => Some(names.as_str()).filter(|names| !names.is_empty()),
+            Self::Undecided { wait_for_all } => wait_for_all.then_some("*"),
+        };
+        match value {
+            Some(value) => parameters.insert(Self::PARAMETER, value),
+            None => drop(parameters.remove(Self::PARAMETER)),
+        }
+    }
 }
 
 /// What the settings say, in the terms of one major.
@@ -86,14 +112,7 @@ pub(crate) struct Assembled {
 /// Puts the server parameters together for `major` (150000; nothing if it is not known yet).
 pub(crate) fn assemble(settings: &PostgresSettings, major: Option<u32>, sync: &SyncNames) -> Assembled {
     let mut parameters: Parameters = settings.parameters.iter().collect();
-    match sync {
-        SyncNames::Configured => {}
-        SyncNames::Decided(names) => parameters.insert("synchronous_standby_names", names),
-        SyncNames::Undecided { wait_for_all: true } => parameters.insert("synchronous_standby_names", "*"),
-        SyncNames::Undecided { wait_for_all: false } => {
-            parameters.remove("synchronous_standby_names");
-        }
-    }
+    sync.apply(&mut parameters, settings);
     if parameters.get("wal_level").is_some_and(|level| level.eq_ignore_ascii_case("hot_standby")) {
         parameters.insert("wal_level", "replica");
     }

@@ -30,7 +30,9 @@ const OURS: [&str; 3] = ["cluster_name", "listen_addresses", "port"];
 impl LocalPostgres {
     pub(super) async fn adopt_settings(&self, settings: Arc<EffectiveSettings>, force_reload: bool) {
         let former = self.settings();
-        let assembled = parameters::assemble(&settings.postgresql, self.book().major, &self.sync_names(&settings));
+        // One after the other: both look into the book.
+        let major = self.book().major;
+        let assembled = parameters::assemble(&settings.postgresql, major, &self.sync_names(&settings));
         let custom = self.book().stage.is_custom();
         let running = self.server_state() == ServerState::Running && !custom;
         let plan = if running {
@@ -47,7 +49,10 @@ impl LocalPostgres {
             ReloadPlan { parameters: assembled.parameters, ..ReloadPlan::default() }
         };
         plan.lines.iter().for_each(Line::emit);
-        *locked(&self.settings) = settings;
+        *locked(&self.settings) = Arc::clone(&settings);
+        let mut plan = plan;
+        // It may have been decided anew while the server was asked.
+        self.sync_names(&settings).apply(&mut plan.parameters, &settings.postgresql);
         {
             let mut book = self.book();
             (book.parameters, book.recovery_conf) = (plan.parameters.clone(), assembled.recovery_conf);

@@ -98,6 +98,12 @@ pub struct GlobalConfig {
 }
 
 impl GlobalConfig {
+    /// How long an orderly stop of a primary may take before it turns into an immediate one; nothing: as long as it takes.
+    /// Only where nothing is lost by that: standbys have every acknowledged commit.
+    pub fn stop_timeout(&self) -> Option<Duration> {
+        Some(self.primary_stop_timeout).filter(|limit| self.synchronous_mode != SyncMode::Off && !limit.is_zero())
+    }
+
     /// The timings, as the store needs them.
     pub fn timing(&self) -> Timing {
         Timing { ttl: self.ttl, loop_wait: self.loop_wait, retry_timeout: self.retry_timeout }

@@ -7,6 +7,7 @@ mod lab;
 mod lifecycle;
 mod replication;
 mod running;
+mod synchronous;
 mod waiting;
 
 /// Declares tests that get a lab, each under its own name.

@@ -57,3 +57,4 @@ mod replication;
 mod restart;
 mod store;
 mod switchover;
+mod sync;

@@ -10,6 +10,7 @@ use dcs_core::{Clock, Deadline, Moment};
 use ha_engine::Cancel;
 use ha_engine::decide::observation::{Monitor, PrimaryMonitor, ServerObservation, SlotObservation, StandbyMonitor, Upstream};
 use ha_engine::decide::slots::SlotPlan;
+use ha_engine::decide::sync::sample::SyncSample;
 use ha_engine::ports::{
     CallbackEvent, CloneSource, ControlData, DivergenceFacts, FollowPlan, Inconclusive, LocalState, OperationFailed, Postgres,
     PromoteOutcome, RecoveryDiff, RewindOutcome, ServerStatus, StartOutcome, StatusReport, StopEvent, StopOutcome, StopRequest,
@@ -211,6 +212,12 @@ impl Postgres for FakePostgres {
         nobody_asks()
     }
     async fn nudge(&self) {
+        nobody_asks()
+    }
+    async fn synchronous_replication(&self, _: Deadline) -> Option<SyncSample> {
+        nobody_asks()
+    }
+    async fn set_synchronous_names(&self, _: Option<&str>, _: Deadline) -> Result<Option<SyncSample>, OperationFailed> {
         nobody_asks()
     }
     async fn bootstrap(&self, _: &BootstrapSettings, _: &Cancel) -> Result<(), OperationFailed> {

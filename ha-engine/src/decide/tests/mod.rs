@@ -11,6 +11,7 @@ mod replica;
 mod slots;
 mod stopped;
 mod store;
+mod synchronous;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -29,6 +30,8 @@ use super::observation::{
     DataDir, Monitor, Observation, PeerAnswer, PeerStatus, PeerTarget, Postmaster, PrimaryMonitor, RewindPolicy, RunningTask,
     ServerObservation, StandbyMonitor, StoreFailed, TaskKind,
 };
+use super::sync::names::{Kind, StandbyNames};
+use super::sync::sample::{SyncSample, SyncWord};
 use super::{Now, decide};
 use crate::ports::{ControlData, DivergenceFacts, RecoveryDiff};
 use crate::settings::GlobalConfig;
@@ -52,6 +55,8 @@ pub(super) struct Situation {
     pub(super) recovery_diff: RecoveryDiff,
     pub(super) own_timeline: Option<Timeline>,
     pub(super) written: bool,
+    /// Whether `synchronous_standby_names` can be changed.
+    pub(super) names_settable: bool,
     /// Every question that was asked.
     pub(super) asked: Vec<Ask>,
 }
@@ -122,6 +127,7 @@ impl Situation {
                 api_url: "http://a.example:8008/patroni".to_owned(),
                 view: Err(StoreFailed),
                 server,
+                synchronous: None,
                 server_version: None,
                 task: None,
                 callback_called: false,
@@ -144,6 +150,7 @@ impl Situation {
             recovery_diff: RecoveryDiff::None,
             own_timeline: Some(Timeline(1)),
             written: true,
+            names_settable: true,
             asked: Vec::new(),
         }
     }
@@ -246,12 +253,26 @@ impl Situation {
         self
     }
 
+    /// What the server shows once it has `text`: whoever is named takes part.
+    fn sample_with(&self, text: &str) -> Option<SyncSample> {
+        let names = StandbyNames::parse(text).expect("usable");
+        let word = if names.kind == Kind::Quorum { SyncWord::Quorum } else { SyncWord::Sync };
+        let mut sample = self.obs.synchronous.clone()?;
+        sample.names = text.to_owned();
+        for sender in &mut sample.walsenders {
+            sender.sync = if names.names.contains(&sender.application_name) { word } else { SyncWord::Async };
+        }
+        Some(sample)
+    }
+
     fn answer(&self, ask: &Ask) -> Answer {
         match ask {
             Ask::RenewLock => Answer::Renewal(self.renewal),
             Ask::AcquireLock | Ask::TakeLock => Answer::Acquisition(self.acquisition.clone()),
             Ask::Load(_) => Answer::View(Ok(Arc::new(self.view.clone()))),
-            Ask::ClaimBootstrap | Ask::WriteFailover(..) | Ask::DeleteSync(_) | Ask::WriteSync(..) => Answer::Written(self.written),
+            Ask::ClaimBootstrap | Ask::WriteFailover(..) | Ask::DeleteSync(_) => Answer::Written(self.written),
+            Ask::WriteSync(..) => Answer::SyncWritten(self.written.then(|| Revision::from(99_i64))),
+            Ask::SetSynchronousNames { text, .. } => Answer::NamesSet { done: self.names_settable, sample: self.sample_with(text) },
             Ask::Poll(targets) => Answer::Peers(
                 targets
                     .iter()

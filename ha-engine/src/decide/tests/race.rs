@@ -329,12 +329,12 @@ fn a_standby_without_known_position_stays_out() {
 }
 
 #[test]
-fn a_cluster_with_synchronous_mode_is_not_led_by_a_version_that_cannot_keep_its_promise() {
+fn a_standby_cluster_is_not_led_by_a_version_that_does_not_know_them() {
     let mut situation = Situation::replica();
-    situation.cfg = super::global(json!({"synchronous_mode": true}));
+    situation.cfg = super::global(json!({"standby_cluster": {"host": "elsewhere"}}));
     let decision = situation.decide();
     assert_eq!(decision.message, NOT_HEALTHIEST);
-    assert!(says(&decision, Severity::Warning, "synchronous_mode"));
+    assert!(says(&decision, Severity::Warning, "standby_cluster"));
 }
 
 #[test]

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use dcs_core::model::{ClusterView, FailoverRequest, Lsn, MemberName, Role};
+use dcs_core::model::{ClusterView, FailoverRequest, Lsn, Role};
 use dcs_core::{Deadline, Interest};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{TaskEvent, Tools};
-use crate::decide::{Bar, disqualification, failover_candidates_in, plan_for, plan_nobody};
+use crate::decide::{Bar, Successors, disqualification, plan_for, plan_nobody};
 use crate::ports::{Peers, ShutdownPosition, StopEvent, StopHook, StopMode, StopOutcome, StopRequest};
 
 /// How often candidates are asked whether they have everything.
@@ -22,7 +22,13 @@ impl Tools {
     /// record, and follows whoever leads next. Whether PostgreSQL stopped.
     pub(super) async fn demote_gracefully(&self, request: &FailoverRequest) -> bool {
         tracing::info!("Demoting self (graceful)");
-        let stop = StopRequest { mode: StopMode::Fast, checkpoint_first: true, hook: StopHook::Run, timeout: None, part_of_restart: false };
+        let stop = StopRequest {
+            mode: StopMode::Fast,
+            checkpoint_first: true,
+            hook: StopHook::Run,
+            timeout: self.settings.global.stop_timeout(),
+            part_of_restart: false,
+        };
         let (events, heard) = mpsc::channel(4);
         let view = self.dcs.load(self.budget()).await.ok();
         let (outcome, released) =
@@ -60,8 +66,9 @@ impl Tools {
             }
         };
         let Some(view) = view else { return false };
+        let successors = Successors::of(view, &self.settings.global, &self.me, request, false);
         loop {
-            if ask_whether_somebody_has_everything(&*self.peers, &self.me, view, request, &position).await {
+            if ask_whether_somebody_has_everything(&*self.peers, &successors, &position).await {
                 self.postgres.set_role(Role::Demoted);
                 self.release(Some(position.final_lsn)).await;
                 return true;
@@ -104,19 +111,17 @@ impl Tools {
     }
 }
 
-/// Whether a node that may take over has flushed the end of the shutdown checkpoint record (hardening rule X13).
+/// Whether a node that may take over has flushed the end of the shutdown checkpoint record (hardening rule X13); where votes
+/// are counted, as many as must vote for it.
 pub(in crate::driver) async fn ask_whether_somebody_has_everything(
     peers: &dyn Peers,
-    me: &MemberName,
-    view: &ClusterView,
-    request: Option<&FailoverRequest>,
+    successors: &Successors,
     position: &ShutdownPosition,
 ) -> bool {
-    let targets = failover_candidates_in(view, me, request, false);
-    if targets.is_empty() {
+    if successors.targets.is_empty() {
         return false;
     }
     let bar = Bar { at_least: Some(position.checkpoint_end), last_lsn: position.checkpoint_end, ..Bar::default() };
-    let answers = peers.poll(&targets, Deadline::after(PEER)).await;
-    answers.iter().any(|(name, answer)| disqualification(name, answer, &bar).is_none())
+    let answers = peers.poll(&successors.targets, Deadline::after(PEER)).await;
+    successors.are_enough(answers.iter().filter(|(name, answer)| disqualification(name, answer, &bar).is_none()).count())
 }

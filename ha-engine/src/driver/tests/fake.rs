@@ -16,6 +16,8 @@ use crate::decide::observation::{
     Upstream,
 };
 use crate::decide::slots::SlotPlan;
+use crate::decide::sync::names::{Kind, StandbyNames};
+use crate::decide::sync::sample::{SyncSample, SyncWord, Walsender};
 use crate::ports::{
     CallbackEvent, CloneSource, ControlData, DivergenceFacts, FollowPlan, Inconclusive, LocalState, OperationFailed, Peers, Postgres,
     PromoteOutcome, RecoveryDiff, RewindOutcome, ShutdownPosition, StartOutcome, StatusReport, StopEvent, StopMode, StopOutcome,
@@ -54,6 +56,12 @@ pub(super) struct Server {
     pub(super) disconnected: bool,
     /// How often it was made to look again.
     pub(super) nudges: u32,
+    /// Its `synchronous_standby_names`.
+    pub(super) names: String,
+    /// Every text it had before.
+    pub(super) former_names: Vec<String>,
+    /// Its clients wait for standbys.
+    pub(super) commits_wait: bool,
 }
 
 /// All servers, by the name of their member.
@@ -360,6 +368,46 @@ impl Postgres for FakePostgres {
 
     async fn write_wal_record(&self, _: Deadline) {
         self.world.change(&self.name, |server| server.records += 1);
+    }
+
+    async fn synchronous_replication(&self, _: Deadline) -> Option<SyncSample> {
+        let server = self.server();
+        if !server.running || !server.primary || server.stuck {
+            return None;
+        }
+        let names = StandbyNames::parse(&server.names).expect("what an agent sets is usable");
+        let word = if names.kind == Kind::Quorum { SyncWord::Quorum } else { SyncWord::Sync };
+        let streams =
+            |other: &Server| other.running && !other.primary && !other.disconnected && other.following.as_deref() == Some(&self.name);
+        let walsender = |name: &str, other: &Server| {
+            let position = Some(Lsn(other.lsn));
+            Walsender {
+                application_name: name.to_owned(),
+                sync: if names.everybody || names.names.contains(name) { word } else { SyncWord::Async },
+                written: position,
+                flushed: position,
+                replayed: position,
+            }
+        };
+        let others = self.world.servers().clone();
+        let walsenders = others.iter().filter(|(_, other)| streams(other)).map(|(name, other)| walsender(name, other));
+        Some(SyncSample {
+            names: server.names.clone(),
+            settled: true,
+            flushed: Lsn(server.lsn),
+            commits_wait: server.commits_wait,
+            walsenders: walsenders.collect(),
+            ..SyncSample::default()
+        })
+    }
+
+    async fn set_synchronous_names(&self, text: Option<&str>, deadline: Deadline) -> Result<Option<SyncSample>, OperationFailed> {
+        tokio::time::sleep(A_MOMENT).await;
+        self.world.change(&self.name, |server| {
+            let former = std::mem::replace(&mut server.names, text.unwrap_or_default().to_owned());
+            server.former_names.push(former);
+        });
+        Ok(self.synchronous_replication(deadline).await)
     }
 
     async fn nudge(&self) {

@@ -4,6 +4,7 @@ mod fake;
 mod mixed;
 mod reloads;
 mod standbys;
+mod synchronous;
 
 use std::sync::Arc;
 use std::time::Duration;
