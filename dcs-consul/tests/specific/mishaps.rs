@@ -226,8 +226,11 @@ async fn check(server: SocketAddr, scope: String, operation: Operation, number: 
     let outcome = case.run(operation).await;
     let what = format!("{operation:?}, request {number} of {:?}, {mishap:?}", case.gate.seen());
     match &outcome {
-        // The client may have found another way, but not another outcome.
-        Ok(outcome) => assert_eq!(outcome, good, "{what}"),
+        // The client may have found another way, but not another outcome, and not without an answer of Consul's.
+        Ok(outcome) => {
+            assert_eq!(outcome, good, "{what}");
+            assert!(mishap.gets_through() || case.gate.seen().len() > number + 1, "{what}: nothing proves that it was done");
+        }
         Err(error) => {
             assert_ne!(error.kind, ErrorKind::HandleGone, "{what}: {}", error.chain());
             if error.fate == Fate::NotApplied {
