@@ -120,7 +120,7 @@ impl Subject for ByV2 {
     }
 
     fn profile(&self) -> Profile {
-        Profile { watches_everything: false, liveness_per_key: true, has_directories: true, ..Profile::default() }
+        Profile { watches_everything: false, liveness_per_key: true, ..Profile::default() }
     }
 
     fn servers(&self) -> usize {

@@ -66,8 +66,6 @@ pub struct Profile {
     pub revisions_are_unique: bool,
     /// Each bound key lives by itself: [`Capabilities::liveness_per_key`](crate::Capabilities::liveness_per_key).
     pub liveness_per_key: bool,
-    /// A key that has others below it is a directory, and can have no value (etcd's API version 2).
-    pub has_directories: bool,
 }
 
 impl Default for Profile {
@@ -81,7 +79,6 @@ impl Default for Profile {
             watches_everything: true,
             revisions_are_unique: true,
             liveness_per_key: false,
-            has_directories: false,
         }
     }
 }
