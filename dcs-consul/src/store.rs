@@ -295,8 +295,11 @@ impl KeyValueStore for Consul {
     }
 
     async fn delete_prefix(&self, prefix: &str, deadline: Deadline) -> Result<(), Error> {
+        // Before, because nobody may be left to count afterwards; afterwards, because a read may have overlapped it.
         self.freshness.may_have_changed(prefix);
-        self.client.delete_under(prefix, deadline).await.map_err(|failure| failure.into_error("delete the cluster"))
+        let outcome = self.client.delete_under(prefix, deadline).await;
+        self.freshness.may_have_changed(prefix);
+        outcome.map_err(|failure| failure.into_error("delete the cluster"))
     }
 
     fn handle(&self) -> Option<Handle> {

@@ -3,7 +3,9 @@
 use std::future::Future;
 use std::pin::Pin;
 
-use super::Need::{Link, Outside, RequestCount, RestartAll, Revoke, StopAll, ThreeServers};
+use super::Need::{
+    ExpiringMembers, Link, OneHandle, Outside, RequestCount, RestartAll, Revoke, StopAll, ThreeServers, UniqueRevisions, WatchOfEverything,
+};
 use super::{Need, Scene};
 use super::{cancel, content, expiry, faults, leader, members, values, watching};
 
@@ -58,7 +60,7 @@ pub(super) fn all() -> Vec<Case> {
             a23_an_abandoned_lock_lives_its_ttl_and_no_longer,
             a24_an_expired_lock_is_acquired_without_delay,
             a27_a_changed_ttl_keeps_the_lock_and_takes_effect,
-            a29_an_abandoned_member_vanishes_after_its_ttl,
+            a29_an_abandoned_member_vanishes_after_its_ttl [ExpiringMembers],
             a31_keys_of_an_earlier_process_are_taken_over,
             a65_a_member_that_slept_past_its_ttl_does_not_believe_in_its_lock,
         }
@@ -66,7 +68,7 @@ pub(super) fn all() -> Vec<Case> {
             a28_a_member_is_written_only_when_it_changed [Outside],
             a30_a_destroyed_handle_is_replaced_within_two_calls [Revoke],
             a32_releasing_the_lock_leaves_the_member,
-            a32_member_and_leader_hang_on_one_handle,
+            a32_member_and_leader_hang_on_one_handle [OneHandle],
         }
         values: {
             a33_a_configuration_is_written_only_with_its_current_revision,
@@ -79,7 +81,7 @@ pub(super) fn all() -> Vec<Case> {
             a40_a_revision_from_before_a_deletion_is_refused,
             a41_one_of_many_bootstraps,
             a42_initialize_is_overwritten_cancelled_and_created_again,
-            a43_a_revision_of_one_key_is_none_of_another,
+            a43_a_revision_of_one_key_is_none_of_another [UniqueRevisions],
             a44_a_history_of_a_thousand_entries_comes_back,
             a45_a_deleted_cluster_is_empty,
         }
@@ -87,8 +89,8 @@ pub(super) fn all() -> Vec<Case> {
             a46_a_release_wakes_within_a_second,
             a47_an_expiry_wakes_within_two_seconds,
             a48_a_new_leader_wakes,
-            a49_a_changed_configuration_wakes,
-            a49_a_failover_request_wakes,
+            a49_a_changed_configuration_wakes [WatchOfEverything],
+            a49_a_failover_request_wakes [WatchOfEverything],
             a50_a_status_write_wakes_the_others_and_not_its_writer,
             a51_a_member_key_wakes_only_who_asks_for_it,
             a52_wake_ends_a_wait_and_a_wake_before_it_ends_the_next,

@@ -82,9 +82,6 @@ pub(super) async fn a27_a_changed_ttl_keeps_the_lock_and_takes_effect(scene: Sce
 }
 
 pub(super) async fn a29_an_abandoned_member_vanishes_after_its_ttl(scene: Scene) {
-    if !scene.profile.expires_members {
-        return;
-    }
     let (a, b) = (scene.member("a").await, scene.member("b").await);
     let before = a.clock.now();
     a.touch(&a.record()).await;

@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use crate::keys::ClusterPath;
 use crate::{BoxError, Clock, Dcs, Deadline, Entry, Expect, KeyValueStore, Timing};
 
-/// Something that not every harness can do.
+/// Something that not every harness can do, or that not every store promises.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Need {
     /// Reading and writing keys behind the members' backs: [`Stage::outside`].
@@ -26,12 +26,32 @@ pub enum Need {
     Link,
     /// Counting what was sent to the servers: [`Stage::requests`].
     RequestCount,
+    /// [`Profile::expires_members`].
+    ExpiringMembers,
+    /// All bound keys of a member hang on one handle: not [`Profile::liveness_per_key`].
+    OneHandle,
+    /// [`Profile::revisions_are_unique`].
+    UniqueRevisions,
+    /// [`Profile::watches_everything`].
+    WatchOfEverything,
 }
 
 impl Need {
     /// Whether the trial does something to servers, so that it needs some of its own.
     pub fn disturbs_others(self) -> bool {
         matches!(self, Self::ThreeServers | Self::StopAll | Self::RestartAll | Self::RequestCount)
+    }
+
+    /// Why a store of this profile has no use for a trial that needs it, so that the trial is listed as ignored and never as
+    /// passed.
+    pub(super) fn missing_in(self, profile: &Profile) -> Option<&'static str> {
+        match self {
+            Self::ExpiringMembers if !profile.expires_members => Some("members do not expire in this store"),
+            Self::OneHandle if profile.liveness_per_key => Some("each key lives by itself in this store"),
+            Self::UniqueRevisions if !profile.revisions_are_unique => Some("keys share objects, and revisions, in this store"),
+            Self::WatchOfEverything if !profile.watches_everything => Some("only the lock is watched in this store"),
+            _ => None,
+        }
     }
 }
 

@@ -52,9 +52,6 @@ pub(super) async fn a32_releasing_the_lock_leaves_the_member(scene: Scene) {
 }
 
 pub(super) async fn a32_member_and_leader_hang_on_one_handle(scene: Scene) {
-    if scene.profile.liveness_per_key {
-        return;
-    }
     let (a, b) = (scene.member("a").await, scene.member("b").await);
     a.touch(&a.record()).await;
     a.wins().await;

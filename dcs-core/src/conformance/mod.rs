@@ -41,10 +41,11 @@ use self::scene::Scene;
 /// All trials, for libtest-mimic. Each makes its own members in a scope of its own, so that they run beside each other.
 pub fn trials(harness: Arc<dyn Harness>) -> Vec<Trial> {
     let store = harness.store_name();
+    let profile = harness.profile();
     cases::all()
         .into_iter()
         .map(|case| {
-            let lacking = case.needs.iter().find_map(|need| harness.lacks(*need));
+            let lacking = case.needs.iter().find_map(|need| need.missing_in(&profile).map(str::to_owned).or_else(|| harness.lacks(*need)));
             let ignored = lacking.is_some();
             let harness = Arc::clone(&harness);
             let trial = Trial::test(case.name, move || {

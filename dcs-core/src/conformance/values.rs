@@ -176,9 +176,6 @@ pub(super) async fn a42_initialize_is_overwritten_cancelled_and_created_again(sc
 }
 
 pub(super) async fn a43_a_revision_of_one_key_is_none_of_another(scene: Scene) {
-    if !scene.profile.revisions_are_unique {
-        return;
-    }
     let a = scene.member("a").await;
     write_config(&a, 1, None).await;
     let Write::Applied(of_sync) = write_sync(&a, &sync("a", &[]), None).await else { panic!("it was free") };

@@ -77,9 +77,6 @@ pub(super) async fn a48_a_new_leader_wakes(scene: Scene) {
 }
 
 pub(super) async fn a49_a_changed_configuration_wakes(scene: Scene) {
-    if !scene.profile.watches_everything {
-        return;
-    }
     let (a, b) = (scene.member("a").await, scene.member("b").await);
     let write = async |number: u64| {
         let config = Map::from_iter([("ttl".to_owned(), number.into())]);
@@ -91,9 +88,6 @@ pub(super) async fn a49_a_changed_configuration_wakes(scene: Scene) {
 }
 
 pub(super) async fn a49_a_failover_request_wakes(scene: Scene) {
-    if !scene.profile.watches_everything {
-        return;
-    }
     let (a, b) = (scene.member("a").await, scene.member("b").await);
     let ask = async |leader: &str| {
         let request = FailoverRequest { leader: Some(leader.into()), ..FailoverRequest::default() };

@@ -70,6 +70,9 @@ async fn compare(plan: &Plan, parts: &[&str]) -> Result<()> {
     Ok(())
 }
 
+/// The one read with which a leader confirms its lock in each loop, six in a minute, as a share of each of three members.
+const CONFIRMATIONS: f64 = 6.0 / 3.0;
+
 async fn compare_requests(plan: &Plan) -> Result<()> {
     let theirs = patroni::installed().await?;
     let version = patroni::version(&theirs).await?;
@@ -82,7 +85,7 @@ async fn compare_requests(plan: &Plan) -> Result<()> {
         }
     }
     println!();
-    print!("{}", table::requests(&rates, &version, 6.0));
+    print!("{}", table::requests(&rates, &version, CONFIRMATIONS));
     Ok(())
 }
 

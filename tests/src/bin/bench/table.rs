@@ -69,14 +69,14 @@ pub(crate) fn stores(embedded: &StoreResult, etcd: &StoreResult) -> String {
     render(&STORES, ["embedded", "etcd"], [embedded, etcd])
 }
 
-/// What idle agents ask of their stores, beside each other. Ours may ask once more in each of its loops, of which there are `loops` in a minute:
-/// the leader looks whether the lock is really its own.
-pub(crate) fn requests(rates: &[Rates], version: &str, loops: f64) -> String {
+/// What idle agents ask of their stores, beside each other. Ours may ask for `allowed` more in a minute and member: the leader looks once in each of its
+/// loops whether the lock is really its own.
+pub(crate) fn requests(rates: &[Rates], version: &str, allowed: f64) -> String {
     let mut out = String::new();
     let _ = writeln!(out, "{:<24} {:>12} {:>14} {:>8}  aim", "requests/min and member", "Quorate", version, "more");
     for Rates { store, ours, theirs } in rates {
         let more = ours - theirs;
-        let aim = verdict(more <= loops, &format!("≤ {loops:.0} more"));
+        let aim = verdict(more <= allowed, &format!("≤ {allowed:.0} more"));
         let _ = writeln!(out, "{:<24} {ours:>12.1} {theirs:>14.1} {more:>8.1}  {aim}", store.name());
     }
     out
