@@ -67,7 +67,7 @@ pub(super) async fn no_answer_to_any_request_is_taken_for_a_lost_lock(servers: A
             let what = format!("{code} once to {kind:?}");
             prompts(&place, &a, kind).await?;
             let _ = a.dcs.load(short()).await;
-            match a.dcs.renew_leader(&a.seen(), short()).await {
+            match a.dcs.renew_leader(&a.seen(), with_a_look()).await {
                 Ok(Renewal::Lost) => return Err(format!("{what}: the lock was said to be lost").into()),
                 Ok(Renewal::Renewed(_)) | Err(_) => {}
             }
@@ -84,7 +84,7 @@ pub(super) async fn no_answer_to_any_request_is_taken_for_a_lost_lock(servers: A
     for kind in [Request::Get, Request::Patch] {
         for nonsense in ["", "<html>", "[]", "7"] {
             middle.meet(kind, Fault::Answer(200, nonsense), usize::MAX);
-            let renewal = a.dcs.renew_leader(&a.seen(), short()).await;
+            let renewal = a.dcs.renew_leader(&a.seen(), with_a_look()).await;
             assert!(!matches!(renewal, Ok(Renewal::Lost)), "{kind:?} {nonsense:?}");
             middle.heal();
             still_leads(&place, &a, "nonsense").await?;
