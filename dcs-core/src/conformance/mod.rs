@@ -29,6 +29,7 @@ mod faults;
 mod leader;
 mod members;
 mod values;
+mod watched;
 mod watching;
 
 use std::sync::Arc;
