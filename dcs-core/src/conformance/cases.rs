@@ -99,9 +99,9 @@ pub(super) fn all() -> Vec<Case> {
             a55_a_thousand_status_writes_do_not_make_the_waiter_spin,
         }
         watched: {
-            a73_what_woke_a_member_is_in_its_next_view [WatchOfEverything],
-            a74_a_member_is_shown_its_own_writes_while_its_watch_runs,
-            a75_a_member_that_is_cut_off_is_not_shown_the_past_for_long [Link],
+            a76_what_woke_a_member_is_in_its_next_view [WatchOfEverything],
+            a77_a_member_is_shown_its_own_writes_while_its_watch_runs,
+            a78_a_member_that_is_cut_off_is_not_shown_the_past_for_long [Link],
         }
         faults: {
             a56_a_server_that_is_not_in_use_may_stop [ThreeServers],

@@ -1,4 +1,4 @@
-//! What a member is shown while its watch runs (items 73 to 75): a store may then serve views without asking anybody, and
+//! What a member is shown while its watch runs (ours, 76 to 78): a store may then serve views without asking anybody, and
 //! none of that may be seen from outside.
 
 use std::time::Duration;
@@ -38,7 +38,7 @@ async fn idles(member: &Actor) {
     }
 }
 
-pub(super) async fn a73_what_woke_a_member_is_in_its_next_view(scene: Scene) {
+pub(super) async fn a76_what_woke_a_member_is_in_its_next_view(scene: Scene) {
     let (a, b) = (scene.member("a").await, scene.member("b").await);
     write(&a, 0).await;
     idles(&b).await;
@@ -68,7 +68,7 @@ pub(super) async fn a73_what_woke_a_member_is_in_its_next_view(scene: Scene) {
     }
 }
 
-pub(super) async fn a74_a_member_is_shown_its_own_writes_while_its_watch_runs(scene: Scene) {
+pub(super) async fn a77_a_member_is_shown_its_own_writes_while_its_watch_runs(scene: Scene) {
     let a = scene.member("a").await;
     write(&a, 0).await;
     idles(&a).await;
@@ -92,7 +92,7 @@ pub(super) async fn a74_a_member_is_shown_its_own_writes_while_its_watch_runs(sc
     assert_eq!(number(&a.view().await), None);
 }
 
-pub(super) async fn a75_a_member_that_is_cut_off_is_not_shown_the_past_for_long(scene: Scene) {
+pub(super) async fn a78_a_member_that_is_cut_off_is_not_shown_the_past_for_long(scene: Scene) {
     let (a, (b, link)) = (scene.member("a").await, scene.member_behind_link("b").await);
     write(&a, 0).await;
     idles(&b).await;
