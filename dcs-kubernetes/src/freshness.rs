@@ -1,7 +1,7 @@
 //! When a load may go by what the watches told alone, and when it has to ask the server.
 //!
-//! A leader renews in every cycle, and the watch tells everybody. So whoever has heard something new since its last load knows
-//! that the server lives, that the watch follows, and how the lock is, without asking:
+//! A leader renews in every cycle, and the watch tells everybody. So whoever has heard something new within a cycle knows that
+//! the server lives, that the watch follows, and how the lock is, without asking:
 //!
 //! ```text
 //!   leader   ── renews ──────────────── renews ──────────────── (dead, or the server is)
@@ -9,9 +9,9 @@
 //!   follower ───────► loads ─────────────────► loads ─────────────────── asks
 //! ```
 //!
-//! What was told counts for one load, and not for longer than a cycle: a server that says nothing any more is asked. Whoever
-//! holds the lock asks always, and so does everybody as soon as nobody seems to hold it: what may lead to a promotion is
-//! read and not remembered.
+//! That is as old as one and a half cycles at most, so that a renewal may come late: a server that says nothing any more is
+//! asked. Whoever holds the lock asks always, and so does everybody as soon as nobody seems to hold it: what may lead to a
+//! promotion is read and not remembered.
 
 use std::time::Duration;
 
@@ -34,8 +34,8 @@ pub(crate) struct Told {
 /// What loads have found out about the watches.
 #[derive(Debug, Default)]
 pub(crate) struct Freshness {
-    /// The last load, if it succeeded: when, and how much it has shown.
-    loaded: Option<(Moment, u64)>,
+    /// When the last load was, if it succeeded.
+    loaded: Option<Moment>,
     /// When the watch of the objects was found to be behind what the server says, and how far it had to come.
     behind: Option<(u64, Moment)>,
 }
@@ -44,17 +44,17 @@ impl Freshness {
     /// Whether what the watches told is as good as asking. A process that was stopped finds what its connections kept for it:
     /// that is news to nobody else, so a load that comes late asks.
     pub(crate) fn suffices(&self, told: Told, loop_wait: Duration, now: Moment) -> bool {
-        let is_news = self.loaded.is_some_and(|(at, version)| told.version > version && now - at <= loop_wait * 2);
+        let within = |at: Option<Moment>, bound: Duration| at.is_some_and(|at| now - at <= bound);
         let has_caught_up = self.behind.is_none_or(|(far, _)| told.version >= far);
-        told.follows && is_news && has_caught_up && told.at.is_some_and(|at| now - at <= loop_wait)
+        told.follows && has_caught_up && within(told.at, loop_wait * 3 / 2) && within(self.loaded, loop_wait * 2)
     }
 
-    /// A load succeeds, and shows everything up to here.
-    pub(crate) fn loads(&mut self, version: u64, now: Moment) {
-        self.loaded = Some((now, version));
+    /// A load succeeds.
+    pub(crate) fn loads(&mut self, now: Moment) {
+        self.loaded = Some(now);
     }
 
-    /// A load failed: the next one asks.
+    /// A load failed, or something that was told is not so: the next one asks.
     pub(crate) fn failed(&mut self) {
         self.loaded = None;
     }
@@ -89,32 +89,22 @@ mod tests {
         Told { follows: true, version, at: Some(at(seconds)) }
     }
 
-    fn loaded(version: u64, seconds: u64) -> Freshness {
+    fn loaded(seconds: u64) -> Freshness {
         let mut freshness = Freshness::default();
-        freshness.loads(version, at(seconds));
+        freshness.loads(at(seconds));
         freshness
     }
 
     #[test]
-    fn what_is_new_since_the_last_load_suffices_for_one() {
-        let mut freshness = loaded(5, 100);
-        assert!(!freshness.suffices(told(5, 100), LOOP_WAIT, at(110)), "nothing is new");
-        assert!(freshness.suffices(told(6, 109), LOOP_WAIT, at(110)));
-        freshness.loads(6, at(110));
-        assert!(!freshness.suffices(told(6, 109), LOOP_WAIT, at(111)), "it has counted already");
-        assert!(freshness.suffices(told(7, 119), LOOP_WAIT, at(120)));
-    }
-
-    #[test]
-    fn a_watch_that_was_silent_for_longer_than_a_cycle_does_not_suffice() {
-        let freshness = loaded(5, 100);
-        assert!(freshness.suffices(told(6, 101), LOOP_WAIT, at(111)));
-        assert!(!freshness.suffices(told(6, 101), LOOP_WAIT, at(112)));
+    fn a_watch_that_was_silent_for_longer_than_a_cycle_and_a_half_does_not_suffice() {
+        let freshness = loaded(100);
+        assert!(freshness.suffices(told(5, 95), LOOP_WAIT, at(110)));
+        assert!(!freshness.suffices(told(5, 94), LOOP_WAIT, at(110)));
     }
 
     #[test]
     fn a_watch_that_is_not_open_or_has_told_nothing_does_not_suffice() {
-        let freshness = loaded(5, 100);
+        let freshness = loaded(100);
         assert!(!freshness.suffices(Told { follows: false, ..told(6, 109) }, LOOP_WAIT, at(110)));
         assert!(!freshness.suffices(Told { at: None, ..told(6, 109) }, LOOP_WAIT, at(110)));
     }
@@ -122,27 +112,25 @@ mod tests {
     #[test]
     fn the_first_load_one_after_a_failure_and_one_that_comes_late_ask() {
         assert!(!Freshness::default().suffices(told(6, 109), LOOP_WAIT, at(110)));
-        let mut freshness = loaded(5, 100);
-        freshness.failed();
-        assert!(!freshness.suffices(told(6, 109), LOOP_WAIT, at(110)));
-        let freshness = loaded(5, 100);
+        let mut freshness = loaded(100);
         assert!(freshness.suffices(told(6, 120), LOOP_WAIT, at(120)));
         assert!(!freshness.suffices(told(6, 121), LOOP_WAIT, at(121)), "it was stopped meanwhile");
+        freshness.failed();
+        assert!(!freshness.suffices(told(6, 109), LOOP_WAIT, at(110)));
     }
 
     #[test]
-    fn a_watch_that_is_behind_has_lost_track_after_a_cycle_and_does_not_suffice_until_it_has_caught_up() {
-        let mut freshness = loaded(5, 100);
+    fn a_watch_that_is_behind_does_not_suffice_until_it_has_caught_up_and_has_lost_track_after_a_cycle() {
+        let mut freshness = loaded(100);
         assert!(!freshness.has_lost_track(9, 5, LOOP_WAIT, at(110)));
-        freshness.loads(5, at(110));
+        freshness.loads(at(110));
         assert!(!freshness.suffices(told(6, 112), LOOP_WAIT, at(112)));
+        assert!(freshness.suffices(told(9, 112), LOOP_WAIT, at(112)), "it came later");
         assert!(!freshness.has_lost_track(12, 6, LOOP_WAIT, at(119)), "not yet");
         assert!(freshness.has_lost_track(12, 6, LOOP_WAIT, at(120)));
 
-        let mut freshness = loaded(5, 100);
+        let mut freshness = loaded(100);
         assert!(!freshness.has_lost_track(9, 5, LOOP_WAIT, at(110)));
-        freshness.loads(5, at(110));
-        assert!(freshness.suffices(told(9, 112), LOOP_WAIT, at(112)), "it came later");
         // It has come as far as the server was then: it moves.
         assert!(!freshness.has_lost_track(12, 9, LOOP_WAIT, at(120)));
         assert!(!freshness.has_lost_track(12, 12, LOOP_WAIT, at(131)));

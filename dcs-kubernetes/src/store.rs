@@ -254,14 +254,13 @@ impl Kubernetes {
     fn remember(&self) -> Option<Content> {
         let now = self.shared.clock.now();
         let mut freshness = self.freshness();
-        // First, so that what comes in between counts for the next load.
         let told = self.shared.cache.told();
         let content = self.shared.cache.content();
         let is_led_by_another = content.holder.as_deref().is_some_and(|holder| holder != self.shared.name.as_str());
         if !is_led_by_another || !freshness.suffices(told, self.shared.timing().loop_wait, now) {
             return None;
         }
-        freshness.loads(told.version, now);
+        freshness.loads(now);
         Some(content)
     }
 
@@ -284,7 +283,7 @@ impl Kubernetes {
         let told = self.shared.cache.told().version;
         let has_lost_track = {
             let mut freshness = self.freshness();
-            freshness.loads(version.max(told), now);
+            freshness.loads(now);
             freshness.has_lost_track(version, told, self.shared.timing().loop_wait, now)
         };
         if has_lost_track {
