@@ -1,5 +1,6 @@
 //! Asking the other agents over HTTP.
 
+use std::collections::BTreeMap;
 use std::sync::{PoisonError, RwLock};
 use std::time::Duration;
 
@@ -8,14 +9,18 @@ use dcs_core::Deadline;
 use dcs_core::model::{Lsn, MemberName, Tags, Timeline};
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
+use ha_engine::decide::failsafe::exclusion::FailsafeCall;
 use ha_engine::decide::observation::{PeerAnswer, PeerStatus, PeerTarget};
 use ha_engine::ports::Peers;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use crate::http_client::{endpoint_url, explain};
 
 /// How long one agent may take to tell its state.
 const STATUS_LIMIT: Duration = Duration::from_secs(2);
+
+/// How long one agent has at least to give its word, the first time that it is asked.
+const WORD_LIMIT: Duration = Duration::from_secs(2);
 
 /// How long one agent may take to show that it is alive.
 const LIVENESS_LIMIT: Duration = Duration::from_secs(3);
@@ -57,11 +62,66 @@ impl Peers for HttpPeers {
         answers
     }
 
+    async fn ask_for_word(&self, targets: &[PeerTarget], call: &FailsafeCall, deadline: Deadline) -> Option<BTreeMap<MemberName, Lsn>> {
+        let client = self.client();
+        let mut body = json!({"name": call.name, "conn_url": call.conn_url, "api_url": call.api_url});
+        if let Some(slots) = &call.slots {
+            body["slots"] = json!(slots);
+        }
+        let body = body.to_string();
+        let mut asked: FuturesUnordered<_> = targets.iter().map(|target| ask_one_for_word(&client, target, &body, deadline)).collect();
+        let mut positions = BTreeMap::new();
+        // One "no" is enough: who has not answered yet need not any more.
+        while let Some((name, word)) = asked.next().await {
+            positions.extend(word?.map(|position| (name, position)));
+        }
+        Some(positions)
+    }
+
     async fn is_alive(&self, api_url: &str, deadline: Deadline) -> bool {
         let Some(url) = endpoint_url(api_url, "liveness") else { return false };
         let limit = LIVENESS_LIMIT.min(deadline.remaining());
         self.client().get(url).timeout(limit).send().await.is_ok()
     }
+}
+
+/// Whether one member gives its word; if so, with its position, if it told that. Who cannot be reached is asked again, with
+/// what time there is: a link may be slow, and nothing is left to do with the time otherwise.
+async fn ask_one_for_word(
+    client: &reqwest::Client,
+    target: &PeerTarget,
+    body: &str,
+    deadline: Deadline,
+) -> (MemberName, Option<Option<Lsn>>) {
+    let PeerTarget { name, api_url } = target;
+    let Some(url) = endpoint_url(api_url, "failsafe") else {
+        tracing::warn!("Request failed to {name}: POST {api_url} (not a URL)");
+        return (name.clone(), None);
+    };
+    let first = WORD_LIMIT.max(deadline.remaining() / 2);
+    let mut answer = post(client, &url, body, first.min(deadline.remaining())).await;
+    if answer.is_err() && !deadline.has_passed() {
+        answer = post(client, &url, body, deadline.remaining()).await;
+    }
+    match answer {
+        Ok((accepted, position, text)) => {
+            tracing::info!("Got response from {name} {url}: {text}");
+            (name.clone(), accepted.then_some(position))
+        }
+        Err(problem) => {
+            tracing::warn!("Request failed to {name}: POST {url} ({problem})");
+            (name.clone(), None)
+        }
+    }
+}
+
+/// Whether the answer is a clear yes, the position in it, and what it says.
+async fn post(client: &reqwest::Client, url: &str, body: &str, limit: Duration) -> Result<(bool, Option<Lsn>, String), String> {
+    let request = client.post(url).header(http::header::CONTENT_TYPE, "application/json").body(body.to_owned());
+    let mut response = request.timeout(limit).send().await.map_err(explain)?;
+    let position = response.headers().get("lsn").and_then(|lsn| lsn.to_str().ok()?.trim().parse().ok()).map(Lsn);
+    let text = read(&mut response).await?;
+    Ok((response.status() == http::StatusCode::OK && text == b"Accepted", position, String::from_utf8_lossy(&text).into_owned()))
 }
 
 async fn ask(client: &reqwest::Client, target: &PeerTarget, deadline: Deadline) -> (MemberName, PeerAnswer) {
@@ -81,6 +141,10 @@ async fn ask(client: &reqwest::Client, target: &PeerTarget, deadline: Deadline) 
 
 async fn fetch(client: &reqwest::Client, url: &str, limit: Duration) -> Result<Vec<u8>, String> {
     let mut response = client.get(url).timeout(limit).send().await.map_err(explain)?;
+    read(&mut response).await
+}
+
+async fn read(response: &mut reqwest::Response) -> Result<Vec<u8>, String> {
     let mut body = Vec::new();
     while let Some(chunk) = response.chunk().await.map_err(explain)? {
         if body.len() + chunk.len() > MAX_BODY {
