@@ -325,6 +325,7 @@ impl EngineHandle {
 
 /// Whether the server takes writes, or may be about to.
 fn may_write(local: &LocalState) -> bool {
-    let is_down = matches!(local.state, ServerState::Stopped | ServerState::Crashed | ServerState::StartFailed | ServerState::RestartFailed);
+    let is_down =
+        matches!(local.state, ServerState::Stopped | ServerState::Crashed | ServerState::StartFailed | ServerState::RestartFailed);
     matches!(local.role, Role::Primary | Role::Promoted) && !is_down
 }

@@ -10,8 +10,8 @@ use dcs_core::model::{ClusterView, FailoverKey, FailoverRequest, MemberName, Rol
 use dcs_core::{Acquisition, Moment, Renewal};
 
 use super::action::{Answer, Answers, Ask, Effect, Reload, Severity, Task};
-use super::failsafe::exclusion::Promise;
 use super::failsafe;
+use super::failsafe::exclusion::Promise;
 use super::memory::{Memory, RewindState};
 use super::observation::{Observation, PeerAnswer, PeerTarget};
 use super::sync::watch::SyncWatch;

@@ -111,8 +111,7 @@ pub(super) fn publish(c: &mut Cycle<'_>) {
         return;
     }
     let published = c.view.members.iter().filter_map(|member| Some((member.name.to_string(), member.record.api_url.clone()?)));
-    let mut map: Map<String, Value> =
-        published.filter(|(_, url)| !url.is_empty()).map(|(name, url)| (name, Value::String(url))).collect();
+    let mut map: Map<String, Value> = published.filter(|(_, url)| !url.is_empty()).map(|(name, url)| (name, Value::String(url))).collect();
     map.entry(c.me().to_string()).or_insert_with(|| c.obs.api_url.clone().into());
     c.push(Effect::WriteFailsafe(map));
 }

@@ -127,11 +127,7 @@ async fn hard_case_106_a_new_leader_that_is_still_promoting_refuses_the_old_one(
         cluster.world.set_reachable(name, false);
     }
     a.plan.set_connection(Connection::Silent);
-    cluster
-        .until(Duration::from_secs(90), "somebody has the lock", || {
-            nodes[1..].iter().any(is_leader)
-        })
-        .await;
+    cluster.until(Duration::from_secs(90), "somebody has the lock", || nodes[1..].iter().any(is_leader)).await;
     let winner = nodes[1..].iter().find(|node| is_leader(node)).unwrap_or(b);
     for name in ["b", "c"] {
         cluster.world.set_reachable(name, true);

@@ -99,7 +99,11 @@ impl World {
     /// Whether the agent of `name` can be asked.
     pub(super) fn set_reachable(&self, name: &str, reachable: bool) {
         let mut unreachable = self.unreachable.lock().expect("no test panics while it holds the world");
-        if reachable { unreachable.remove(name) } else { unreachable.insert(name.to_owned()) };
+        if reachable {
+            unreachable.remove(name)
+        } else {
+            unreachable.insert(name.to_owned())
+        };
     }
 
     fn agent(&self, name: &str) -> Option<EngineHandle> {
