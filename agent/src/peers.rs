@@ -289,6 +289,79 @@ mod tests {
         assert_eq!(answers[2].1, PeerAnswer::Unreachable);
     }
 
+    const ACCEPTED: &str = "HTTP/1.0 200 OK\r\nlsn: 5\r\n\r\nAccepted";
+
+    fn call() -> FailsafeCall {
+        let slots = Some(BTreeMap::from([("a".to_owned(), Lsn(7))]));
+        FailsafeCall { name: "a".into(), conn_url: "postgres://a:5432/postgres".to_owned(), api_url: "http://a:8008/patroni".to_owned(), slots }
+    }
+
+    async fn ask_for_word(targets: &[PeerTarget], limit: Duration) -> Option<BTreeMap<MemberName, Lsn>> {
+        let peers = HttpPeers::new(HttpClientSettings::default().client().unwrap());
+        let deadline = Deadline::after(limit);
+        // Whoever is silent must not be waited for after a "no".
+        tokio::time::timeout(Duration::from_secs(60), peers.ask_for_word(targets, &call(), deadline)).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn only_a_clear_yes_of_everybody_counts() {
+        let long = Duration::from_secs(600);
+        let yes = target("yes", server(Some(ACCEPTED)).await);
+        let without_position = target("brief", server(Some("HTTP/1.0 200 OK\r\n\r\nAccepted")).await);
+        let both = [yes.clone(), without_position];
+        assert_eq!(ask_for_word(&both, long).await, Some(BTreeMap::from([("yes".into(), Lsn(5))])));
+        assert_eq!(ask_for_word(&[], long).await, Some(BTreeMap::new()), "who is alone needs nobody's word");
+        let silent = target("silent", server(None).await);
+        for no in ["HTTP/1.0 500 x\r\n\r\nRunning as a leader", "HTTP/1.0 502 x\r\n\r\n", "HTTP/1.0 200 OK\r\n\r\nAccepted, I think", "HTTP/1.0 201 x\r\n\r\nAccepted"] {
+            let no = target("no", server(Some(no)).await);
+            assert_eq!(ask_for_word(&[silent.clone(), yes.clone(), no], long).await, None);
+        }
+        assert_eq!(ask_for_word(&[silent, yes.clone()], Duration::from_millis(500)).await, None);
+        assert_eq!(ask_for_word(&[yes, target("bad", "nonsense".to_owned())], long).await, None);
+    }
+
+    /// What it says is what Patroni's agents read.
+    #[tokio::test]
+    async fn the_question_is_a_document_with_the_names_that_patroni_knows() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let asked = target("b", format!("http://{}/patroni", listener.local_addr().unwrap()));
+        let heard = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let (mut text, mut part) = (String::new(), [0; 1024]);
+            while !text.ends_with('}') {
+                let length = stream.read(&mut part).await.unwrap();
+                text.push_str(std::str::from_utf8(&part[..length]).unwrap());
+            }
+            stream.write_all(ACCEPTED.as_bytes()).await.unwrap();
+            text
+        });
+        assert!(ask_for_word(&[asked], Duration::from_secs(10)).await.is_some());
+        let heard = heard.await.unwrap();
+        let (head, body) = heard.split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with("POST /failsafe HTTP/1.1\r\n") && head.to_lowercase().contains("content-length: "), "{head}");
+        let expected = json!({
+            "name": "a", "conn_url": "postgres://a:5432/postgres", "api_url": "http://a:8008/patroni", "slots": {"a": 7},
+        });
+        assert_eq!(serde_json::from_str::<Value>(body).unwrap(), expected);
+    }
+
+    /// Must hold: X7.
+    #[tokio::test]
+    async fn hard_case_97_a_slow_link_is_given_the_time_that_is_left_and_a_broken_one_a_second_chance() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let slow = target("slow", format!("http://{}/patroni", listener.local_addr().unwrap()));
+        tokio::spawn(async move {
+            // The first connection breaks.
+            drop(listener.accept().await);
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let _ = stream.read(&mut [0; 1024]).await;
+                tokio::time::sleep(WORD_LIMIT + Duration::from_millis(500)).await;
+                let _ = stream.write_all(ACCEPTED.as_bytes()).await;
+            }
+        });
+        assert!(ask_for_word(&[slow], Duration::from_secs(30)).await.is_some());
+    }
+
     #[tokio::test]
     async fn any_answer_is_a_sign_of_life_and_silence_is_none() {
         let peers = HttpPeers::new(HttpClientSettings::default().client().unwrap());

@@ -248,7 +248,8 @@ impl EngineHandle {
             return Err(NoWord::Off);
         }
         let local = self.postgres.local();
-        if may_write(&local) {
+        // Somebody with the name of this node cannot be its leader.
+        if may_write(&local) || call.name == self.me {
             return Err(NoWord::RunningAsLeader);
         }
         self.exclusion.answer(call, global.ttl, self.clock.now()).map_err(|_| NoWord::RunningAsLeader)?;

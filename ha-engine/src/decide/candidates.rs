@@ -152,6 +152,10 @@ pub(super) fn is_healthiest(c: &mut Cycle<'_>, comparison: &Comparison<'_>) -> O
     };
 
     let answers = c.poll(&targets)?;
+    if failsafe::may_have_promised(c, answers, comparison.except.as_ref()) {
+        c.info("not taking part in the leader race yet: this agent may have promised that before it was restarted");
+        return Ok(false);
+    }
     let usable: Vec<(&MemberName, &PeerStatus)> = answers
         .iter()
         .filter_map(|(name, answer)| match answer {

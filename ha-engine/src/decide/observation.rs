@@ -22,6 +22,8 @@ pub struct Observation {
     pub api_url: String,
     /// The cluster as just loaded, or that the store failed.
     pub view: Result<Arc<ClusterView>, StoreFailed>,
+    /// When the agent was started. What it had promised before that is forgotten.
+    pub started_at: Moment,
     /// The word that this node has given not to race, if it is in force.
     pub promise: Option<Promise>,
     /// The local server.

@@ -16,6 +16,9 @@ use crate::decide::failsafe::{Appeal, Extension};
 /// seconds each.
 const FOR_THE_OTHERS: Duration = Duration::from_secs(4);
 
+/// What is kept of that time for stopping in order.
+const FOR_THE_STOP: Duration = Duration::from_secs(2);
+
 /// The one place where this node's word is given, and where it is looked for before the lock is asked for. The loop and
 /// whoever answers requests share it: a request must be answered while the loop waits for a store that does not. Nobody
 /// waits here for more than a few instructions of the other.
@@ -94,7 +97,11 @@ impl Engine {
     pub(super) async fn ask_for_word(&self, appeal: &Appeal) -> Answer {
         let known = self.memory.lease;
         let started = self.clock.now();
-        let budget = known.map_or(self.settings.global.retry_timeout, |lease| Fence::stop_at(lease).saturating_since(started));
+        let budget = known.map_or(self.settings.global.retry_timeout, |lease| {
+            let left = Fence::stop_at(lease).saturating_since(started);
+            // After a "no" there should be time for a stop that lets the standbys have everything.
+            left.saturating_sub(FOR_THE_STOP.min(left / 4))
+        });
         let call = FailsafeCall {
             name: self.me.clone(),
             conn_url: self.postgres.local().conn_url,

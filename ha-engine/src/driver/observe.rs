@@ -217,6 +217,7 @@ impl Engine {
             tags: settings.tags.clone(),
             api_url: settings.api_url.clone(),
             view,
+            started_at: self.started_at,
             promise: self.promise(),
             rewind_policy: self.rewind_policy(&settings).await,
             server,

@@ -387,7 +387,7 @@ async fn a_leader_without_the_store_gets_this_nodes_word_as_patroni_would_give_i
     let node = Node::start().await;
     assert_eq!(node.send("POST", "/failsafe", Some(CALL)).await.status, 502, "the mode is off");
     node.configure(&json!({"failsafe_mode": true}));
-    for (body, status) in [(None, 400), (Some("{}"), 400), (Some("no"), 400), (Some(r#"{"name": "b", "conn_url": "x"}"#), 400)] {
+    for (body, status) in [(None, 411), (Some("{}"), 400), (Some("no"), 400), (Some(r#"{"name": "b", "conn_url": "x"}"#), 400)] {
         assert_eq!(node.send("POST", "/failsafe", body).await.status, status, "{body:?}");
     }
     let is_active = async || node.get("/patroni").await.json().get("failsafe_mode_is_active").cloned();

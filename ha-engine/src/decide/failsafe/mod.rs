@@ -18,7 +18,7 @@ use serde_json::{Map, Value};
 use self::exclusion::Promise;
 use super::action::{Answer, Ask, Effect};
 use super::cycle::Cycle;
-use super::observation::{Observation, PeerTarget};
+use super::observation::{Observation, PeerAnswer, PeerTarget};
 use super::slots;
 
 /// What failsafe mode remembers.
@@ -95,6 +95,17 @@ fn usable(stored: Option<&Value>) -> Option<&Map<String, Value>> {
 /// Q12: whether the map keeps `me` out of the race. Damaged or empty it keeps nobody out.
 pub(super) fn keeps_out(view: &ClusterView, me: &MemberName) -> bool {
     usable(view.failsafe.as_ref()).is_some_and(|map| !map.is_empty() && !map.contains_key(me.as_str()))
+}
+
+/// Whether this agent may have promised not to race before it was restarted. It does not know any more; but whoever got the
+/// promise and still counts on it is a primary, and in the map: if everybody in the map has answered, nobody does.
+pub(super) fn may_have_promised(c: &Cycle<'_>, answers: &[(MemberName, PeerAnswer)], except: Option<&MemberName>) -> bool {
+    if !c.cfg.failsafe_mode || c.now.moment >= c.obs.started_at + c.cfg.ttl {
+        return false;
+    }
+    let has_answered = |name: &str| answers.iter().any(|(known, answer)| known == name && *answer != PeerAnswer::Unreachable);
+    let others = usable(c.view.failsafe.as_ref()).into_iter().flat_map(Map::keys).filter(|name| *name != c.me().as_str());
+    others.filter(|name| except.is_none_or(|except| *except != name.as_str())).any(|name| !has_answered(name))
 }
 
 /// The entries of the map as members of whom nothing but name and URL is known.

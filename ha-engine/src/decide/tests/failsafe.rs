@@ -5,12 +5,14 @@ use std::time::Duration;
 
 use dcs_core::model::{Lsn, MemberName, Role};
 use dcs_core::{Acquisition, LeaderLease};
+use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::super::action::{Ask, DemoteKind, Effect, Severity, Task};
 use super::super::failsafe::exclusion::{Exclusion, FailsafeCall, Promise};
 use super::super::failsafe::{Appeal, Extension};
 use super::super::observation::{PeerTarget, SlotObservation, TaskKind};
+use super::properties;
 use super::{Situation, deeds, says, standby_answer};
 
 const GOES_ON: &str = "continue to run as a leader because failsafe mode is enabled and all members are accessible";
@@ -214,6 +216,25 @@ fn q14_whoever_is_in_the_map_is_asked_in_the_race_even_without_a_member_key() {
     assert!(says(&decision, Severity::Info, "Wal position of c is ahead of my wal position"));
 }
 
+#[test]
+fn an_agent_that_was_just_restarted_races_only_if_nobody_can_count_on_a_promise_of_it() {
+    let race = |change: fn(&mut Situation)| {
+        let mut situation = failsafe(Situation::replica()).peer("b", standby_answer(900));
+        situation.view.failsafe = Some(map(&["a", "b", "c"]));
+        situation.obs.started_at = situation.now;
+        change(&mut situation);
+        situation.decide();
+        situation.asked.contains(&Ask::AcquireLock)
+    };
+    assert!(!race(|_| ()), "c may be a primary that nobody reaches");
+    assert!(race(|situation| {
+        situation.peers.insert("c".to_owned(), standby_answer(900));
+    }));
+    assert!(race(|situation| situation.now = situation.now + situation.cfg.ttl));
+    assert!(race(|situation| situation.view.failsafe = Some(map(&["a", "b"]))), "c would not go on without the store");
+    assert!(race(|situation| situation.cfg.failsafe_mode = false));
+}
+
 /// Must hold: hard case 94.
 #[test]
 fn hard_case_94_a_view_without_a_leader_is_completed_with_the_one_that_was_promised() {
@@ -332,4 +353,26 @@ fn a_refused_lock_is_still_refused() {
     let mut situation = failsafe(Situation::replica());
     situation.acquisition = Ok(Acquisition::Lost(Some(MemberName::from("b"))));
     assert_eq!(situation.line(), "following new leader after trying and failing to obtain lock");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 4096, ..ProptestConfig::default() })]
+
+    /// Must hold: X20. Whatever the situation, and whether the promise was seen before or is found when the lock is asked for.
+    #[test]
+    fn x20_whoever_has_given_its_word_takes_no_lock_and_promotes_nobody(dice in properties::dice(), seen in any::<bool>()) {
+        let mut situation = failsafe(properties::situation(&dice));
+        situation.promised = promised_to(&situation, "b", &[]);
+        situation.obs.promise = situation.promised.clone().filter(|_| seen);
+        // A request for the lock and a promise exclude each other; so do a promise and a lock that was seen.
+        prop_assume!(seen || situation.view.leader_name().is_none_or(|leader| leader != "a"));
+        let decision = situation.decide();
+        prop_assert!(decision.task != Some(Task::Promote), "{}", decision.message);
+        if !situation.store_lost && situation.renewal.is_ok() {
+            prop_assert_eq!(decision.memory.lease, None);
+        }
+        if seen {
+            prop_assert!(!situation.asked.contains(&Ask::RenewLock) && !situation.asked.contains(&Ask::AcquireLock));
+        }
+    }
 }

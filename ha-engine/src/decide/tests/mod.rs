@@ -133,6 +133,7 @@ impl Situation {
                 tags: Tags::default(),
                 api_url: "http://a.example:8008/patroni".to_owned(),
                 view: Err(StoreFailed),
+                started_at: Moment::ZERO,
                 promise: None,
                 server,
                 synchronous: None,

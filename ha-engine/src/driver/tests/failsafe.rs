@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use dcs_core::Deadline;
 use dcs_core::fault::Connection;
-use dcs_core::model::MemberName;
+use dcs_core::model::{FailoverRequest, MemberName};
 use serde_json::json;
 
 use super::{Cluster, Node, is_leader};
@@ -115,6 +115,47 @@ async fn a_leader_that_dies_during_failsafe_is_replaced_once_the_promises_have_e
         .until(Duration::from_secs(60), "somebody else leads", || matches!(cluster.world.writable().as_slice(), [name] if name != "a"))
         .await;
     assert!(cluster.clock.now() >= lease.valid_until(), "nobody raced while the leader could still count on the promises");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_that_is_restarted_after_its_promise_does_not_take_over_from_a_leader_that_it_cannot_reach() {
+    let (cluster, nodes) = of_three(true).await;
+    let [a, b, _c] = nodes;
+    a.plan.set_connection(Connection::Silent);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    // Nobody reaches `a`, and `a` reaches everybody.
+    cluster.world.set_reachable("a", false);
+    b.task.abort();
+    let b = cluster.node("b").await;
+    for _ in 0..100 {
+        assert_eq!(cluster.world.writable(), ["a"]);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    assert!(is_active(&a) && is_active(&b));
+}
+
+/// Row 95.
+#[tokio::test(start_paused = true)]
+async fn hard_case_95_a_switchover_after_failsafe_mode_and_the_new_leader_outlives_the_store_too() {
+    let (cluster, nodes) = of_three(true).await;
+    let [a, b, _c] = &nodes;
+    cut(&nodes, Connection::Silent);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    cut(&nodes, Connection::Up);
+    cluster.until(Duration::from_secs(30), "the store counts again", || !is_active(a)).await;
+    let request = FailoverRequest { leader: Some(MemberName::from("a")), candidate: Some(MemberName::from("b")), scheduled_at: None };
+    a.handle.dcs().set_failover(&request, None, Deadline::after(Duration::from_secs(5))).await.expect("written");
+    a.handle.wake();
+    // The word that was given to `a` has to end first.
+    cluster.until(Duration::from_secs(60), "b leads", || cluster.world.writable() == ["b"] && is_leader(b)).await;
+
+    cut(&nodes, Connection::Silent);
+
+    for _ in 0..120 {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(cluster.world.writable(), ["b"]);
+    }
+    assert!(is_active(b));
 }
 
 /// Must hold: hard case 106, on the side of the one that acquires.
