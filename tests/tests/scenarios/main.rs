@@ -49,6 +49,7 @@ mod damage;
 mod disk;
 mod embedding;
 mod failover;
+mod failsafe;
 mod moving;
 mod partition;
 mod pause;
