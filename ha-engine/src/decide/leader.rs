@@ -76,6 +76,7 @@ pub(super) fn enforce_primary(c: &mut Cycle<'_>, as_primary: &str, promoting: &s
         return Ok("Postponing promotion because synchronous replication state was updated by somebody else".to_owned());
     }
     // E7
+    slots::warn_before_promotion(c);
     c.memory.own_last_timeline = None;
     c.memory.critical = Critical::Pending;
     c.task = Some(Task::Promote);

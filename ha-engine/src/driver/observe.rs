@@ -177,7 +177,8 @@ impl Engine {
     }
 
     async fn observe(&mut self, view: Result<Arc<ClusterView>, StoreFailed>) -> Observation {
-        let with_slots = self.settings.postgresql.use_slots;
+        // Nothing is done about slots while the store is lost, unless the primary may go on.
+        let with_slots = view.is_ok() || self.settings.global.failsafe_mode;
         let deadline = self.within_lease(Deadline::after(OBSERVE_SERVER));
         let server = self.postgres.observe(with_slots, deadline).await;
         self.server = Some(Arc::new(server.clone()));
@@ -196,6 +197,7 @@ impl Engine {
             server,
             task: self.job.as_ref().map(|job| job.describe()),
             synchronous,
+            slot_report: self.slot_work.take_report(),
             server_version: match self.memory.scheduled_restart {
                 Some(_) => self.server_version().await,
                 None => None,

@@ -55,6 +55,7 @@ mod reinit;
 mod rejoin;
 mod replication;
 mod restart;
+mod slots;
 mod store;
 mod switchover;
 mod sync;

@@ -2,7 +2,9 @@
 
 mod busy;
 mod consistency;
+mod desired_slots;
 mod leader;
+mod logical_slots;
 mod pause;
 mod properties;
 mod race;
@@ -128,6 +130,7 @@ impl Situation {
                 view: Err(StoreFailed),
                 server,
                 synchronous: None,
+                slot_report: None,
                 server_version: None,
                 task: None,
                 callback_called: false,

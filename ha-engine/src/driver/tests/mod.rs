@@ -3,6 +3,7 @@
 mod fake;
 mod mixed;
 mod reloads;
+mod slots;
 mod standbys;
 mod synchronous;
 
