@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, watch};
 use crate::cancel::Cancel;
 use crate::decide::failsafe::exclusion::FailsafeCall;
 use crate::decide::observation::{Monitor, PeerAnswer, PeerTarget, PendingRestarts, ServerObservation, SlotObservation, Upstream};
-use crate::decide::slots::SlotPlan;
+use crate::decide::slots::{LogicalReport, LogicalSlot, LogicalWork, SlotPlan};
 use crate::decide::sync::sample::SyncSample;
 use crate::settings::{BootstrapSettings, EffectiveSettings, ReplicaMethod};
 
@@ -217,6 +217,15 @@ pub struct ControlData {
 #[error("{0}")]
 pub struct OperationFailed(pub String);
 
+/// A logical slot as it is on disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SlotState {
+    /// Its name.
+    pub name: String,
+    /// Its state file.
+    pub content: Vec<u8>,
+}
+
 /// Events that operators' commands are called for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CallbackEvent {
@@ -401,6 +410,24 @@ pub trait Postgres: Send + Sync + fmt::Debug {
 
     /// Carries out a plan; what could not be done is logged and planned again next cycle.
     async fn apply_slots(&self, plan: &SlotPlan, deadline: Deadline) -> Vec<SlotObservation>;
+
+    /// Works on logical slots for as long as it takes. Ends between two of them when it is cancelled; what could not be done
+    /// is logged.
+    async fn tend_logical_slots(&self, work: &LogicalWork, cancel: &Cancel) -> LogicalReport;
+
+    /// Reads the state of logical slots on `leader`; those that are not there, or are something else, are left out.
+    async fn read_logical_slots(
+        &self,
+        leader: &Upstream,
+        slots: &[LogicalSlot],
+        deadline: Deadline,
+    ) -> Result<Vec<SlotState>, OperationFailed>;
+
+    /// Puts slots with this state into the data directory of a stopped server, in the place of any that have their names.
+    async fn write_logical_slots(&self, slots: Vec<SlotState>) -> Result<(), OperationFailed>;
+
+    /// Forces `hot_standby_feedback` on, or leaves it to the configuration again; a server that runs is told at once.
+    async fn enforce_feedback(&self, on: bool) -> Result<(), OperationFailed>;
 }
 
 /// Asking other agents.

@@ -10,7 +10,7 @@ use super::failsafe::exclusion::Promise;
 use super::failsafe::{Appeal, Extension};
 use super::memory::Memory;
 use super::observation::{PeerAnswer, PeerTarget, StoreFailed, Upstream};
-use super::slots::SlotPlan;
+use super::slots::{LogicalSlot, LogicalWork, SlotPlan};
 use super::sync::sample::SyncSample;
 use super::sync::watch::SyncWatch;
 use crate::ports::{CallbackEvent, CloneSource, ControlData, DivergenceFacts, FollowPlan, RecoveryDiff};
@@ -243,6 +243,10 @@ pub enum Effect {
     FollowByReload(FollowPlan),
     /// Carry out a slot plan.
     MaintainSlots(SlotPlan),
+    /// Work on logical slots beside the loop; what comes of it is in the next observation.
+    TendLogicalSlots(LogicalWork),
+    /// Force `hot_standby_feedback` on, or leave it to the configuration again.
+    EnforceFeedback(bool),
     /// Run a CHECKPOINT beside the loop after a promotion and wake it when done.
     CheckpointAfterPromotion,
     /// Write a small WAL record beside the loop: a member may be waiting for one to become consistent.
@@ -320,6 +324,13 @@ pub enum Task {
         /// The request that is carried out.
         request: FailoverRequest,
     },
+    /// `copy_logical_slots`: logical slots of the leader, onto this standby, with one restart.
+    CopyLogicalSlots {
+        /// The leader.
+        leader: Upstream,
+        /// The slots.
+        slots: Vec<LogicalSlot>,
+    },
 }
 
 impl Task {
@@ -335,6 +346,7 @@ impl Task {
             Self::Follow { name, .. } => (*name).to_owned(),
             Self::Promote => "promote".to_owned(),
             Self::Restart { .. } => "restart".to_owned(),
+            Self::CopyLogicalSlots { .. } => "copy_logical_slots".to_owned(),
         }
     }
 }

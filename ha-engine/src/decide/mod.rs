@@ -61,7 +61,7 @@ pub(crate) use self::replica::{plan_for, plan_in, plan_nobody};
 use self::action::{Answer, Answers, Ask, Decision, Effect, ExitReason, Step, Task};
 use self::cycle::{Cycle, Interrupt, Outcome};
 use self::memory::{Memory, RewindState};
-use self::observation::{DataDir, Monitor, Observation};
+use self::observation::{DataDir, Monitor, Observation, TaskKind};
 use self::sync::SyncMemory;
 use crate::ports::CallbackEvent;
 use crate::settings::GlobalConfig;
@@ -81,6 +81,8 @@ pub fn decide(obs: &Observation, cfg: &GlobalConfig, memory: &Memory, now: Now, 
             if c.memory.lease.is_some_and(|lease| lease.is_valid(now.moment)) {
                 c.memory.failsafe.extension = None;
             }
+            // C4, and not before what is urgent: files are written for it.
+            slots::enforce_feedback(&mut c);
             if !c.effects.iter().any(|effect| matches!(effect, Effect::Exit(_))) {
                 c.push(Effect::TouchMember);
             }
@@ -128,6 +130,7 @@ fn run(c: &mut Cycle<'_>) -> Outcome {
     } else if c.memory.was_paused {
         c.memory.was_paused = false;
         c.memory.rewind = RewindState::Initial;
+        c.memory.slots.judge_anew();
     }
     // C7
     if c.view.member(c.me()).is_none() {
@@ -139,11 +142,15 @@ fn run(c: &mut Cycle<'_>) -> Outcome {
     }
     // C10
     if let Some(task) = c.obs.task.clone() {
-        return if c.memory.bootstrapping && c.memory.critical != memory::Critical::Pending {
-            bootstrap::in_progress(c)
-        } else {
-            busy::decide(c, &task)
-        };
+        if c.memory.bootstrapping && c.memory.critical != memory::Critical::Pending {
+            return bootstrap::in_progress(c);
+        }
+        let line = busy::decide(c, &task)?;
+        if matches!(task.kind, TaskKind::Promote { .. }) && is_calm(c) {
+            // Whoever follows the new primary finds its slot there.
+            slots::maintain(c);
+        }
+        return Ok(line);
     }
     // C11
     if let Some(line) = starting::decide(c)? {
@@ -179,8 +186,7 @@ fn run(c: &mut Cycle<'_>) -> Outcome {
         let line = if c.lock_is_mine() { leader::keep(c)? } else { replica::follow_leader(c)? };
         restart::scheduled(c)?.unwrap_or(line)
     };
-    look_after(c)?;
-    Ok(line)
+    Ok(look_after(c)?.unwrap_or(line))
 }
 
 /// C2: what a loaded view changes in memory.
@@ -251,12 +257,16 @@ fn check_identity(c: &mut Cycle<'_>) -> Outcome<Option<String>> {
     }
 }
 
-/// C23: what is looked after once the main decision is made and all is calm.
-fn look_after(c: &mut Cycle<'_>) -> Outcome<()> {
-    let calm = matches!(c.task, None | Some(Task::Promote)) && !c.obs.server.state.is_starting();
-    let demoting = c.effects.iter().any(|effect| matches!(effect, Effect::Demote(_) | Effect::StopImmediately));
-    if !calm || demoting {
-        return Ok(());
+/// Whether the server runs, goes on running, and has nothing else to do than to be promoted.
+fn is_calm(c: &Cycle<'_>) -> bool {
+    let demoting = c.effects.iter().any(|effect| matches!(effect, Effect::Demote(_) | Effect::StopImmediately | Effect::CancelTask));
+    matches!(c.task, None | Some(Task::Promote)) && !c.obs.server.state.is_starting() && !demoting
+}
+
+/// C23: what is looked after once the main decision is made and all is calm. The line of the cycle, if that is the news.
+fn look_after(c: &mut Cycle<'_>) -> Outcome<Option<String>> {
+    if !is_calm(c) {
+        return Ok(None);
     }
     if !c.memory.managed {
         // A server that was found running: nobody has called `on_start` for it yet.
@@ -268,9 +278,9 @@ fn look_after(c: &mut Cycle<'_>) -> Outcome<()> {
     }
     note_own_timeline(c)?;
     c.memory.last_wal_lsn = c.obs.server.monitor.lsn().or(c.memory.last_wal_lsn);
-    slots::maintain(c);
+    let copying = slots::maintain(c);
     consistency::help_waiting_members(c);
-    Ok(())
+    Ok(copying)
 }
 
 /// The timeline of a standby: what its WAL receiver says, otherwise what it says itself, asked once per timeline of the

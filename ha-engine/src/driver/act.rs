@@ -98,6 +98,8 @@ impl Engine {
             Effect::MaintainSlots(plan) => {
                 self.postgres.apply_slots(&plan, self.short_write()).await;
             }
+            Effect::TendLogicalSlots(work) => self.slot_work.begin(&self.postgres, work),
+            Effect::EnforceFeedback(on) => self.enforce_feedback(on).await,
             Effect::CheckpointAfterPromotion => self.checkpoint_after_promotion(),
             Effect::WriteWalRecord => self.write_wal_record(),
             Effect::UseConfiguredNames => {

@@ -4,6 +4,7 @@
 //! asks of the loop, so that a release and a renewal can never cross.
 
 mod demote;
+mod slots;
 
 pub(super) use self::demote::ask_whether_somebody_has_everything;
 
@@ -86,6 +87,8 @@ pub(super) enum TaskResult {
     Promote(PromoteOutcome),
     /// A graceful demotion: whether PostgreSQL stopped.
     Demote(bool),
+    /// Logical slots were copied, and the server was restarted for it; the names, none if nothing was done.
+    CopySlots(Vec<String>),
 }
 
 /// What a task may use.
@@ -125,6 +128,9 @@ impl Engine {
             let mut memory = self.memory.clone();
             memory.critical = Critical::Pending;
             self.remember(memory);
+        }
+        if matches!(task, Task::Promote | Task::CopyLogicalSlots { .. }) {
+            self.slot_work.stop();
         }
         let cancel = CancelSource::new();
         let (done, ended) = watch::channel(false);
@@ -259,7 +265,8 @@ impl Engine {
         );
         // Trying these again at once would only fail again, lock or not.
         let hopeless = matches!(result, TaskResult::Promote(PromoteOutcome::Failed) | TaskResult::Demote(false));
-        !hopeless && (!failed || self.lock_is_mine())
+        let nothing_done = matches!(result, TaskResult::CopySlots(names) if names.is_empty());
+        !nothing_done && !hopeless && (!failed || self.lock_is_mine())
     }
 
     /// What the end of a task means for the next decisions.
@@ -278,6 +285,7 @@ impl Engine {
             TaskResult::Rewind(RewindOutcome::NotYet(_)) => {}
             TaskResult::Promote(_) => memory.rewind = RewindState::Initial,
             TaskResult::Demote(_) => memory.critical = Critical::Idle,
+            TaskResult::CopySlots(names) => memory.slots.copied(names, self.clock.now()),
         }
         memory.managed = true;
         memory
@@ -368,6 +376,7 @@ impl Tools {
                 TaskResult::Start(self.postgres.restart(timeout, &self.cancel).await)
             }
             Task::Demote { request, .. } => TaskResult::Demote(self.demote_gracefully(&request).await),
+            Task::CopyLogicalSlots { leader, slots } => TaskResult::CopySlots(self.copy_logical_slots(&leader, &slots).await),
         }
     }
 

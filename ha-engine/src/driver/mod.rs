@@ -24,6 +24,7 @@ mod observe;
 mod publish;
 mod reloads;
 mod shutdown;
+mod slot_work;
 mod startup;
 #[cfg(test)]
 mod tests;
@@ -40,6 +41,7 @@ pub(crate) use self::failsafe::SharedExclusion;
 use self::fence::Fence;
 use self::jobs::{RunningJob, TaskEvent};
 use self::lookout::Lookout;
+use self::slot_work::SlotWork;
 use crate::decide::action::ExitReason;
 use crate::decide::failsafe::FailsafeMemory;
 use crate::decide::memory::Memory;
@@ -118,6 +120,8 @@ pub struct Engine {
     checkpoint: Option<tokio::task::JoinHandle<bool>>,
     /// Settings that take longer to be taken into use than the loop can wait.
     applying: Option<tokio::task::JoinHandle<()>>,
+    /// Work on logical slots, beside the loop.
+    slot_work: SlotWork,
     /// The WAL record for waiting members, beside the loop.
     wal_record: Option<tokio::task::JoinHandle<()>>,
     fence: Fence,
@@ -202,6 +206,7 @@ impl Engine {
             job_sender,
             checkpoint: None,
             applying: None,
+            slot_work: SlotWork::default(),
             wal_record: None,
             lease: watch::Sender::new(None),
             mailbox,
@@ -352,6 +357,7 @@ impl Engine {
                 // Newer ones may have been waiting.
                 Next::Run
             }
+            report = self.slot_work.ended() => if self.slot_work.keep(report) { Next::Run } else { Next::SleepOn },
             () = postgres.postmaster_ended(), if watch_postmaster => Next::Run,
             () = self.lookout.has_seen_something() => Next::Run,
             Ok(()) = changes.changed() => {

@@ -198,7 +198,8 @@ impl Engine {
     }
 
     async fn observe(&mut self, view: Result<Arc<ClusterView>, StoreFailed>) -> Observation {
-        let with_slots = self.settings.postgresql.use_slots;
+        // Nothing is done about slots while the store is lost, unless the primary may go on.
+        let with_slots = view.is_ok() || self.settings.global.failsafe_mode;
         let mut deadline = self.within_lease(Deadline::after(OBSERVE_SERVER));
         if let Some(limit) = self.store_must_answer_by() {
             // A server that is sick must not take the time in which the others can be asked.
@@ -223,6 +224,7 @@ impl Engine {
             server,
             task: self.job.as_ref().map(|job| job.describe()),
             synchronous,
+            slot_report: self.slot_work.take_report(),
             server_version: match self.memory.scheduled_restart {
                 Some(_) => self.server_version().await,
                 None => None,

@@ -50,6 +50,7 @@ mod gucs;
 mod hba;
 mod history;
 mod local_address;
+mod logical_slots;
 mod options;
 mod parameters;
 mod recovery;
@@ -78,11 +79,11 @@ use self::connection::{Session, Target};
 use self::postmaster::Process;
 use crate::cancel::Cancel;
 use crate::decide::observation::{ServerObservation, SlotObservation, Upstream};
-use crate::decide::slots::SlotPlan;
+use crate::decide::slots::{LogicalReport, LogicalSlot, LogicalWork, SlotPlan};
 use crate::decide::sync::sample::SyncSample;
 use crate::ports::{
     CallbackEvent, CloneSource, ControlData, DivergenceFacts, FollowPlan, Inconclusive, LocalState, OperationFailed, Postgres,
-    PromoteOutcome, RecoveryDiff, RewindOutcome, StartOutcome, StatusReport, StopEvent, StopOutcome, StopRequest,
+    PromoteOutcome, RecoveryDiff, RewindOutcome, SlotState, StartOutcome, StatusReport, StopEvent, StopOutcome, StopRequest,
 };
 use crate::settings::{BootstrapSettings, EffectiveSettings};
 
@@ -464,5 +465,26 @@ impl Postgres for LocalPostgres {
 
     async fn apply_slots(&self, plan: &SlotPlan, deadline: Deadline) -> Vec<SlotObservation> {
         self.maintain_slots(plan, deadline).await
+    }
+
+    async fn tend_logical_slots(&self, work: &LogicalWork, cancel: &Cancel) -> LogicalReport {
+        self.work_on_logical_slots(work, cancel).await
+    }
+
+    async fn read_logical_slots(
+        &self,
+        leader: &Upstream,
+        slots: &[LogicalSlot],
+        deadline: Deadline,
+    ) -> Result<Vec<SlotState>, OperationFailed> {
+        self.read_slots_of(leader, slots, deadline).await
+    }
+
+    async fn write_logical_slots(&self, slots: Vec<SlotState>) -> Result<(), OperationFailed> {
+        self.write_slot_states(slots).await
+    }
+
+    async fn enforce_feedback(&self, on: bool) -> Result<(), OperationFailed> {
+        self.force_feedback(on).await
     }
 }

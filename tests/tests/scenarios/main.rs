@@ -58,6 +58,7 @@ mod reinit;
 mod rejoin;
 mod replication;
 mod restart;
+mod slots;
 mod store;
 mod switchover;
 mod sync;

@@ -9,11 +9,11 @@ use dcs_core::model::{HistoryLine, Lsn, Role, ServerState, Timeline};
 use dcs_core::{Clock, Deadline, Moment};
 use ha_engine::Cancel;
 use ha_engine::decide::observation::{Monitor, PrimaryMonitor, ServerObservation, SlotObservation, StandbyMonitor, Upstream};
-use ha_engine::decide::slots::SlotPlan;
+use ha_engine::decide::slots::{LogicalReport, LogicalSlot, LogicalWork, SlotPlan};
 use ha_engine::decide::sync::sample::SyncSample;
 use ha_engine::ports::{
     CallbackEvent, CloneSource, ControlData, DivergenceFacts, FollowPlan, Inconclusive, LocalState, OperationFailed, Postgres,
-    PromoteOutcome, RecoveryDiff, RewindOutcome, ServerStatus, StartOutcome, StatusReport, StopEvent, StopOutcome, StopRequest,
+    PromoteOutcome, RecoveryDiff, RewindOutcome, ServerStatus, SlotState, StartOutcome, StatusReport, StopEvent, StopOutcome, StopRequest,
 };
 use ha_engine::settings::{BootstrapSettings, EffectiveSettings};
 use serde_json::json;
@@ -242,6 +242,18 @@ impl Postgres for FakePostgres {
         nobody_asks()
     }
     async fn apply_slots(&self, _: &SlotPlan, _: Deadline) -> Vec<SlotObservation> {
+        nobody_asks()
+    }
+    async fn tend_logical_slots(&self, _: &LogicalWork, _: &Cancel) -> LogicalReport {
+        nobody_asks()
+    }
+    async fn read_logical_slots(&self, _: &Upstream, _: &[LogicalSlot], _: Deadline) -> Result<Vec<SlotState>, OperationFailed> {
+        nobody_asks()
+    }
+    async fn write_logical_slots(&self, _: Vec<SlotState>) -> Result<(), OperationFailed> {
+        nobody_asks()
+    }
+    async fn enforce_feedback(&self, _: bool) -> Result<(), OperationFailed> {
         nobody_asks()
     }
 }

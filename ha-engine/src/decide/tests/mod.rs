@@ -2,8 +2,10 @@
 
 mod busy;
 mod consistency;
+mod desired_slots;
 mod failsafe;
 mod leader;
+mod logical_slots;
 mod pause;
 mod properties;
 mod race;
@@ -137,6 +139,7 @@ impl Situation {
                 promise: None,
                 server,
                 synchronous: None,
+                slot_report: None,
                 server_version: None,
                 task: None,
                 callback_called: false,

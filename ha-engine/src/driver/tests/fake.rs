@@ -14,15 +14,15 @@ use crate::cancel::Cancel;
 use crate::decide::failsafe::exclusion::FailsafeCall;
 use crate::decide::observation::{
     DataDir, Monitor, PeerAnswer, PeerStatus, PeerTarget, Postmaster, PrimaryMonitor, ServerObservation, SlotObservation, StandbyMonitor,
-    Upstream,
+    TransactionId, Upstream,
 };
-use crate::decide::slots::SlotPlan;
+use crate::decide::slots::{LeaderSlots, LogicalReport, LogicalSlot, LogicalWork, SlotPlan};
 use crate::decide::sync::names::{Kind, StandbyNames};
 use crate::decide::sync::sample::{SyncSample, SyncWord, Walsender};
 use crate::handle::EngineHandle;
 use crate::ports::{
     CallbackEvent, CloneSource, ControlData, DivergenceFacts, FollowPlan, Inconclusive, LocalState, OperationFailed, Peers, Postgres,
-    PromoteOutcome, RecoveryDiff, RewindOutcome, ShutdownPosition, StartOutcome, StatusReport, StopEvent, StopMode, StopOutcome,
+    PromoteOutcome, RecoveryDiff, RewindOutcome, ShutdownPosition, SlotState, StartOutcome, StatusReport, StopEvent, StopMode, StopOutcome,
     StopRequest,
 };
 use crate::settings::{BootstrapSettings, EffectiveSettings};
@@ -50,6 +50,12 @@ pub(super) struct Server {
     pub(super) applied: Vec<i64>,
     /// Its replication slots.
     pub(super) slots: BTreeSet<String>,
+    /// Its logical slots, of the database `postgres` and the plugin `pgoutput`, with their positions.
+    pub(super) logical_slots: BTreeMap<String, u64>,
+    /// Its logical slots cannot be moved forward.
+    pub(super) slots_are_broken: bool,
+    /// `hot_standby_feedback` is forced on.
+    pub(super) feeds_back: bool,
     /// How often it was started.
     pub(super) starts: u32,
     /// How many records were written for waiting standbys.
@@ -193,10 +199,29 @@ fn physical_slot(name: &str) -> SlotObservation {
         database: None,
         plugin: None,
         active: false,
-        has_xmin: false,
+        xmin: None,
+        catalog_xmin: None,
         restart_lsn: Some(Lsn(1)),
         confirmed_flush_lsn: None,
         lost: false,
+    }
+}
+
+fn logical_slot((name, position): (&String, &u64)) -> SlotObservation {
+    SlotObservation {
+        logical: true,
+        database: Some("postgres".to_owned()),
+        plugin: Some("pgoutput".to_owned()),
+        catalog_xmin: Some(TransactionId(700)),
+        confirmed_flush_lsn: Some(Lsn(*position)),
+        ..physical_slot(name)
+    }
+}
+
+impl Server {
+    fn all_slots(&self) -> Vec<SlotObservation> {
+        let physical = self.slots.iter().map(|name| physical_slot(name));
+        physical.chain(self.logical_slots.iter().map(logical_slot)).collect()
     }
 }
 
@@ -253,7 +278,7 @@ impl Postgres for FakePostgres {
             data_dir: if server.data { DataDir::Present { recovery_file: !server.primary, backup_label: false } } else { DataDir::Empty },
             system_id: SystemId::parse(SYSTEM_ID).filter(|_| server.data),
             monitor,
-            slots: (with_slots && server.running).then(|| server.slots.iter().map(|name| physical_slot(name)).collect()),
+            slots: (with_slots && server.running).then(|| server.all_slots()),
             major_version: Some(150_000),
             pending_restart: BTreeMap::new(),
         }
@@ -458,7 +483,15 @@ impl Postgres for FakePostgres {
         let Some(from) = from else { return Err(OperationFailed("the source is down".to_owned())) };
         tokio::time::sleep(A_MOMENT).await;
         self.world.change(&self.name, |server| {
-            *server = Server { running: false, primary: false, following: None, slots: BTreeSet::new(), applied: Vec::new(), ..from }
+            *server = Server {
+                running: false,
+                primary: false,
+                following: None,
+                slots: BTreeSet::new(),
+                logical_slots: BTreeMap::new(),
+                applied: Vec::new(),
+                ..from
+            }
         });
         Ok(())
     }
@@ -482,10 +515,74 @@ impl Postgres for FakePostgres {
 
     async fn apply_slots(&self, plan: &SlotPlan, _: Deadline) -> Vec<SlotObservation> {
         self.world.change(&self.name, |server| {
-            server.slots.retain(|name| plan.drop.iter().all(|(dropped, _)| dropped != name));
+            server.slots.retain(|name| plan.drop.iter().all(|drop| drop.name != *name));
+            server.logical_slots.retain(|name, _| plan.drop.iter().all(|drop| drop.name != *name));
             server.slots.extend(plan.create.iter().cloned());
-            server.slots.iter().map(|name| physical_slot(name)).collect()
+            server.all_slots()
         })
+    }
+
+    async fn tend_logical_slots(&self, work: &LogicalWork, _: &Cancel) -> LogicalReport {
+        tokio::time::sleep(A_MOMENT).await;
+        let leader = work.look.as_ref().and_then(|look| {
+            let leader = self.world.server(&look.leader.name);
+            let kept = |_: &String| (look.physical.clone(), self.server().feeds_back.then_some(TransactionId(700)));
+            leader.running.then(|| LeaderSlots {
+                physical: look.physical.clone(),
+                catalog_xmins: leader
+                    .slots
+                    .get(&look.physical)
+                    .map(kept)
+                    .into_iter()
+                    .chain(leader.logical_slots.keys().map(|name| (name.clone(), Some(TransactionId(700)))))
+                    .collect(),
+                sends_feedback: self.server().feeds_back,
+            })
+        });
+        self.world.change(&self.name, |server| {
+            let mut report = LogicalReport { leader, ..LogicalReport::default() };
+            for slot in &work.create {
+                server.logical_slots.insert(slot.name.clone(), server.lsn);
+                report.created.push(slot.name.clone());
+            }
+            for (slot, target) in &work.advance {
+                if server.slots_are_broken {
+                    report.broken.push(slot.name.clone());
+                } else {
+                    server.logical_slots.insert(slot.name.clone(), target.0);
+                    report.advanced.push(slot.name.clone());
+                }
+            }
+            report
+        })
+    }
+
+    async fn read_logical_slots(&self, leader: &Upstream, slots: &[LogicalSlot], _: Deadline) -> Result<Vec<SlotState>, OperationFailed> {
+        let leader = self.world.server(&leader.name);
+        if !leader.running {
+            return Err(OperationFailed("the leader is down".to_owned()));
+        }
+        let state = |slot: &LogicalSlot| {
+            let position = leader.logical_slots.get(&slot.name)?;
+            Some(SlotState { name: slot.name.clone(), content: position.to_be_bytes().to_vec() })
+        };
+        Ok(slots.iter().filter_map(state).collect())
+    }
+
+    async fn write_logical_slots(&self, slots: Vec<SlotState>) -> Result<(), OperationFailed> {
+        self.world.change(&self.name, |server| {
+            assert!(!server.running, "a server that runs would not see them, and would overwrite them");
+            for slot in slots {
+                let position = slot.content.try_into().map(u64::from_be_bytes).expect("eight bytes");
+                server.logical_slots.insert(slot.name, position);
+            }
+        });
+        Ok(())
+    }
+
+    async fn enforce_feedback(&self, on: bool) -> Result<(), OperationFailed> {
+        self.world.change(&self.name, |server| server.feeds_back = on);
+        Ok(())
     }
 }
 

@@ -4,6 +4,7 @@ mod failsafe;
 mod fake;
 mod mixed;
 mod reloads;
+mod slots;
 mod standbys;
 mod synchronous;
 
