@@ -211,7 +211,8 @@ pub(crate) fn status(obs: &Observation, cfg: &GlobalConfig, view: &ClusterView, 
 
 /// Orders the status write that follows a renewal.
 pub(super) fn publish_status(c: &mut Cycle<'_>) {
-    if !c.is_primary() || !matches!(c.obs.server.monitor, Monitor::Primary(_)) {
+    let leads_a_standby_cluster = c.cfg.standby_cluster.is_some() && matches!(c.obs.server.monitor, Monitor::Standby(_));
+    if !matches!(c.obs.server.monitor, Monitor::Primary(_)) && !leads_a_standby_cluster {
         return;
     }
     let (status, expired) = status(c.obs, c.cfg, &c.view, &mut c.memory, c.now.moment);
@@ -226,7 +227,7 @@ pub(super) fn maintain(c: &mut Cycle<'_>) {
     let Some(seen) = &c.obs.server.slots else {
         return;
     };
-    let leads = c.lock_is_mine() && c.is_primary() || matches!(c.role(), Role::Primary | Role::Promoted);
+    let leads = c.lock_is_mine() && c.is_primary() || matches!(c.role(), Role::Primary | Role::Promoted | Role::StandbyLeader);
     let plan = plan(c.obs, c.cfg, &c.view, seen, leads);
     if !plan.is_empty() {
         c.push(Effect::MaintainSlots(plan));

@@ -55,6 +55,7 @@ mod reinit;
 mod rejoin;
 mod replication;
 mod restart;
+mod standby;
 mod store;
 mod switchover;
 mod sync;

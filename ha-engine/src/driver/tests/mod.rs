@@ -3,6 +3,7 @@
 mod fake;
 mod mixed;
 mod reloads;
+mod standby_clusters;
 mod standbys;
 mod synchronous;
 
