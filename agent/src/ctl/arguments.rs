@@ -15,7 +15,8 @@ use clap::{Parser, ValueEnum};
 
 use self::typed::Typed;
 use super::commands::{
-    cluster_role, dsn, edit_config, failover, flush, history, list, pause, reinit, reload, remove, restart, show_config, switchover, version,
+    cluster_role, dsn, edit_config, failover, flush, history, list, pause, reinit, reload, remove, restart, show_config, switchover,
+    version,
 };
 use super::failure::Failure;
 use super::output::Format;

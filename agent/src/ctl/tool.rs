@@ -12,8 +12,8 @@ use crate::config::Environment;
 
 use super::arguments::{Command, Invocation, Parsed};
 use super::commands::{
-    cluster_role,
-    dsn, edit_config, failover, flush, history, list, pause, reinit, reload, remove, restart, show_config, switchover, version,
+    cluster_role, dsn, edit_config, failover, flush, history, list, pause, reinit, reload, remove, restart, show_config, switchover,
+    version,
 };
 use super::context::Context;
 use super::editor::Programs;

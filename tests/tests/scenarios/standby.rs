@@ -66,10 +66,11 @@ async fn eventually_has_all_of(node: &Node, primary: &Node) -> Result<()> {
 }
 
 /// A standby cluster of two nodes, `dr1` and `dr2`, that follows `primary`.
-async fn standby_of(primary: &Cluster, store: StoreKind) -> Result<Cluster> {
+async fn standby_of(primary: &Cluster, store: StoreKind, more: &Value) -> Result<Cluster> {
     let (host, port) = address(primary)?;
     let section = json!({"standby_cluster": {"host": host, "port": port}});
-    let cluster = Cluster::builder().store(store).named("dr", "dr").members(2).dynamic(&section).assemble().await?;
+    let builder = Cluster::builder().store(store).named("dr", "dr").members(2).dynamic(&section).dynamic(more);
+    let cluster = builder.assemble().await?;
     cluster.start_all()?;
     Ok(cluster)
 }
@@ -84,7 +85,7 @@ async fn roles(cluster: &Cluster) -> Result<Vec<(String, String)>> {
 async fn a_standby_cluster_survives_the_loss_of_its_leader_and_of_the_primary_it_follows(store: StoreKind) -> Result<()> {
     let main = Cluster::builder().store(store).named("main", "pg").members(2).start().await?;
     let primary = main.leader().await?;
-    let dr = standby_of(&main, store).await?;
+    let dr = standby_of(&main, store, &json!({})).await?;
 
     let leader = eventually_standby_leader(&dr, None).await?;
     let member = dr.another(leader)?;
@@ -127,7 +128,9 @@ async fn a_standby_cluster_survives_the_loss_of_its_leader_and_of_the_primary_it
 async fn two_clusters_change_places_and_back_and_no_row_is_lost(store: StoreKind) -> Result<()> {
     let main = Cluster::builder().store(store).named("main", "pg").members(2).start().await?;
     let primary = main.leader().await?;
-    let dr = standby_of(&main, store).await?;
+    // Beside the data directory, whether the server or the agent runs it.
+    let archive = json!({"archive_mode": "on", "archive_command": "cp %p $(dirname %p)/../../archived-%f"});
+    let dr = standby_of(&main, store, &json!({"postgresql": {"parameters": archive}})).await?;
     let other = eventually_standby_leader(&dr, None).await?;
     eventually_streams(other, primary).await?;
     eventually_streams(dr.another(other)?, other).await?;
@@ -145,6 +148,12 @@ async fn two_clusters_change_places_and_back_and_no_row_is_lost(store: StoreKind
     }
 
     change_places(&dr, &main).await?;
+    // Where WAL is archived, the end of it is there too, and the former primary leads the standby cluster.
+    let log = new.read_log();
+    let archived = log.lines().filter_map(|line| line.split("Trying to archive ").nth(1)).filter_map(|rest| rest.split(':').next()).last();
+    let archived = archived.with_context(|| format!("nothing was archived by the agent of {}", new.name))?;
+    ensure!(new.directory.join(format!("archived-{archived}")).is_file(), "{archived} is not in the archive");
+    ensure!(eventually_standby_leader(&dr, None).await?.name == new.name, "{} gave the lock away", new.name);
     let back = main.leader().await?;
     ensure!(back.ask("SELECT count(*) FROM moved").await? == "1000");
     let standby_leader = eventually_standby_leader(&dr, None).await?;

@@ -9,7 +9,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::{Command, Global, Invocation, Role, Target, usage};
 use crate::ctl::commands::{
-    cluster_role, dsn, edit_config, failover, flush, history, list, pause, reinit, reload, remove, restart, show_config, switchover, version,
+    cluster_role, dsn, edit_config, failover, flush, history, list, pause, reinit, reload, remove, restart, show_config, switchover,
+    version,
 };
 use crate::ctl::failure::Failure;
 use crate::ctl::output::Format;

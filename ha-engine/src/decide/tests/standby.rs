@@ -4,10 +4,10 @@ use dcs_core::Renewal;
 use dcs_core::model::{HistoryLine, Lsn, Role, Tags, Timeline};
 use serde_json::{Value, json};
 
-use super::super::action::{Answer, Ask, DemoteKind, Effect, Task};
+use super::super::action::{Answer, Ask, Decision, DemoteKind, Effect, Task};
 use super::super::memory::{Critical, RewindState};
 use super::super::observation::{DataDir, Monitor, PeerAnswer, PeerStatus};
-use super::{Situation, deeds, global, standby_answer};
+use super::{Situation, global, standby_answer};
 use crate::ports::{CallbackEvent, DivergenceFacts, FollowPlan, RecoveryDiff};
 
 const LEADING: &str = "no action. I am (a), the standby leader with the lock";
@@ -42,6 +42,11 @@ fn standby_leader() -> Situation {
     let mut situation = Situation::replica().led_by("a").standby_cluster();
     situation.obs.server.role = Role::StandbyLeader;
     situation
+}
+
+/// What is done, without the slots that come and go with everything.
+fn deeds(decision: &Decision) -> Vec<&Effect> {
+    super::deeds(decision).into_iter().filter(|effect| !matches!(effect, Effect::MaintainSlots(_))).collect()
 }
 
 fn compared(situation: &Situation) -> Option<FollowPlan> {
