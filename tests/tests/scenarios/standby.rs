@@ -82,6 +82,8 @@ async fn roles(cluster: &Cluster) -> Result<Vec<(String, String)>> {
     Ok(listed.as_array().context("a list")?.iter().map(|member| (text(member, "Member"), text(member, "Role"))).collect())
 }
 
+/// Hard case 60: the comparison with the other cluster is made over all of its hosts, and finds the one that is primary.
+/// Must hold: rest-api.md 2 (4).
 async fn a_standby_cluster_survives_the_loss_of_its_leader_and_of_the_primary_it_follows(store: StoreKind) -> Result<()> {
     let main = Cluster::builder().store(store).named("main", "pg").members(2).start().await?;
     let primary = main.leader().await?;
@@ -125,6 +127,7 @@ async fn a_standby_cluster_survives_the_loss_of_its_leader_and_of_the_primary_it
     main.finish(Loss::SUDDEN_DEATH).await
 }
 
+/// Hard case 91: once without an archive and once with one; nothing is rewound or copied.
 async fn two_clusters_change_places_and_back_and_no_row_is_lost(store: StoreKind) -> Result<()> {
     let main = Cluster::builder().store(store).named("main", "pg").members(2).start().await?;
     let primary = main.leader().await?;
