@@ -400,6 +400,13 @@ pub trait Postgres: Send + Sync + fmt::Debug {
     /// Crash recovery in single-user mode.
     async fn single_user_recovery(&self, cancel: &Cancel) -> Result<(), OperationFailed>;
 
+    /// Whether WAL is archived: `archive_mode` is on and there is an `archive_command`.
+    async fn archives_wal(&self) -> bool;
+
+    /// Gives the WAL file with the shutdown checkpoint of a server that is down to `archive_command`: the archiver never gets a
+    /// file that is not full.
+    async fn archive_shutdown_checkpoint(&self, cancel: &Cancel) -> Result<(), OperationFailed>;
+
     /// Removes the data directory. Only for reinitialize, clone, and where a setting says so.
     async fn remove_data_directory(&self) -> Result<(), OperationFailed>;
 

@@ -22,13 +22,14 @@ pub(super) fn effective(local: &LocalConfig, dynamic: &Map<String, Value>) -> Re
     }
     let scope = root.required_text("scope")?;
     let (rest_api, _) = RestApiSettings::read(&root)?;
+    let postgresql = postgresql::read(&root, &scope, global.standby_cluster.as_ref())?;
     let settings = EffectiveSettings {
         global,
         name: MemberName::from(root.required_text("name")?),
         tags: tags::published(root.section("tags")?.map(|tags| tags.map().clone()).as_ref().unwrap_or(&Map::new())),
         api_url: rest_api.api_url(),
         bootstrap: bootstrap::read(&root)?,
-        postgresql: postgresql::read(&root, &scope)?,
+        postgresql,
         scope,
     };
     Ok((settings, warnings))
@@ -43,7 +44,7 @@ pub(super) fn problems(local: &LocalConfig) -> Vec<ConfigError> {
     let root = Section::root(&merged.tree, local.places());
     let scope = root.required_text("scope");
     // A missing name of the cluster must not hide what is wrong with the server.
-    let postgresql = postgresql::read(&root, scope.as_deref().unwrap_or_default()).err();
+    let postgresql = postgresql::read(&root, scope.as_deref().unwrap_or_default(), None).err();
     let of_keys = [
         scope.err(),
         root.required_text("name").err(),

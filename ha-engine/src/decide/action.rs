@@ -268,6 +268,13 @@ pub enum Effect {
 pub enum Task {
     /// Make a new cluster.
     Bootstrap,
+    /// Make the first node of a standby cluster: copy the remote member, then follow it.
+    BootstrapStandbyLeader {
+        /// Where from.
+        source: CloneSource,
+        /// What to follow afterwards.
+        follow: FollowPlan,
+    },
     /// What follows when the new cluster is a primary.
     PostBootstrap,
     /// Copy another node, then follow `follow`.
@@ -331,6 +338,13 @@ pub enum Task {
         /// The slots.
         slots: Vec<LogicalSlot>,
     },
+    /// `demoting to a standby cluster`.
+    DemoteCluster {
+        /// What a node that keeps the lock follows.
+        remote: FollowPlan,
+        /// Whether the lock is mine.
+        leads: bool,
+    },
 }
 
 impl Task {
@@ -338,6 +352,7 @@ impl Task {
     pub fn name(&self) -> String {
         match self {
             Self::Bootstrap => "bootstrap".to_owned(),
+            Self::BootstrapStandbyLeader { .. } => "bootstrap_standby_leader".to_owned(),
             Self::PostBootstrap => "post_bootstrap".to_owned(),
             Self::Clone { name, .. } | Self::Reinitialize { name, .. } | Self::Demote { name, .. } => name.clone(),
             Self::StartPrimaryAfterFailure { .. } => "starting primary after failure".to_owned(),
@@ -345,6 +360,7 @@ impl Task {
             Self::Rewind { source, .. } => format!("running pg_rewind from {}", source.name),
             Self::Follow { name, .. } => (*name).to_owned(),
             Self::Promote => "promote".to_owned(),
+            Self::DemoteCluster { .. } => "demoting to a standby cluster".to_owned(),
             Self::Restart { .. } => "restart".to_owned(),
             Self::CopyLogicalSlots { .. } => "copy_logical_slots".to_owned(),
         }

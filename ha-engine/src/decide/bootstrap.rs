@@ -7,7 +7,7 @@ use super::action::{Ask, Effect, ExitReason, Task};
 use super::cycle::{Cycle, Outcome};
 use super::memory::Critical;
 use super::observation::{DataDir, Upstream};
-use super::{replica, sync, unsupported};
+use super::{replica, standby, sync};
 use crate::ports::{CallbackEvent, CloneSource};
 use crate::settings::ReplicaMethod;
 
@@ -38,17 +38,20 @@ pub(super) fn without_data(c: &mut Cycle<'_>) -> Outcome {
 /// Rows N.
 fn fill(c: &mut Cycle<'_>) -> Outcome {
     if c.view.is_unlocked() && c.view.initialize.is_none() && !c.obs.tags.nofailover() && c.obs.may_bootstrap {
-        if let Some(reason) = unsupported(c.cfg) {
-            c.warn(format!("not bootstrapping a new cluster: {reason}"));
-            return Ok("waiting for leader to bootstrap".to_owned());
-        }
         if !c.written(Ask::ClaimBootstrap)? {
             // N3
             return Ok("failed to acquire initialize lock".to_owned());
         }
-        // N2
         c.memory.bootstrapping = true;
         c.memory.critical = Critical::Pending;
+        if let Some(section) = &c.cfg.standby_cluster {
+            // N1
+            let follow = standby::plan_of_remote(section, Role::StandbyLeader, c.obs.use_slots);
+            let source = CloneSource { node: follow.upstream.clone(), methods: Vec::new(), fast_checkpoint: false };
+            c.task = Some(Task::BootstrapStandbyLeader { source, follow });
+            return Ok("trying to bootstrap a new standby leader".to_owned());
+        }
+        // N2
         c.task = Some(Task::Bootstrap);
         return Ok("trying to bootstrap a new cluster".to_owned());
     }
@@ -64,14 +67,20 @@ fn fill(c: &mut Cycle<'_>) -> Outcome {
     if c.obs.has_leaderless_method && !bootstrap_elsewhere {
         let task = Task::Clone {
             name: "bootstrap (without leader)".to_owned(),
-            source: CloneSource { node: None, methods: Vec::new(), fast_checkpoint: false },
+            // The remote member of a standby cluster is there without a leader.
+            source: CloneSource {
+                node: c.cfg.standby_cluster.as_ref().and_then(standby::remote_member),
+                methods: Vec::new(),
+                fast_checkpoint: false,
+            },
             follow: replica::plan(c),
         };
         c.task = Some(task);
         return Ok("trying to bootstrap (without leader)".to_owned());
     }
     // N6
-    Ok("waiting for leader to bootstrap".to_owned())
+    let whom = if c.cfg.standby_cluster.is_some() { "standby_leader" } else { "leader" };
+    Ok(format!("waiting for {whom} to bootstrap"))
 }
 
 /// The node to copy: one of those that offer themselves, otherwise the leader. `chance` is any number: judgement knows no
@@ -174,9 +183,12 @@ pub(super) fn in_progress(c: &mut Cycle<'_>) -> Outcome {
     c.memory.managed = true;
     c.push(Effect::WriteInitialize(InitializeWrite::Overwrite, system_id));
     c.push(Effect::WriteConfig);
-    c.push(Effect::Call(CallbackEvent::Start));
+    if c.role() != Role::StandbyLeader {
+        // A standby leader was started as what it is, and `on_start` was called for that.
+        c.push(Effect::Call(CallbackEvent::Start));
+        c.push(Effect::CheckpointAfterPromotion);
+    }
     c.push(Effect::TouchMember);
-    c.push(Effect::CheckpointAfterPromotion);
     Ok("initialized a new cluster".to_owned())
 }
 

@@ -1,16 +1,17 @@
-//! The lock is mine (rows H1 to H8 and E).
+//! The lock is mine (rows H1 to H8 and E). H4, the leader of a standby cluster, is in [`standby`].
 
 use dcs_core::model::Role;
 
 use super::action::{Effect, Task};
 use super::cycle::{Cycle, Outcome};
 use super::memory::{Critical, RewindState};
-use super::{action::DemoteKind, history, requests, slots, sync};
+use super::{action::DemoteKind, history, requests, slots, standby, sync};
 
 /// The view says that I am the leader.
 pub(super) fn keep(c: &mut Cycle<'_>) -> Outcome {
     let primary = c.is_primary();
-    if c.paused() && !primary {
+    let standby_cluster = c.cfg.standby_cluster.is_some();
+    if c.paused() && !primary && !standby_cluster {
         let candidate_is_me = c.failover().and_then(|key| key.request.candidate.as_ref()).is_some_and(|candidate| candidate == c.me());
         if candidate_is_me {
             // H1
@@ -25,6 +26,9 @@ pub(super) fn keep(c: &mut Cycle<'_>) -> Outcome {
         slots::publish_status(c);
         if let Some(line) = requests::process(c)? {
             return Ok(line);
+        }
+        if standby_cluster {
+            return standby::lead(c);
         }
         let line = format!("no action. I am ({}), the leader with the lock", c.me());
         // H5

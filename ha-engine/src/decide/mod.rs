@@ -14,6 +14,7 @@
 //!   nobody leads ────────────► unlocked (U), race (Q, K), candidates (G)
 //!   I lead ──────────────────► leader (H, E), requests (M), sync, history
 //!   somebody else leads ─────► replica (F), rewind (W), reconnect
+//!   a standby cluster ───────► standby (H4, H9, U6, F3), then rows F
 //!   then, if all is calm ────► slots, consistency
 //!
 //!   (failsafe has a word in what is the view, who may race, and what a primary does without the store)
@@ -43,6 +44,7 @@ pub mod restart;
 mod rewind;
 mod schedule;
 pub mod slots;
+mod standby;
 mod starting;
 mod store_lost;
 pub mod sync;
@@ -56,7 +58,8 @@ use dcs_core::model::Role;
 pub(crate) use self::bootstrap::reinitialize_source;
 pub(crate) use self::candidates::{Bar, Successors, disqualification};
 pub use self::cycle::Now;
-pub(crate) use self::replica::{plan_for, plan_in, plan_nobody};
+pub(crate) use self::replica::{Follower, plan_nobody};
+pub(crate) use self::rewind::{Verdict, verdict};
 
 use self::action::{Answer, Answers, Ask, Decision, Effect, ExitReason, Step, Task};
 use self::cycle::{Cycle, Interrupt, Outcome};
@@ -111,14 +114,6 @@ fn without_store(obs: &Observation, cfg: &GlobalConfig, memory: &Memory, now: No
     };
     let Cycle { memory, effects, .. } = c;
     Step::Done(Box::new(Decision { memory, effects, task: None, message, wake_at: None, watch_members: false, sync_watch: None }))
-}
-
-/// What this version cannot keep safe yet, in words. A node never becomes the leader of such a cluster.
-pub(crate) fn unsupported(cfg: &GlobalConfig) -> Option<&'static str> {
-    if cfg.standby_cluster.is_some() {
-        return Some("`standby_cluster` is configured, and standby clusters are not supported by this version");
-    }
-    None
 }
 
 /// Rows C, in order.

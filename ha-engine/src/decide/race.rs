@@ -8,7 +8,6 @@ use super::cycle::{Cycle, Outcome};
 use super::failsafe;
 use super::observation::{Monitor, PeerAnswer, PeerTarget};
 use super::sync::electorate::Electorate;
-use super::unsupported;
 use crate::settings::SyncMode;
 
 /// Whether this node should try to take the free lock.
@@ -41,10 +40,6 @@ pub(super) fn should_i_lead(c: &mut Cycle<'_>) -> Outcome<bool> {
     }
     // Q7, Q8
     if c.paused() || nofailover {
-        return Ok(false);
-    }
-    if let Some(reason) = unsupported(c.cfg) {
-        c.warn(format!("not taking part in the leader race: {reason}"));
         return Ok(false);
     }
     // Hardening rule X8: nobody knows who has every acknowledged commit. An operator may know.

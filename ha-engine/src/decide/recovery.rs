@@ -114,7 +114,8 @@ pub(super) fn decide(c: &mut Cycle<'_>) -> Outcome {
     c.reload(Reload::BeforeStarting)?;
     c.memory.recovering = true;
     // R11
-    if c.lock_is_mine() {
+    let standby_cluster = c.cfg.standby_cluster.is_some();
+    if c.lock_is_mine() && !standby_cluster {
         c.memory.rewind = RewindState::Initial;
         c.task = Some(Task::Follow { name: "restarting after failure", plan: replica::plan_nobody() });
         return Ok("starting as readonly because i had the session lock".to_owned());
@@ -127,7 +128,12 @@ pub(super) fn decide(c: &mut Cycle<'_>) -> Outcome {
         c.memory.recovering = false;
         return Ok(line);
     }
-    // R15
+    // R13 to R15
     c.task = Some(Task::Follow { name: "restarting after failure", plan: replica::plan(c) });
-    Ok("starting as a secondary".to_owned())
+    let line = match standby_cluster {
+        true if c.lock_is_mine() => "starting as a standby leader because i had the session lock",
+        true if c.view.is_unlocked() => "trying to follow a remote member because standby cluster is unhealthy",
+        _ => "starting as a secondary",
+    };
+    Ok(line.to_owned())
 }

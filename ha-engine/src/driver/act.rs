@@ -9,7 +9,7 @@ use crate::cancel::Cancel;
 use crate::decide::action::{Decision, DemoteKind, Effect, Severity, Task};
 use crate::decide::memory::RewindState;
 use crate::decide::observation::Observation;
-use crate::decide::{plan_in, plan_nobody};
+use crate::decide::{Follower, plan_nobody};
 use crate::ports::{StopHook, StopMode, StopOutcome, StopRequest};
 
 impl Engine {
@@ -203,7 +203,7 @@ impl Engine {
         }
         let plan = match (&kind, &obs.view) {
             (DemoteKind::Offline, _) | (_, Err(_)) => plan_nobody(),
-            (_, Ok(view)) => plan_in(view, obs),
+            (_, Ok(view)) => Follower::of(&self.settings).plan(view),
         };
         // If a cancelled task still lingers, the rows for a stopped server start it later.
         if self.start_task(Task::Follow { name: "starting after demotion", plan }, None) {

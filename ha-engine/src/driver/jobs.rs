@@ -75,6 +75,8 @@ pub(super) enum TaskResult {
     Bootstrap(bool),
     /// What follows a bootstrap.
     PostBootstrap(bool),
+    /// The first node of a standby cluster: whether it was copied and started.
+    StandbyBootstrap(bool),
     /// A copy.
     Clone(bool),
     /// A start, a restart or a follow.
@@ -104,15 +106,6 @@ pub(super) struct Tools {
     events: mpsc::Sender<(u64, TaskEvent)>,
     number: u64,
     pub(super) cancel: Cancel,
-    /// What this node follows as a standby, by the view that the task was started with.
-    pub(super) observation: TaskView,
-}
-
-/// What a task needs to judge whom to follow: the node's tags and whether it uses slots.
-#[derive(Clone, Debug)]
-pub(super) struct TaskView {
-    pub(super) tags: dcs_core::model::Tags,
-    pub(super) use_slots: bool,
 }
 
 impl Engine {
@@ -145,7 +138,6 @@ impl Engine {
             events: self.job_sender.clone(),
             number,
             cancel: cancel.token(),
-            observation: TaskView { tags: self.settings.tags.clone(), use_slots: self.settings.postgresql.use_slots },
         };
         self.job = Some(RunningJob { number, name: task.name(), kind: kind_of(&task), since: self.clock.now(), cancel, ended, reply });
         // The handle is not kept: the task tells its end through `done` and an event, also when it panics (by the sender
@@ -276,6 +268,11 @@ impl Engine {
             TaskResult::Bootstrap(true) | TaskResult::CrashRecovery(_) => {}
             TaskResult::Bootstrap(false) => memory.critical = Critical::Done(false),
             TaskResult::PostBootstrap(ok) => memory.critical = Critical::Done(*ok),
+            // There is nothing left to be done in a copy.
+            TaskResult::StandbyBootstrap(ok) => {
+                memory.critical = Critical::Done(*ok);
+                memory.rewind = RewindState::Initial;
+            }
             TaskResult::Clone(_) => memory.rewind = RewindState::Initial,
             TaskResult::Start(_) => {}
             TaskResult::Rewind(RewindOutcome::Done) => {
@@ -322,7 +319,7 @@ const fn kind_of(task: &Task) -> TaskKind {
         Task::CrashRecovery => TaskKind::CrashRecovery,
         Task::Restart { .. } => TaskKind::Restart,
         Task::StartPrimaryAfterFailure { .. } => TaskKind::StartAfterFailure,
-        Task::Demote { .. } => TaskKind::Demote,
+        Task::Demote { .. } | Task::DemoteCluster { .. } => TaskKind::Demote,
         _ => TaskKind::Other,
     }
 }
@@ -331,6 +328,13 @@ impl Tools {
     async fn run(&self, task: Task) -> TaskResult {
         match task {
             Task::Bootstrap => TaskResult::Bootstrap(self.bootstrap().await),
+            Task::BootstrapStandbyLeader { source, follow } => {
+                let name = match &source.node {
+                    Some(remote) => format!("bootstrap clone from remote member {}", remote.name),
+                    None => "bootstrap clone from the archive".to_owned(),
+                };
+                TaskResult::StandbyBootstrap(self.clone_node(&name, source, &follow).await)
+            }
             Task::PostBootstrap => TaskResult::PostBootstrap(self.post_bootstrap().await),
             Task::Clone { name, source, follow } => TaskResult::Clone(self.clone_node(&name, source, &follow).await),
             Task::Reinitialize { source, follow, .. } => {
@@ -375,6 +379,7 @@ impl Tools {
                 self.leave_sync_duty().await;
                 TaskResult::Start(self.postgres.restart(timeout, &self.cancel).await)
             }
+            Task::DemoteCluster { remote, leads } => TaskResult::Demote(self.demote_cluster(&remote, leads).await),
             Task::Demote { request, .. } => TaskResult::Demote(self.demote_gracefully(&request).await),
             Task::CopyLogicalSlots { leader, slots } => TaskResult::CopySlots(self.copy_logical_slots(&leader, &slots).await),
         }

@@ -455,6 +455,14 @@ impl Postgres for LocalPostgres {
         self.recover_in_single_user_mode(cancel).await
     }
 
+    async fn archives_wal(&self) -> bool {
+        self.archive_command().await.is_some()
+    }
+
+    async fn archive_shutdown_checkpoint(&self, cancel: &Cancel) -> Result<(), OperationFailed> {
+        self.archive_checkpoint(cancel).await
+    }
+
     async fn remove_data_directory(&self) -> Result<(), OperationFailed> {
         self.discard_data_directory().await
     }

@@ -59,6 +59,7 @@ mod rejoin;
 mod replication;
 mod restart;
 mod slots;
+mod standby;
 mod store;
 mod switchover;
 mod sync;

@@ -235,6 +235,12 @@ impl Postgres for FakePostgres {
     async fn single_user_recovery(&self, _: &Cancel) -> Result<(), OperationFailed> {
         nobody_asks()
     }
+    async fn archives_wal(&self) -> bool {
+        nobody_asks()
+    }
+    async fn archive_shutdown_checkpoint(&self, _: &Cancel) -> Result<(), OperationFailed> {
+        nobody_asks()
+    }
     async fn remove_data_directory(&self) -> Result<(), OperationFailed> {
         nobody_asks()
     }

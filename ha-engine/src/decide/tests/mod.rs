@@ -12,6 +12,7 @@ mod race;
 mod reconnect;
 mod replica;
 mod slots;
+mod standby;
 mod stopped;
 mod store;
 mod synchronous;
@@ -64,6 +65,8 @@ pub(super) struct Situation {
     pub(super) recovery_diff: RecoveryDiff,
     pub(super) own_timeline: Option<Timeline>,
     pub(super) written: bool,
+    /// History files, by the question for them.
+    pub(super) files: Vec<(Ask, Answer)>,
     /// Whether `synchronous_standby_names` can be changed.
     pub(super) names_settable: bool,
     /// Every question that was asked.
@@ -164,6 +167,7 @@ impl Situation {
             recovery_diff: RecoveryDiff::None,
             own_timeline: Some(Timeline(1)),
             written: true,
+            files: Vec::new(),
             names_settable: true,
             asked: Vec::new(),
         }
@@ -304,7 +308,10 @@ impl Situation {
             Ask::RecoveryDiff(_) => Answer::RecoveryDiff(self.recovery_diff),
             Ask::WaitForLock(_) => Answer::Waited,
             Ask::OwnTimeline => Answer::OwnTimeline(self.own_timeline),
-            Ask::HistoryFile(_) => Answer::HistoryFile(None),
+            Ask::HistoryFile(_) => {
+                let known = self.files.iter().find(|(asked, _)| asked == ask);
+                known.map_or(Answer::HistoryFile(None), |(_, file)| file.clone())
+            }
         }
     }
 

@@ -68,6 +68,10 @@ pub(super) struct Server {
     pub(super) names: String,
     /// Every text it had before.
     pub(super) former_names: Vec<String>,
+    /// Its WAL is archived.
+    pub(super) archives: bool,
+    /// How often the end of a shutdown was archived.
+    pub(super) archived: u32,
     /// Its clients wait for standbys.
     pub(super) commits_wait: bool,
 }
@@ -501,6 +505,18 @@ impl Postgres for FakePostgres {
     }
 
     async fn single_user_recovery(&self, _: &Cancel) -> Result<(), OperationFailed> {
+        Ok(())
+    }
+
+    async fn archives_wal(&self) -> bool {
+        self.server().archives
+    }
+
+    async fn archive_shutdown_checkpoint(&self, _: &Cancel) -> Result<(), OperationFailed> {
+        self.world.change(&self.name, |server| {
+            assert!(!server.running, "the last file is complete only when the server is down");
+            server.archived += 1;
+        });
         Ok(())
     }
 

@@ -5,6 +5,7 @@ mod fake;
 mod mixed;
 mod reloads;
 mod slots;
+mod standby_clusters;
 mod standbys;
 mod synchronous;
 
