@@ -110,7 +110,7 @@ fn without_store(obs: &Observation, cfg: &GlobalConfig, memory: &Memory, now: No
     let mut c = Cycle::new(obs, cfg, memory, now, answers, view);
     let message = match store_lost::decide(&mut c) {
         Ok(message) => message,
-        Err(ask) => return Step::Ask(vec![ask]),
+        Err(asks) => return Step::Ask(asks),
     };
     let Cycle { memory, effects, .. } = c;
     Step::Done(Box::new(Decision { memory, effects, task: None, message, wake_at: None, watch_members: false, sync_watch: None }))
