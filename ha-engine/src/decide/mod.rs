@@ -15,6 +15,7 @@
 //!   I lead ──────────────────► leader (H, E), requests (M), sync, history
 //!   somebody else leads ─────► replica (F), rewind (W), reconnect
 //!   then, if all is calm ────► slots, consistency
+//!   whoever leads is armed ──► watchdog
 //! ```
 
 pub mod action;
@@ -26,6 +27,7 @@ mod consistency;
 mod cycle;
 mod history;
 mod leader;
+pub(crate) mod lease_guard;
 pub mod member;
 pub mod memory;
 pub mod observation;
@@ -46,6 +48,7 @@ pub mod sync;
 #[cfg(test)]
 mod tests;
 mod unlocked;
+pub mod watchdog;
 
 use dcs_core::InitializeWrite;
 use dcs_core::model::Role;
@@ -74,6 +77,7 @@ pub fn decide(obs: &Observation, cfg: &GlobalConfig, memory: &Memory, now: Now, 
     let mut c = Cycle::new(obs, cfg, memory, now, answers, view.clone());
     match run(&mut c) {
         Ok(message) => {
+            watchdog::let_go_without_duty(&mut c);
             if !c.effects.iter().any(|effect| matches!(effect, Effect::Exit(_))) {
                 // C24
                 c.push(Effect::TouchMember);
@@ -112,6 +116,7 @@ fn run(c: &mut Cycle<'_>) -> Outcome {
     remember_view(c);
     // C5, C6
     if c.paused() {
+        watchdog::let_go(c);
         c.memory.was_paused = true;
     } else if c.memory.was_paused {
         c.memory.was_paused = false;

@@ -23,6 +23,8 @@ pub struct Observation {
     pub view: Result<Arc<ClusterView>, StoreFailed>,
     /// The local server.
     pub server: ServerObservation,
+    /// The watchdog.
+    pub watchdog: WatchdogObservation,
     /// What a primary shows of its standbys; read only in synchronous mode.
     pub synchronous: Option<SyncSample>,
     /// The version of the running server, e.g. 150018; read only while a restart is scheduled.
@@ -39,6 +41,17 @@ pub struct Observation {
     pub use_slots: bool,
     /// Replica methods that work without a node to clone from exist.
     pub has_leaderless_method: bool,
+}
+
+/// The watchdog at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WatchdogObservation {
+    /// Whether the configuration wants one, if it can be had.
+    pub wanted: bool,
+    /// Whether it is armed.
+    pub running: bool,
+    /// False: one is required and cannot be used, so that this node must not lead.
+    pub usable: bool,
 }
 
 /// The store could not be used; the log has the details.

@@ -26,6 +26,7 @@ mod shutdown;
 mod startup;
 #[cfg(test)]
 mod tests;
+mod watchdog;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,11 +39,12 @@ use tokio::sync::{mpsc, watch};
 use self::fence::Fence;
 use self::jobs::{RunningJob, TaskEvent};
 use self::lookout::Lookout;
+use self::watchdog::Keeper;
 use crate::decide::action::ExitReason;
 use crate::decide::memory::Memory;
 use crate::decide::observation::ServerObservation;
 use crate::handle::{Command, EngineHandle, Snapshot};
-use crate::ports::{LocalState, Peers, Postgres};
+use crate::ports::{LeaseGuard, LocalState, Peers, Postgres, Watchdog};
 use crate::settings::{EffectiveSettings, SettingsSource};
 
 /// Commands that may wait for the engine. More than a human and a few tools ever send at once.
@@ -61,6 +63,10 @@ pub struct Parts {
     pub postgres: Arc<dyn Postgres>,
     /// The other agents.
     pub peers: Arc<dyn Peers>,
+    /// The watchdog device.
+    pub watchdog: Arc<dyn Watchdog>,
+    /// What stops the server when this program cannot.
+    pub lease_guard: Arc<dyn LeaseGuard>,
     /// The clocks.
     pub clock: Arc<dyn Clock>,
     /// Where settings come from.
@@ -118,6 +124,7 @@ pub struct Engine {
     /// The WAL record for waiting members, beside the loop.
     wal_record: Option<tokio::task::JoinHandle<()>>,
     fence: Fence,
+    watchdog: Keeper,
     lookout: Lookout,
     lease: watch::Sender<Option<LeaderLease>>,
     mailbox: mpsc::Receiver<Command>,
@@ -129,6 +136,8 @@ pub struct Engine {
     last_message: String,
     exit: Option<ExitReason>,
     shutting_down: bool,
+    /// A watchdog is required and cannot be used.
+    watchdog_failed: bool,
     /// This node is about to go away and must not be a synchronous standby meanwhile.
     off_duty: bool,
 }
@@ -136,7 +145,7 @@ pub struct Engine {
 impl Engine {
     /// An engine, and the handle to talk to it. Nothing happens before [`Engine::run`].
     pub fn new(parts: Parts) -> (Self, EngineHandle) {
-        let Parts { dcs, postgres, peers, clock, source, settings } = parts;
+        let Parts { dcs, postgres, peers, watchdog, lease_guard, clock, source, settings } = parts;
         let (commands, mailbox) = mpsc::channel(MAILBOX);
         let (job_sender, job_events) = mpsc::channel(TASK_EVENTS);
         let now = clock.now();
@@ -153,6 +162,7 @@ impl Engine {
             next_run: now,
             message: String::new(),
             timeline: None,
+            watchdog_failed: false,
         };
         let snapshot = watch::Sender::new(Arc::new(initial));
         let handle = EngineHandle {
@@ -165,8 +175,10 @@ impl Engine {
         };
         let engine = Self {
             me: settings.name.clone(),
-            fence: Fence::start(Arc::clone(&clock), Arc::clone(&postgres)),
+            fence: Fence::start(Arc::clone(&clock), Arc::clone(&postgres), lease_guard),
             lookout: Lookout::start(Arc::clone(&clock), Arc::clone(&postgres)),
+            watchdog: Keeper::start(Arc::clone(&clock), watchdog, &settings),
+            watchdog_failed: false,
             dcs,
             peers,
             clock,

@@ -47,6 +47,7 @@ mod damage;
 mod disk;
 mod embedding;
 mod failover;
+mod guard;
 mod moving;
 mod partition;
 mod pause;

@@ -12,6 +12,7 @@ mod slots;
 mod stopped;
 mod store;
 mod synchronous;
+mod watchdog;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -28,7 +29,7 @@ use super::action::{Answer, Answers, Ask, Decision, Effect, Severity, Step};
 use super::memory::Memory;
 use super::observation::{
     DataDir, Monitor, Observation, PeerAnswer, PeerStatus, PeerTarget, Postmaster, PrimaryMonitor, RewindPolicy, RunningTask,
-    ServerObservation, StandbyMonitor, StoreFailed, TaskKind,
+    ServerObservation, StandbyMonitor, StoreFailed, TaskKind, WatchdogObservation,
 };
 use super::sync::names::{Kind, StandbyNames};
 use super::sync::sample::{SyncSample, SyncWord};
@@ -57,6 +58,8 @@ pub(super) struct Situation {
     pub(super) written: bool,
     /// Whether `synchronous_standby_names` can be changed.
     pub(super) names_settable: bool,
+    /// Whether the watchdog can be armed, or need not be.
+    pub(super) watchdog_works: bool,
     /// Every question that was asked.
     pub(super) asked: Vec<Ask>,
 }
@@ -65,12 +68,12 @@ fn lease() -> LeaderLease {
     LeaderLease::granted(Moment::from_origin(Duration::from_secs(1000)), Duration::from_secs(30))
 }
 
-pub(super) fn global(document: Value) -> GlobalConfig {
+pub(in crate::decide) fn global(document: Value) -> GlobalConfig {
     let Value::Object(document) = document else { panic!("a document is an object") };
     GlobalConfig::from_document(&document).expect("a usable document").0
 }
 
-pub(super) fn member(name: &str) -> Member {
+pub(in crate::decide) fn member(name: &str) -> Member {
     Member {
         name: MemberName::from(name),
         revision: Revision::from(1_i64),
@@ -127,6 +130,7 @@ impl Situation {
                 api_url: "http://a.example:8008/patroni".to_owned(),
                 view: Err(StoreFailed),
                 server,
+                watchdog: WatchdogObservation { wanted: false, running: false, usable: true },
                 synchronous: None,
                 server_version: None,
                 task: None,
@@ -151,6 +155,7 @@ impl Situation {
             own_timeline: Some(Timeline(1)),
             written: true,
             names_settable: true,
+            watchdog_works: true,
             asked: Vec::new(),
         }
     }
@@ -287,6 +292,7 @@ impl Situation {
             Ask::WaitForLock(_) => Answer::Waited,
             Ask::OwnTimeline => Answer::OwnTimeline(self.own_timeline),
             Ask::HistoryFile(_) => Answer::HistoryFile(None),
+            Ask::ActivateWatchdog => Answer::WatchdogActivated(self.watchdog_works),
         }
     }
 
