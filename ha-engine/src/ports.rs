@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use dcs_core::Deadline;
 use dcs_core::model::{HistoryLine, Lsn, MemberName, Role, ServerState, Timeline};
+use dcs_core::{Deadline, Moment};
 use tokio::sync::{mpsc, watch};
 
 use crate::cancel::Cancel;
@@ -16,7 +16,7 @@ use crate::decide::failsafe::exclusion::FailsafeCall;
 use crate::decide::observation::{Monitor, PeerAnswer, PeerTarget, PendingRestarts, ServerObservation, SlotObservation, Upstream};
 use crate::decide::slots::{LogicalReport, LogicalSlot, LogicalWork, SlotPlan};
 use crate::decide::sync::sample::SyncSample;
-use crate::settings::{BootstrapSettings, EffectiveSettings, ReplicaMethod};
+use crate::settings::{BootstrapSettings, EffectiveSettings, ReplicaMethod, WatchdogSettings};
 
 /// What this node's PostgreSQL is, as far as the agent knows without asking it. Changes are published at once.
 #[derive(Clone, Debug, PartialEq)]
@@ -26,7 +26,7 @@ pub struct LocalState {
     /// What it is in the cluster.
     pub role: Role,
     /// When `state` was entered.
-    pub since: dcs_core::Moment,
+    pub since: Moment,
     /// Parameters that wait for a restart.
     pub pending_restart: PendingRestarts,
     /// How others reach the server, as published: `postgres://HOST:PORT/DATABASE`.
@@ -245,7 +245,7 @@ pub enum CallbackEvent {
 #[derive(Clone, Debug, PartialEq)]
 pub struct StatusReport {
     /// When it was read.
-    pub read_at: dcs_core::Moment,
+    pub read_at: Moment,
     /// What the server said; nothing if it could not be queried.
     pub server: Option<ServerStatus>,
 }
@@ -435,6 +435,73 @@ pub trait Postgres: Send + Sync + fmt::Debug {
 
     /// Forces `hot_standby_feedback` on, or leaves it to the configuration again; a server that runs is told at once.
     async fn enforce_feedback(&self, on: bool) -> Result<(), OperationFailed>;
+}
+
+/// What a watchdog device says about itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WatchdogInfo {
+    /// What it calls itself.
+    pub identity: String,
+    /// The version of its firmware; 0 if it has none.
+    pub firmware: u32,
+    /// Whether its timeout can be set.
+    pub can_set_timeout: bool,
+    /// Whether it stops when it is closed in order.
+    pub can_be_disabled: bool,
+}
+
+/// A watchdog device did not do what it was asked for.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct WatchdogError(pub String);
+
+/// A device that resets the machine unless it is fed. At most one is open.
+///
+/// Nothing here judges: what the timeout must be, and when it is fed, is decided elsewhere. An open device that is not
+/// closed by [`Watchdog::close`] goes on: it fires after the process has died.
+#[async_trait]
+pub trait Watchdog: Send + Sync + fmt::Debug {
+    /// Opens the device that `settings` name; from now on it must be fed.
+    async fn open(&self, settings: &WatchdogSettings) -> Result<WatchdogInfo, WatchdogError>;
+
+    /// Sets the timeout, in seconds.
+    async fn set_timeout(&self, seconds: i64) -> Result<(), WatchdogError>;
+
+    /// The timeout that the device has, in seconds.
+    async fn timeout(&self) -> Result<i64, WatchdogError>;
+
+    /// Feeds the device, unless it is later than `not_after` by the time it could be done. Whether it was fed.
+    async fn keepalive(&self, not_after: Moment) -> Result<bool, WatchdogError>;
+
+    /// Stops the device, as far as it lets itself be stopped, and closes it.
+    async fn close(&self) -> Result<(), WatchdogError>;
+
+    /// Whether the device that `settings` name is there and may be opened.
+    async fn is_usable(&self, settings: &WatchdogSettings) -> bool;
+}
+
+/// What the lease guard holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hold {
+    /// When PostgreSQL must be stopped, unless something else is said before.
+    pub until: Moment,
+    /// The postmaster, if it is known: its pid, and its start time in seconds since the epoch.
+    pub postmaster: Option<(i32, i64)>,
+}
+
+/// The lease guard: it stops PostgreSQL when a moment passes, also when this process cannot do anything any more.
+pub trait LeaseGuard: Send + Sync + fmt::Debug {
+    /// What is held from now on instead of what was held before; nothing: PostgreSQL is left alone. Called with every renewal,
+    /// and never waits. What does not work is logged, and tried again with the next call.
+    fn hold(&self, hold: Option<Hold>);
+}
+
+/// No guard beside this process. When it is stopped or killed nothing stops its server.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NoLeaseGuard;
+
+impl LeaseGuard for NoLeaseGuard {
+    fn hold(&self, _: Option<Hold>) {}
 }
 
 /// Asking other agents.

@@ -8,7 +8,7 @@ use super::error::{ConfigError, KeyError, KeyPlace};
 use super::local::LocalConfig;
 use super::rest_api::RestApiSettings;
 use super::section::Section;
-use super::{bootstrap, merge, postgresql, tags};
+use super::{bootstrap, merge, postgresql, tags, watchdog};
 
 /// The settings of this node under `dynamic`, and what was adjusted or refused on the way.
 pub(super) fn effective(local: &LocalConfig, dynamic: &Map<String, Value>) -> Result<(EffectiveSettings, Vec<String>), ConfigError> {
@@ -23,6 +23,8 @@ pub(super) fn effective(local: &LocalConfig, dynamic: &Map<String, Value>) -> Re
     let scope = root.required_text("scope")?;
     let (rest_api, _) = RestApiSettings::read(&root)?;
     let postgresql = postgresql::read(&root, &scope, global.standby_cluster.as_ref())?;
+    let (watchdog, doubt) = watchdog::read(&root)?;
+    warnings.extend(doubt);
     let settings = EffectiveSettings {
         global,
         name: MemberName::from(root.required_text("name")?),
@@ -30,6 +32,7 @@ pub(super) fn effective(local: &LocalConfig, dynamic: &Map<String, Value>) -> Re
         api_url: rest_api.api_url(),
         bootstrap: bootstrap::read(&root)?,
         postgresql,
+        watchdog,
         scope,
     };
     Ok((settings, warnings))
@@ -53,7 +56,7 @@ pub(super) fn problems(local: &LocalConfig) -> Vec<ConfigError> {
         RestApiSettings::read(&root).err(),
         bootstrap::read(&root).err(),
         postgresql,
-        check_watchdog(local).err(),
+        watchdog::check(&root).err(),
     ];
     let store = local.store().and_then(|store| Ok(crate::stores::check(&store)?));
     let others = [local.log().err(), local.ctl().err(), store.err()];
@@ -98,20 +101,9 @@ pub(super) fn remarks(local: &LocalConfig) -> Vec<(tracing::Level, String)> {
     remarks
 }
 
-/// Refuses what this version cannot do and must not ignore.
-pub(super) fn check_watchdog(local: &LocalConfig) -> Result<Option<String>, KeyError> {
-    let root = local.root();
-    let mode = root.section("watchdog")?.and_then(|section| section.get("mode").cloned());
-    let word = mode.as_ref().map(ha_engine::settings::values::text).unwrap_or_else(|| "automatic".to_owned());
-    match word.to_lowercase().as_str() {
-        "required" | "require" => Err(root.error(
-            "watchdog.mode",
-            "`watchdog.mode: required` can't be honoured: this version has no watchdog yet".to_owned(),
-            Some("use `mode: automatic` or `mode: off`, or wait for the version that has it".to_owned()),
-        )),
-        "automatic" | "auto" => Ok(Some("No watchdog is used: this version has none yet, and `watchdog.mode` is automatic".to_owned())),
-        _ => Ok(None),
-    }
+/// Refuses what this node cannot do and must not ignore.
+pub(super) fn check_watchdog(local: &LocalConfig) -> Result<(), KeyError> {
+    watchdog::check(&local.root())
 }
 
 fn unusable(error: UnusableDocument) -> KeyError {

@@ -92,6 +92,8 @@ pub enum Ask {
     },
     /// Wait, at most this long, for somebody to take the lock.
     WaitForLock(Duration),
+    /// Arm the watchdog.
+    ActivateWatchdog,
     /// The timeline of the local server by the replication protocol.
     OwnTimeline,
     /// The local history file of the current timeline.
@@ -133,6 +135,8 @@ pub enum Answer {
     RecoveryDiff(RecoveryDiff),
     /// To [`Ask::WaitForLock`].
     Waited,
+    /// To [`Ask::ActivateWatchdog`]: whether it is armed, or this node may lead without.
+    WatchdogActivated(bool),
     /// To [`Ask::OwnTimeline`].
     OwnTimeline(Option<dcs_core::model::Timeline>),
     /// To [`Ask::HistoryFile`]: its lines and when it was written.
@@ -259,6 +263,8 @@ pub enum Effect {
     MoveDataDirectoryAside,
     /// Remove the data directory: a setting says so after a failed rewind.
     RemoveDataDirectory,
+    /// Stop the watchdog: there is nothing that a reset of the machine would end.
+    DisableWatchdog,
     /// End the process.
     Exit(ExitReason),
 }

@@ -7,7 +7,7 @@ use super::action::{Ask, Effect, ExitReason, Task};
 use super::cycle::{Cycle, Outcome};
 use super::memory::Critical;
 use super::observation::{DataDir, Upstream};
-use super::{replica, standby, sync};
+use super::{replica, standby, sync, watchdog};
 use crate::ports::{CallbackEvent, CloneSource};
 use crate::settings::ReplicaMethod;
 
@@ -17,6 +17,7 @@ pub(super) fn without_data(c: &mut Cycle<'_>) -> Outcome {
     if c.obs.server.postmaster.is_running() {
         c.push(Effect::StopImmediately);
     }
+    watchdog::let_go(c);
     let mine = c.lock_is_mine();
     if let DataDir::Inaccessible(error) = &c.obs.server.data_dir {
         if mine {
@@ -173,6 +174,10 @@ pub(super) fn in_progress(c: &mut Cycle<'_>) -> Outcome {
         c.error("the new cluster's system identifier cannot be read");
         return Ok(give_up(c));
     };
+    if !watchdog::is_armed(c)? {
+        c.error("Cancelling bootstrap because watchdog activation failed");
+        return Ok(give_up(c));
+    }
     if !c.acquire(Ask::TakeLock)? {
         c.error("somebody else took the leader lock while this node bootstrapped the cluster");
         return Ok(give_up(c));

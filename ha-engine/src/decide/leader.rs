@@ -5,7 +5,7 @@ use dcs_core::model::Role;
 use super::action::{Effect, Task};
 use super::cycle::{Cycle, Outcome};
 use super::memory::{Critical, RewindState};
-use super::{action::DemoteKind, history, requests, slots, standby, sync};
+use super::{action::DemoteKind, history, requests, slots, standby, sync, watchdog};
 
 /// The view says that I am the leader.
 pub(super) fn keep(c: &mut Cycle<'_>) -> Outcome {
@@ -56,6 +56,17 @@ pub(super) fn keep(c: &mut Cycle<'_>) -> Outcome {
 
 /// Rows E: the leader must be a primary.
 pub(super) fn enforce_primary(c: &mut Cycle<'_>, as_primary: &str, promoting: &str) -> Outcome {
+    if !c.paused() && !watchdog::is_armed(c)? {
+        if c.is_primary() {
+            // E1
+            c.arm_rewind_check();
+            c.push(Effect::Demote(DemoteKind::Immediate));
+            return Ok("Demoting self because watchdog could not be activated".to_owned());
+        }
+        // E2
+        c.release_lock();
+        return Ok("Not promoting self because watchdog could not be activated".to_owned());
+    }
     if !c.paused() && c.memory.critical == Critical::Done(false) {
         // E3
         c.warn("Releasing the leader key voluntarily because the pre-promote script failed");

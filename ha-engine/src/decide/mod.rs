@@ -16,6 +16,7 @@
 //!   somebody else leads ─────► replica (F), rewind (W), reconnect
 //!   a standby cluster ───────► standby (H4, H9, U6, F3), then rows F
 //!   then, if all is calm ────► slots, consistency
+//!   whoever leads is armed ──► watchdog
 //!
 //!   (failsafe has a word in what is the view, who may race, and what a primary does without the store)
 //! ```
@@ -30,6 +31,7 @@ mod cycle;
 pub mod failsafe;
 mod history;
 mod leader;
+pub(crate) mod lease_guard;
 pub mod member;
 pub mod memory;
 pub mod observation;
@@ -51,6 +53,7 @@ pub mod sync;
 #[cfg(test)]
 mod tests;
 mod unlocked;
+pub mod watchdog;
 
 use dcs_core::InitializeWrite;
 use dcs_core::model::Role;
@@ -86,6 +89,7 @@ pub fn decide(obs: &Observation, cfg: &GlobalConfig, memory: &Memory, now: Now, 
             }
             // C4, and not before what is urgent: files are written for it.
             slots::enforce_feedback(&mut c);
+            watchdog::let_go_without_duty(&mut c);
             if !c.effects.iter().any(|effect| matches!(effect, Effect::Exit(_))) {
                 c.push(Effect::TouchMember);
             }
@@ -121,6 +125,7 @@ fn run(c: &mut Cycle<'_>) -> Outcome {
     remember_view(c);
     // C5, C6
     if c.paused() {
+        watchdog::let_go(c);
         c.memory.was_paused = true;
     } else if c.memory.was_paused {
         c.memory.was_paused = false;

@@ -31,6 +31,8 @@ pub struct Observation {
     pub promise: Option<Promise>,
     /// The local server.
     pub server: ServerObservation,
+    /// The watchdog.
+    pub watchdog: WatchdogObservation,
     /// What a primary shows of its standbys; read only in synchronous mode.
     pub synchronous: Option<SyncSample>,
     /// What came of the work on logical slots that was ordered by a former cycle; told once.
@@ -49,6 +51,17 @@ pub struct Observation {
     pub use_slots: bool,
     /// Replica methods that work without a node to clone from exist.
     pub has_leaderless_method: bool,
+}
+
+/// The watchdog at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WatchdogObservation {
+    /// Whether the configuration wants one, if it can be had.
+    pub wanted: bool,
+    /// Whether it is armed.
+    pub running: bool,
+    /// False: one is required and cannot be used, so that this node must not lead.
+    pub usable: bool,
 }
 
 /// The store could not be used; the log has the details.

@@ -59,6 +59,11 @@ pub(super) fn should_i_lead(c: &mut Cycle<'_>) -> Outcome<bool> {
     if let Some(request) = request {
         return Ok(race_with_request(c, &request)?.unwrap_or(false));
     }
+    // Q11
+    if !c.obs.watchdog.usable {
+        c.warn("Watchdog device is not usable");
+        return Ok(false);
+    }
     // Q12
     if c.cfg.failsafe_mode && failsafe::keeps_out(&c.view, c.me()) {
         c.info(format!("not taking part in the leader race: {} is not listed in the /failsafe key", c.me()));

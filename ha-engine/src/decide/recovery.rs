@@ -9,7 +9,7 @@ use super::candidates::failover_is_possible;
 use super::cycle::{Cycle, Outcome};
 use super::memory::RewindState;
 use super::observation::DataDir;
-use super::{replica, rewind};
+use super::{replica, rewind, watchdog};
 use crate::ports::CallbackEvent;
 
 /// Rows P: a line if the cycle ends here.
@@ -17,6 +17,7 @@ pub(super) fn judge_attempt(c: &mut Cycle<'_>) -> Outcome<Option<String>> {
     c.memory.recovering = false;
     let running = c.obs.server.postmaster.is_running();
     if !c.memory.rewind.is_open() && !running {
+        watchdog::let_go(c);
         if c.lock_is_mine() {
             // P1
             if matches!(c.role(), Role::Primary | Role::StandbyLeader) {
@@ -99,6 +100,8 @@ pub(super) fn decide(c: &mut Cycle<'_>) -> Outcome {
         c.memory.start_timeout = timeout;
         return Ok(c.start(Task::StartPrimaryAfterFailure { timeout }));
     }
+    // R7
+    watchdog::let_go(c);
     // R8, R9
     if matches!(state, "in production" | "shutting down" | "in crash recovery") {
         if backup_label && c.obs.server.major_version.is_some_and(|version| version >= 150_000) {

@@ -114,6 +114,7 @@ impl Engine {
             Effect::RemoveDataDirectory => {
                 report("remove the data directory", self.postgres.remove_data_directory().await);
             }
+            Effect::DisableWatchdog => self.watchdog.disable().await,
             Effect::Exit(reason) => self.exit = Some(reason),
         }
     }
@@ -132,7 +133,7 @@ impl Engine {
             timeout: Some(self.settings.global.retry_timeout),
             part_of_restart: false,
         };
-        self.postgres.stop(request, None).await
+        self.stop_and_disarm(request).await
     }
 
     /// Releases the lock, unless PostgreSQL might still acknowledge something.
@@ -181,7 +182,7 @@ impl Engine {
                 part_of_restart: false,
             },
         };
-        let outcome = self.postgres.stop(request, None).await;
+        let outcome = self.stop_and_disarm(request).await;
         if outcome == StopOutcome::Failed {
             // Hardening rule X19: a server that is still there keeps its lock and its fence.
             tracing::error!("PostgreSQL could not be stopped; keeping the leader key until it is");

@@ -134,6 +134,7 @@ impl Engine {
                     }
                 }
             }
+            Ask::ActivateWatchdog => Answer::WatchdogActivated(self.watchdog.activate(self.store_deadline()).await),
             // The others only look.
             _ => Answer::Waited,
         }

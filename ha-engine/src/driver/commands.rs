@@ -160,6 +160,7 @@ impl Engine {
             self.guard_lease();
         }
         self.dcs.set_timing(settings.global.timing());
+        self.watchdog.configure(&settings);
         self.settings = settings;
         self.unapplied_settings = true;
     }

@@ -16,6 +16,7 @@ use dcs_core::{Clock, Dcs, Deadline, LeaderLease, Moment};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::fence::Fence;
+use super::watchdog::Keeper;
 use super::{Engine, Next};
 use crate::cancel::{Cancel, CancelSource};
 use crate::decide::action::Task;
@@ -100,6 +101,7 @@ pub(super) struct Tools {
     pub(super) dcs: Arc<dyn Dcs>,
     pub(super) postgres: Arc<dyn Postgres>,
     pub(super) peers: Arc<dyn Peers>,
+    pub(super) watchdog: Keeper,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) settings: Arc<EffectiveSettings>,
     pub(super) lease: watch::Receiver<Option<LeaderLease>>,
@@ -132,6 +134,7 @@ impl Engine {
             dcs: Arc::clone(&self.dcs),
             postgres: Arc::clone(&self.postgres),
             peers: Arc::clone(&self.peers),
+            watchdog: self.watchdog.clone(),
             clock: Arc::clone(&self.clock),
             settings: Arc::clone(&self.settings),
             lease: self.lease.subscribe(),

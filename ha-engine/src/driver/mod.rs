@@ -28,6 +28,7 @@ mod slot_work;
 mod startup;
 #[cfg(test)]
 mod tests;
+mod watchdog;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,12 +43,13 @@ use self::fence::Fence;
 use self::jobs::{RunningJob, TaskEvent};
 use self::lookout::Lookout;
 use self::slot_work::SlotWork;
+use self::watchdog::Keeper;
 use crate::decide::action::ExitReason;
 use crate::decide::failsafe::FailsafeMemory;
 use crate::decide::memory::Memory;
 use crate::decide::observation::ServerObservation;
 use crate::handle::{Command, EngineHandle, Snapshot};
-use crate::ports::{LocalState, Peers, Postgres};
+use crate::ports::{LeaseGuard, LocalState, Peers, Postgres, Watchdog};
 use crate::settings::{EffectiveSettings, SettingsSource};
 
 /// Commands that may wait for the engine. More than a human and a few tools ever send at once.
@@ -66,6 +68,10 @@ pub struct Parts {
     pub postgres: Arc<dyn Postgres>,
     /// The other agents.
     pub peers: Arc<dyn Peers>,
+    /// The watchdog device.
+    pub watchdog: Arc<dyn Watchdog>,
+    /// What stops the server when this program cannot.
+    pub lease_guard: Arc<dyn LeaseGuard>,
     /// The clocks.
     pub clock: Arc<dyn Clock>,
     /// Where settings come from.
@@ -127,6 +133,7 @@ pub struct Engine {
     fence: Fence,
     exclusion: SharedExclusion,
     started_at: Moment,
+    watchdog: Keeper,
     lookout: Lookout,
     lease: watch::Sender<Option<LeaderLease>>,
     mailbox: mpsc::Receiver<Command>,
@@ -138,6 +145,8 @@ pub struct Engine {
     last_message: String,
     exit: Option<ExitReason>,
     shutting_down: bool,
+    /// A watchdog is required and cannot be used.
+    watchdog_failed: bool,
     /// This node is about to go away and must not be a synchronous standby meanwhile.
     off_duty: bool,
 }
@@ -145,7 +154,7 @@ pub struct Engine {
 impl Engine {
     /// An engine, and the handle to talk to it. Nothing happens before [`Engine::run`].
     pub fn new(parts: Parts) -> (Self, EngineHandle) {
-        let Parts { dcs, postgres, peers, clock, source, settings } = parts;
+        let Parts { dcs, postgres, peers, watchdog, lease_guard, clock, source, settings } = parts;
         let (commands, mailbox) = mpsc::channel(MAILBOX);
         let (job_sender, job_events) = mpsc::channel(TASK_EVENTS);
         let now = clock.now();
@@ -164,6 +173,7 @@ impl Engine {
             next_run: now,
             message: String::new(),
             timeline: None,
+            watchdog_failed: false,
         };
         let snapshot = watch::Sender::new(Arc::new(initial));
         let exclusion = SharedExclusion::default();
@@ -178,10 +188,12 @@ impl Engine {
         };
         let engine = Self {
             me: settings.name.clone(),
-            fence: Fence::start(Arc::clone(&clock), Arc::clone(&postgres)),
+            fence: Fence::start(Arc::clone(&clock), Arc::clone(&postgres), lease_guard),
             exclusion,
             started_at: now,
             lookout: Lookout::start(Arc::clone(&clock), Arc::clone(&postgres)),
+            watchdog: Keeper::start(Arc::clone(&clock), watchdog, &settings),
+            watchdog_failed: false,
             dcs,
             peers,
             clock,

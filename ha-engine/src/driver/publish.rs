@@ -89,6 +89,7 @@ impl Engine {
             next_run: self.next_run,
             message: self.last_message.clone(),
             timeline,
+            watchdog_failed: self.watchdog_failed,
         }));
     }
 

@@ -21,6 +21,7 @@ mod control;
 mod divergence;
 mod external;
 mod follow;
+pub mod lease_guard;
 mod observe;
 mod postmaster;
 mod processes;

@@ -50,6 +50,7 @@ mod disk;
 mod embedding;
 mod failover;
 mod failsafe;
+mod guard;
 mod moving;
 mod partition;
 mod pause;

@@ -16,6 +16,7 @@ mod standby;
 mod stopped;
 mod store;
 mod synchronous;
+mod watchdog;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -34,7 +35,7 @@ use super::failsafe::exclusion::Promise;
 use super::memory::Memory;
 use super::observation::{
     DataDir, Monitor, Observation, PeerAnswer, PeerStatus, PeerTarget, Postmaster, PrimaryMonitor, RewindPolicy, RunningTask,
-    ServerObservation, StandbyMonitor, StoreFailed, TaskKind,
+    ServerObservation, StandbyMonitor, StoreFailed, TaskKind, WatchdogObservation,
 };
 use super::sync::names::{Kind, StandbyNames};
 use super::sync::sample::{SyncSample, SyncWord};
@@ -69,6 +70,8 @@ pub(super) struct Situation {
     pub(super) files: Vec<(Ask, Answer)>,
     /// Whether `synchronous_standby_names` can be changed.
     pub(super) names_settable: bool,
+    /// Whether the watchdog can be armed, or need not be.
+    pub(super) watchdog_works: bool,
     /// Every question that was asked.
     pub(super) asked: Vec<Ask>,
 }
@@ -77,12 +80,12 @@ fn lease() -> LeaderLease {
     LeaderLease::granted(Moment::from_origin(Duration::from_secs(1000)), Duration::from_secs(30))
 }
 
-pub(super) fn global(document: Value) -> GlobalConfig {
+pub(in crate::decide) fn global(document: Value) -> GlobalConfig {
     let Value::Object(document) = document else { panic!("a document is an object") };
     GlobalConfig::from_document(&document).expect("a usable document").0
 }
 
-pub(super) fn member(name: &str) -> Member {
+pub(in crate::decide) fn member(name: &str) -> Member {
     Member {
         name: MemberName::from(name),
         revision: Revision::from(1_i64),
@@ -141,6 +144,7 @@ impl Situation {
                 started_at: Moment::ZERO,
                 promise: None,
                 server,
+                watchdog: WatchdogObservation { wanted: false, running: false, usable: true },
                 synchronous: None,
                 slot_report: None,
                 server_version: None,
@@ -169,6 +173,7 @@ impl Situation {
             written: true,
             files: Vec::new(),
             names_settable: true,
+            watchdog_works: true,
             asked: Vec::new(),
         }
     }
@@ -312,6 +317,7 @@ impl Situation {
                 let known = self.files.iter().find(|(asked, _)| asked == ask);
                 known.map_or(Answer::HistoryFile(None), |(_, file)| file.clone())
             }
+            Ask::ActivateWatchdog => Answer::WatchdogActivated(self.watchdog_works),
         }
     }
 

@@ -47,6 +47,7 @@ impl Tools {
             tracing::error!("PostgreSQL could not be stopped; keeping the leader key");
             return false;
         };
+        self.watchdog.disable().await;
         self.postgres.set_role(Role::Demoted);
         if !released {
             // Nobody was seen to have everything while the server stopped: what is left to give is on disk now.
@@ -124,7 +125,7 @@ impl Tools {
     async fn release_when_caught_up(&self, mut heard: mpsc::Receiver<StopEvent>, heirs: Heirs<'_>) -> bool {
         let position = loop {
             match heard.recv().await {
-                Some(StopEvent::BackendsGone) => {}
+                Some(StopEvent::BackendsGone) => self.watchdog.disable().await,
                 Some(StopEvent::ShutDown(position)) => break position,
                 None => return false,
             }

@@ -21,11 +21,11 @@ use crate::decide::sync::names::{Kind, StandbyNames};
 use crate::decide::sync::sample::{SyncSample, SyncWord, Walsender};
 use crate::handle::EngineHandle;
 use crate::ports::{
-    CallbackEvent, CloneSource, ControlData, DivergenceFacts, FollowPlan, Inconclusive, LocalState, OperationFailed, Peers, Postgres,
-    PromoteOutcome, RecoveryDiff, RewindOutcome, ShutdownPosition, SlotState, StartOutcome, StatusReport, StopEvent, StopMode, StopOutcome,
-    StopRequest,
+    CallbackEvent, CloneSource, ControlData, DivergenceFacts, FollowPlan, Hold, Inconclusive, LeaseGuard, LocalState, OperationFailed,
+    Peers, Postgres, PromoteOutcome, RecoveryDiff, RewindOutcome, ShutdownPosition, SlotState, StartOutcome, StatusReport, StopEvent,
+    StopMode, StopOutcome, StopRequest, Watchdog, WatchdogError, WatchdogInfo,
 };
-use crate::settings::{BootstrapSettings, EffectiveSettings};
+use crate::settings::{BootstrapSettings, EffectiveSettings, WatchdogSettings};
 
 /// How long a start, a stop or a promotion takes.
 const A_MOMENT: Duration = Duration::from_millis(50);
@@ -638,5 +638,92 @@ impl Peers for FakePeers {
 
     async fn is_alive(&self, _: &str, _: Deadline) -> bool {
         false
+    }
+}
+
+/// A watchdog that notes what is done to it.
+#[derive(Debug)]
+pub(super) struct FakeWatchdog {
+    clock: Arc<dyn Clock>,
+    /// Whether there is a device.
+    pub(super) there: std::sync::atomic::AtomicBool,
+    /// What was done, and when.
+    pub(super) deeds: Mutex<Vec<(dcs_core::Moment, String)>>,
+}
+
+impl FakeWatchdog {
+    pub(super) fn new(clock: &Arc<dyn Clock>) -> Arc<Self> {
+        Arc::new(Self { clock: Arc::clone(clock), there: true.into(), deeds: Mutex::default() })
+    }
+
+    fn note(&self, deed: impl Into<String>) {
+        self.deeds.lock().expect("no test panics while it holds the deeds").push((self.clock.now(), deed.into()));
+    }
+
+    /// What was done.
+    pub(super) fn deeds(&self) -> Vec<String> {
+        self.deeds.lock().expect("no test panics while it holds the deeds").iter().map(|(_, deed)| deed.clone()).collect()
+    }
+
+    /// When it was fed last.
+    pub(super) fn last_fed(&self) -> Option<dcs_core::Moment> {
+        let deeds = self.deeds.lock().expect("no test panics while it holds the deeds");
+        deeds.iter().rev().find(|(_, deed)| deed == "fed").map(|(at, _)| *at)
+    }
+}
+
+#[async_trait]
+impl Watchdog for FakeWatchdog {
+    async fn open(&self, _: &WatchdogSettings) -> Result<WatchdogInfo, WatchdogError> {
+        if !self.there.load(std::sync::atomic::Ordering::Relaxed) {
+            return Err(WatchdogError("no such device".to_owned()));
+        }
+        self.note("opened");
+        Ok(WatchdogInfo { identity: "pretended".to_owned(), firmware: 0, can_set_timeout: true, can_be_disabled: true })
+    }
+
+    async fn set_timeout(&self, seconds: i64) -> Result<(), WatchdogError> {
+        self.note(format!("timeout {seconds}"));
+        Ok(())
+    }
+
+    async fn timeout(&self) -> Result<i64, WatchdogError> {
+        let deeds = self.deeds();
+        let set = deeds.iter().rev().find_map(|deed| deed.strip_prefix("timeout ")?.parse().ok());
+        Ok(set.unwrap_or(60))
+    }
+
+    async fn keepalive(&self, not_after: dcs_core::Moment) -> Result<bool, WatchdogError> {
+        if self.clock.now() > not_after {
+            return Ok(false);
+        }
+        self.note("fed");
+        Ok(true)
+    }
+
+    async fn close(&self) -> Result<(), WatchdogError> {
+        self.note("closed");
+        Ok(())
+    }
+
+    async fn is_usable(&self, _: &WatchdogSettings) -> bool {
+        self.there.load(std::sync::atomic::Ordering::Relaxed)
+    }
+}
+
+/// A lease guard that notes what it holds.
+#[derive(Debug, Default)]
+pub(super) struct FakeGuard(Mutex<Option<Hold>>);
+
+impl FakeGuard {
+    /// What it holds.
+    pub(super) fn holds(&self) -> Option<Hold> {
+        *self.0.lock().expect("no test panics while it holds the guard")
+    }
+}
+
+impl LeaseGuard for FakeGuard {
+    fn hold(&self, hold: Option<Hold>) {
+        *self.0.lock().expect("no test panics while it holds the guard") = hold;
     }
 }

@@ -2,12 +2,14 @@
 
 mod failsafe;
 mod fake;
+mod lease_guard;
 mod mixed;
 mod reloads;
 mod slots;
 mod standby_clusters;
 mod standbys;
 mod synchronous;
+mod watchdog;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +22,7 @@ use dcs_core::model::{FailoverRequest, MemberName};
 use dcs_core::{Clock, Deadline, TokioClock};
 use serde_json::json;
 
-use self::fake::{FakePeers, FakePostgres, World};
+use self::fake::{FakeGuard, FakePeers, FakePostgres, FakeWatchdog, World};
 use super::{Ended, Engine, Parts};
 use crate::handle::{Command, EngineHandle};
 use crate::settings::{Authentication, BootstrapSettings, InCode, PostgresSettings, ServerAddress};
@@ -37,6 +39,8 @@ fn settings(name: &str) -> InCode {
 struct Node {
     handle: EngineHandle,
     plan: Plan,
+    watchdog: Arc<FakeWatchdog>,
+    guard: Arc<FakeGuard>,
     task: tokio::task::JoinHandle<Ended>,
 }
 
@@ -53,24 +57,31 @@ impl Cluster {
     }
 
     async fn node(&self, name: &str) -> Node {
-        let source = settings(name);
+        self.node_with(settings(name), name).await
+    }
+
+    async fn node_with(&self, source: InCode, name: &str) -> Node {
         let settings = source.settings();
         let timing = settings.global.timing();
         let plan = Plan::new(timing.retry_timeout / 3);
         let store = FaultyStore::new(self.store.client(timing), plan.clone());
         let path = ClusterPath::new(None, "demo");
         let dcs = KeyValueDcs::new(store, Arc::clone(&self.clock), path, MemberName::from(name), timing);
+        let watchdog = FakeWatchdog::new(&self.clock);
+        let guard = Arc::new(FakeGuard::default());
         let (mut engine, handle) = Engine::new(Parts {
             dcs: Arc::new(dcs),
             postgres: FakePostgres::new(name, &self.world, &self.clock),
             peers: Arc::new(FakePeers(Arc::clone(&self.world))),
+            watchdog: Arc::clone(&watchdog) as _,
+            lease_guard: Arc::clone(&guard) as _,
             clock: Arc::clone(&self.clock),
             source: Arc::new(source),
             settings,
         });
         engine.start().await.expect("nothing is in the way");
         self.world.add_agent(handle.clone());
-        Node { handle, plan, task: tokio::spawn(engine.run()) }
+        Node { handle, plan, watchdog, guard, task: tokio::spawn(engine.run()) }
     }
 
     /// Waits, at most `limit` of virtual time, until `condition` holds; how long it took.
