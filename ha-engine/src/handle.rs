@@ -8,8 +8,10 @@ use dcs_core::{Clock, Dcs, Deadline, LeaderLease, Moment};
 use serde_json::{Map, Value};
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::decide::journal::Record;
 use crate::decide::observation::{Monitor, PeerAnswer, PeerStatus, ServerObservation};
 use crate::decide::restart::ScheduledRestart;
+use crate::journal::Journal;
 use crate::ports::Postgres;
 use crate::settings::EffectiveSettings;
 
@@ -41,6 +43,8 @@ pub struct Snapshot {
     pub message: String,
     /// The own timeline, as last known.
     pub timeline: Option<dcs_core::model::Timeline>,
+    /// What was changed, refused or found out, and why.
+    pub journal: Journal,
 }
 
 impl Snapshot {
@@ -118,6 +122,8 @@ pub enum Command {
         /// Nothing: it was started. Otherwise why not.
         reply: oneshot::Sender<Option<String>>,
     },
+    /// Leave a record in the journal: somebody above the engine has refused something.
+    Note(Record),
     /// End in order: stop PostgreSQL and release the lock, unless paused.
     Shutdown,
 }
@@ -230,6 +236,12 @@ impl EngineHandle {
         self.dcs.wake();
         // A full mailbox already wakes the loop, and a closed one has nothing to wake.
         let _ = self.mailbox.try_send(Command::Wake);
+    }
+
+    /// Leaves a record in the journal. Never waits; a mailbox that is full has more urgent things in it.
+    pub fn note(&self, record: Record) {
+        // Lost only if the engine has more to do than it can, or is gone.
+        let _ = self.mailbox.try_send(Command::Note(record));
     }
 
     /// Restarts PostgreSQL and waits for the result.

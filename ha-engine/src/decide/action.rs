@@ -6,6 +6,7 @@ use std::time::Duration;
 use dcs_core::model::{ClusterView, FailoverRequest, Lsn, MemberName, Revision, Role, ServerState, Status, SyncRecord, SystemId};
 use dcs_core::{Acquisition, InitializeWrite, Moment, Renewal};
 
+use super::journal::Record;
 use super::memory::Memory;
 use super::observation::{PeerAnswer, PeerTarget, StoreFailed, Upstream};
 use super::slots::SlotPlan;
@@ -39,6 +40,8 @@ pub struct Decision {
     pub watch_members: bool,
     /// In synchronous mode, on the primary that leads: what to look out for among the standbys until the next cycle.
     pub sync_watch: Option<SyncWatch>,
+    /// Why, rule by rule.
+    pub journal: Vec<Record>,
 }
 
 /// Which of several loads within one cycle is meant.

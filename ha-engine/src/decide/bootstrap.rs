@@ -5,6 +5,7 @@ use dcs_core::model::{ClusterView, MemberName, Role, Timeline};
 
 use super::action::{Ask, Effect, ExitReason, Task};
 use super::cycle::{Cycle, Outcome};
+use super::journal::Rule;
 use super::memory::Critical;
 use super::observation::{DataDir, Upstream};
 use super::{replica, sync, unsupported};
@@ -21,13 +22,13 @@ pub(super) fn without_data(c: &mut Cycle<'_>) -> Outcome {
     if let DataDir::Inaccessible(error) = &c.obs.server.data_dir {
         if mine {
             c.release_lock();
-            return Ok("released leader key voluntarily as data dir not accessible and currently leader".to_owned());
+            return Ok(c.noted(Rule::ReleaseNoData, "released leader key voluntarily as data dir not accessible and currently leader"));
         }
         return Ok(format!("data directory is not accessible: {error}"));
     }
     if mine {
         c.release_lock();
-        return Ok("released leader key voluntarily as data dir empty and currently leader".to_owned());
+        return Ok(c.noted(Rule::ReleaseNoData, "released leader key voluntarily as data dir empty and currently leader"));
     }
     if c.paused() {
         return Ok("running with empty data directory".to_owned());
@@ -44,20 +45,20 @@ fn fill(c: &mut Cycle<'_>) -> Outcome {
         }
         if !c.written(Ask::ClaimBootstrap)? {
             // N3
-            return Ok("failed to acquire initialize lock".to_owned());
+            return Ok(c.noted(Rule::BootstrapElsewhere, "failed to acquire initialize lock"));
         }
         // N2
         c.memory.bootstrapping = true;
         c.memory.critical = Critical::Pending;
         c.task = Some(Task::Bootstrap);
-        return Ok("trying to bootstrap a new cluster".to_owned());
+        return Ok(c.noted(Rule::Bootstrap, "trying to bootstrap a new cluster"));
     }
     if let Some((source, from)) = clone_member(c) {
         // N4
         let name = format!("bootstrap {from}");
         let task = Task::Clone { name, source, follow: replica::plan(c) };
         c.task = Some(task);
-        return Ok(format!("trying to bootstrap {from}"));
+        return Ok(c.noted(Rule::Clone, format!("trying to bootstrap {from}")));
     }
     // N5
     let bootstrap_elsewhere = c.view.initialize.as_deref() == Some("");
@@ -68,10 +69,10 @@ fn fill(c: &mut Cycle<'_>) -> Outcome {
             follow: replica::plan(c),
         };
         c.task = Some(task);
-        return Ok("trying to bootstrap (without leader)".to_owned());
+        return Ok(c.noted(Rule::Clone, "trying to bootstrap (without leader)"));
     }
     // N6
-    Ok("waiting for leader to bootstrap".to_owned())
+    Ok(c.noted(Rule::CloneWaits, "waiting for leader to bootstrap"))
 }
 
 /// The node to copy: one of those that offer themselves, otherwise the leader. `chance` is any number: judgement knows no
@@ -177,7 +178,7 @@ pub(super) fn in_progress(c: &mut Cycle<'_>) -> Outcome {
     c.push(Effect::Call(CallbackEvent::Start));
     c.push(Effect::TouchMember);
     c.push(Effect::CheckpointAfterPromotion);
-    Ok("initialized a new cluster".to_owned())
+    Ok(c.noted(Rule::BootstrapDone, "initialized a new cluster"))
 }
 
 fn give_up(c: &mut Cycle<'_>) -> String {
@@ -190,7 +191,7 @@ fn give_up(c: &mut Cycle<'_>) -> String {
     c.push(Effect::MoveDataDirectoryAside);
     let message = "Failed to bootstrap cluster".to_owned();
     c.push(Effect::Exit(ExitReason { message: message.clone(), leave_postgres: false }));
-    message
+    c.noted(Rule::BootstrapFailed, message)
 }
 
 /// C8 and C9: a leader repairs what the store has lost.
@@ -203,8 +204,10 @@ pub(super) fn repair_store(c: &mut Cycle<'_>) {
             Some(_) => InitializeWrite::Overwrite,
         };
         c.push(Effect::WriteInitialize(how, system_id));
+        c.noted(Rule::StoreRepaired, "the store had lost the cluster's system identifier: it is written again");
     }
     if !c.view.config.as_ref().is_some_and(dcs_core::model::DynamicConfig::is_usable) {
         c.push(Effect::WriteConfig);
+        c.noted(Rule::StoreRepaired, "the store had lost the dynamic configuration: it is written again");
     }
 }

@@ -10,6 +10,7 @@ use dcs_core::model::{ClusterView, FailoverKey, FailoverRequest, MemberName, Rol
 use dcs_core::{Acquisition, Moment, Renewal};
 
 use super::action::{Answer, Answers, Ask, Effect, Reload, Severity, Task};
+use super::journal::{Candidate, Record, Rule};
 use super::memory::{Memory, RewindState};
 use super::observation::{Observation, PeerAnswer, PeerTarget};
 use super::sync::watch::SyncWatch;
@@ -59,6 +60,10 @@ pub(super) struct Cycle<'a> {
     pub(super) watch_members: bool,
     /// What to look out for among the standbys until the next cycle.
     pub(super) sync_watch: Option<SyncWatch>,
+    /// What rules say about themselves.
+    pub(super) journal: Vec<Record>,
+    /// Who could take over if this node stepped down, as last asked; the next record tells it.
+    pub(super) asked: Vec<Candidate>,
 }
 
 impl<'a> Cycle<'a> {
@@ -82,6 +87,8 @@ impl<'a> Cycle<'a> {
             wake_at: None,
             watch_members: false,
             sync_watch: None,
+            journal: Vec::new(),
+            asked: Vec::new(),
         }
     }
 
@@ -134,6 +141,19 @@ impl<'a> Cycle<'a> {
 
     pub(super) fn error(&mut self, text: impl Into<String>) {
         self.push(Effect::Log(Severity::Error, text.into()));
+    }
+
+    /// Leaves a record in the journal, with the candidates that were asked since the last one.
+    pub(super) fn note(&mut self, record: Record) {
+        let asked = std::mem::take(&mut self.asked);
+        self.journal.push(if asked.is_empty() { record } else { record.with_candidates(asked) });
+    }
+
+    /// Leaves a record that says what the line of the cycle says, and returns that line.
+    pub(super) fn noted(&mut self, rule: Rule, line: impl Into<String>) -> String {
+        let line = line.into();
+        self.note(Record::new(rule, line.clone()));
+        line
     }
 
     pub(super) fn set_role(&mut self, role: Role) {

@@ -1,6 +1,7 @@
 //! The store cannot be used (rows D of section 1.6).
 
 use super::action::{DemoteKind, Effect};
+use super::journal::{Record, Rule};
 use super::memory::Memory;
 use super::observation::{Observation, TaskKind};
 use crate::settings::GlobalConfig;
@@ -32,4 +33,16 @@ pub(super) fn decide(obs: &Observation, cfg: &GlobalConfig, memory: &mut Memory)
         None => effects.push(Effect::Demote(DemoteKind::Offline)),
     }
     (effects, "demoted self because DCS is not accessible and I was a leader".to_owned())
+}
+
+/// What the journal says about it.
+pub(super) fn record(obs: &Observation, effects: &[Effect]) -> Vec<Record> {
+    if effects.is_empty() {
+        return Vec::new();
+    }
+    let record = Record::new(Rule::DemoteStoreLost, "demoting self because DCS is not accessible and I was a leader")
+        .fact("my_role", obs.server.role)
+        .fact_if("my_position", obs.server.monitor.lsn())
+        .fact_if("task", obs.task.as_ref().map(|task| task.name.clone()));
+    vec![record]
 }

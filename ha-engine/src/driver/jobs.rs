@@ -18,6 +18,7 @@ use super::fence::Fence;
 use super::{Engine, Next};
 use crate::cancel::{Cancel, CancelSource};
 use crate::decide::action::Task;
+use crate::decide::journal::{Record, Rule};
 use crate::decide::memory::{Critical, Memory, RewindState};
 use crate::decide::observation::{RunningTask, TaskKind};
 use crate::handle::RestartAnswer;
@@ -86,6 +87,26 @@ pub(super) enum TaskResult {
     Promote(PromoteOutcome),
     /// A graceful demotion: whether PostgreSQL stopped.
     Demote(bool),
+}
+
+impl TaskResult {
+    /// For the journal.
+    fn in_words(&self) -> String {
+        let done = |done: &bool| if *done { "done" } else { "failed" };
+        match self {
+            Self::Bootstrap(ok) | Self::PostBootstrap(ok) | Self::Clone(ok) | Self::CrashRecovery(ok) | Self::Demote(ok) => {
+                done(ok).to_owned()
+            }
+            Self::Start(StartOutcome::Running) => "PostgreSQL runs".to_owned(),
+            Self::Start(StartOutcome::StillStarting) => "PostgreSQL is still starting".to_owned(),
+            Self::Start(StartOutcome::Failed) => "PostgreSQL could not be started".to_owned(),
+            Self::Rewind(RewindOutcome::Done) | Self::Promote(PromoteOutcome::Promoted) => "done".to_owned(),
+            Self::Rewind(RewindOutcome::NotYet(reason)) => format!("not possible now: {reason}"),
+            Self::Rewind(RewindOutcome::Failed) | Self::Promote(PromoteOutcome::Failed) => "failed".to_owned(),
+            Self::Promote(PromoteOutcome::Requested) => "requested, and not finished yet".to_owned(),
+            Self::Promote(PromoteOutcome::Cancelled) => "given up before it began".to_owned(),
+        }
+    }
 }
 
 /// What a task may use.
@@ -238,7 +259,9 @@ impl Engine {
                     TaskResult::Start(StartOutcome::StillStarting) => RestartAnswer::StillStarting,
                     _ => RestartAnswer::Failed,
                 };
+                let name = self.job.as_ref().map(|job| job.name.clone()).unwrap_or_default();
                 self.finish_job(answer);
+                self.note(Record::new(Rule::TaskEnded, format!("{name}: {}", result.in_words())));
                 let memory = self.after_task(&result);
                 self.remember(memory);
                 self.settle_rewind_failure(&result).await;
@@ -297,6 +320,7 @@ impl Engine {
             return;
         };
         tracing::warn!("{key} is set. removing...");
+        self.note(Record::new(Rule::RewindRemoved, format!("the rewind failed and {key} is set: the data directory is removed")));
         match self.postgres.remove_data_directory().await {
             Ok(()) => {
                 let mut memory = self.memory.clone();

@@ -39,9 +39,11 @@ use self::fence::Fence;
 use self::jobs::{RunningJob, TaskEvent};
 use self::lookout::Lookout;
 use crate::decide::action::ExitReason;
+use crate::decide::journal::{Record, Rule};
 use crate::decide::memory::Memory;
 use crate::decide::observation::ServerObservation;
 use crate::handle::{Command, EngineHandle, Snapshot};
+use crate::journal::Journal;
 use crate::ports::{LocalState, Peers, Postgres};
 use crate::settings::{EffectiveSettings, SettingsSource};
 
@@ -127,6 +129,8 @@ pub struct Engine {
     wake_at: Option<Moment>,
     watch_members: bool,
     last_message: String,
+    /// What was changed, refused or found out, and why.
+    journal: Journal,
     exit: Option<ExitReason>,
     shutting_down: bool,
     /// This node is about to go away and must not be a synchronous standby meanwhile.
@@ -153,6 +157,7 @@ impl Engine {
             next_run: now,
             message: String::new(),
             timeline: None,
+            journal: Journal::default(),
         };
         let snapshot = watch::Sender::new(Arc::new(initial));
         let handle = EngineHandle {
@@ -200,6 +205,7 @@ impl Engine {
             wake_at: None,
             watch_members: false,
             last_message: String::new(),
+            journal: Journal::default(),
             exit: None,
             shutting_down: false,
             off_duty: false,
@@ -218,7 +224,8 @@ impl Engine {
         match self.start_up().await {
             Some(fatal) => Err(fatal),
             None => {
-                self.publish();
+                let state = self.postgres.local().state;
+                self.note(Record::new(Rule::AgentStarted, "the agent began").fact("postgresql", state));
                 Ok(())
             }
         }
@@ -248,6 +255,12 @@ impl Engine {
     /// Whether the last view says that the lock is mine.
     fn lock_is_mine(&self) -> bool {
         self.view.as_ref().is_some_and(|view| view.leader_name() == Some(&self.me))
+    }
+
+    /// Leaves a record in the journal between cycles.
+    fn note(&mut self, record: Record) {
+        self.journal.take(vec![record], self.clock.wall());
+        self.publish();
     }
 
     fn short_write(&self) -> Deadline {

@@ -85,6 +85,7 @@ impl Engine {
             next_run: self.next_run,
             message: self.last_message.clone(),
             timeline,
+            journal: self.journal.clone(),
         }));
     }
 

@@ -2,6 +2,7 @@
 
 mod busy;
 mod consistency;
+mod journal;
 mod leader;
 mod pause;
 mod properties;
