@@ -124,7 +124,8 @@ pub enum Command {
     },
     /// Leave a record in the journal: somebody above the engine has refused something.
     Note(Record),
-    /// End in order: stop PostgreSQL and release the lock, unless paused.
+    /// End in order: stop PostgreSQL and release the lock, unless paused. Said a second time: do not keep the lock any longer for
+    /// a stop that takes its time.
     Shutdown,
 }
 

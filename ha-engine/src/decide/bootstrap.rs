@@ -153,7 +153,7 @@ pub(super) fn in_progress(c: &mut Cycle<'_>) -> Outcome {
                 Some(_) => "running post_bootstrap".to_owned(),
                 None => {
                     c.task = Some(Task::PostBootstrap);
-                    "running post_bootstrap".to_owned()
+                    c.noted(Rule::Bootstrap, "running post_bootstrap")
                 }
             });
         }

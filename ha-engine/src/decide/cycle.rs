@@ -10,7 +10,7 @@ use dcs_core::model::{ClusterView, FailoverKey, FailoverRequest, MemberName, Rol
 use dcs_core::{Acquisition, Moment, Renewal};
 
 use super::action::{Answer, Answers, Ask, Effect, Reload, Severity, Task};
-use super::journal::{Candidate, Record, Rule};
+use super::journal::{self, Candidate, Record, Rule};
 use super::memory::{Memory, RewindState};
 use super::observation::{Observation, PeerAnswer, PeerTarget};
 use super::sync::watch::SyncWatch;
@@ -146,7 +146,12 @@ impl<'a> Cycle<'a> {
     /// Leaves a record in the journal, with the candidates that were asked since the last one.
     pub(super) fn note(&mut self, record: Record) {
         let asked = std::mem::take(&mut self.asked);
-        self.journal.push(if asked.is_empty() { record } else { record.with_candidates(asked) });
+        let record = if asked.is_empty() { record } else { record.with_candidates(asked) };
+        // The same question may come up at two places of a cycle.
+        if !self.journal.iter().any(|known| known.says_the_same_as(&record)) {
+            let record = journal::with_surroundings(self, record);
+            self.journal.push(record);
+        }
     }
 
     /// Leaves a record that says what the line of the cycle says, and returns that line.

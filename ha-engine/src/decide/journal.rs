@@ -113,7 +113,7 @@ fn cut(text: &mut String) {
     }
 }
 
-/// A last look at a decision: what it changes and no rule has accounted for, and what every record should tell.
+/// A last look at a decision: what it changes and no rule has accounted for.
 pub(super) fn complete(c: &mut Cycle<'_>, line: &str) {
     let unaccounted = !c.journal.iter().any(|record| record.rule.outcome() == Outcome::Changed);
     if unaccounted {
@@ -125,25 +125,24 @@ pub(super) fn complete(c: &mut Cycle<'_>, line: &str) {
             c.note(record);
         }
     }
-    let (owner, role, paused) = (c.view.leader_name().cloned(), c.role(), c.paused());
+}
+
+/// The same record with what every one of them tells: how things stand at this point of the decision.
+pub(super) fn with_surroundings(c: &Cycle<'_>, record: Record) -> Record {
     let monitor = &c.obs.server.monitor;
-    let position = monitor.lsn();
     let timeline = match monitor {
         Monitor::Primary(primary) => Some(primary.timeline),
         Monitor::Standby(standby) => standby.received_timeline.or(c.memory.own_last_timeline),
         Monitor::NotAsked | Monitor::Failed => None,
     };
-    for record in &mut c.journal {
-        let told = |name: &str| record.facts.iter().any(|fact| fact.name == name);
-        let (position, timeline) = (position.filter(|_| !told("my_position")), timeline.filter(|_| !told("my_timeline")));
-        let whole = std::mem::replace(record, Record::new(record.rule, String::new()))
-            .fact("lock", owner.as_ref().map_or("free", MemberName::as_str))
-            .fact("my_role", role)
-            .fact_if("my_position", position)
-            .fact_if("my_timeline", timeline)
-            .fact_if("paused", paused.then_some("yes"));
-        *record = whole;
-    }
+    let told = |name: &str| record.facts.iter().any(|fact| fact.name == name);
+    let (position, timeline) = (monitor.lsn().filter(|_| !told("my_position")), timeline.filter(|_| !told("my_timeline")));
+    record
+        .fact("lock", c.view.leader_name().map_or("free", MemberName::as_str))
+        .fact("my_role", c.role())
+        .fact_if("my_position", position)
+        .fact_if("my_timeline", timeline)
+        .fact_if("paused", c.paused().then_some("yes"))
 }
 
 /// What an effect changes, in words; nothing if it is a part of every day.

@@ -54,7 +54,8 @@ use dcs_core::model::Role;
 pub(crate) use self::bootstrap::reinitialize_source;
 pub(crate) use self::candidates::{Bar, Successors, disqualification};
 pub use self::cycle::Now;
-pub(crate) use self::replica::{plan_for, plan_in, plan_nobody};
+pub(crate) use self::replica::{plan_for, plan_in, plan_nobody, upstream};
+pub(crate) use self::rewind::{Verdict, parted_at, thrown_away, verdict};
 
 use self::action::{Answer, Answers, Ask, Decision, Effect, ExitReason, Step, Task};
 use self::cycle::{Cycle, Interrupt, Outcome};

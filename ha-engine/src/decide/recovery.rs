@@ -123,6 +123,12 @@ pub(super) fn decide(c: &mut Cycle<'_>) -> Outcome {
         c.note(Record::new(Rule::StartReadOnly, "starting as readonly because i had the session lock").fact("control_state", state));
         return Ok("starting as readonly because i had the session lock".to_owned());
     }
+    // What a failed rewind has left is not started as if nothing had happened: it may be neither the one history nor the other.
+    if c.memory.rewind == RewindState::Failed {
+        c.memory.recovering = false;
+        let line = "not starting PostgreSQL because pg_rewind has failed: this node must be reinitialized";
+        return Ok(c.noted(Rule::RewindFailed, line));
+    }
     // R12
     if !c.memory.rewind.is_executed() {
         c.arm_rewind_check();

@@ -51,7 +51,7 @@ pub(crate) fn verdict(facts: &DivergenceFacts) -> Verdict {
 /// Where the local history left the leader's: the end of what both have. Nothing if that cannot be told.
 pub(crate) fn parted_at(facts: &DivergenceFacts) -> Option<Lsn> {
     let history = facts.leader_history.as_deref().unwrap_or_default();
-    let left = history.iter().find(|line| line.timeline >= facts.local_timeline.0)?;
+    let left = history.iter().find(|line| line.timeline == facts.local_timeline.0)?;
     Some(left.lsn.min(facts.local_lsn))
 }
 

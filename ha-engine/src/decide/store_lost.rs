@@ -37,10 +37,11 @@ pub(super) fn decide(obs: &Observation, cfg: &GlobalConfig, memory: &mut Memory)
 
 /// What the journal says about it.
 pub(super) fn record(obs: &Observation, effects: &[Effect]) -> Vec<Record> {
-    if effects.is_empty() {
-        return Vec::new();
-    }
-    let record = Record::new(Rule::DemoteStoreLost, "demoting self because DCS is not accessible and I was a leader")
+    let (rule, what) = match effects {
+        [] => (Rule::StoreLost, "the store cannot be reached: nothing is changed here, and nobody can be elected from here"),
+        _ => (Rule::DemoteStoreLost, "demoting self because DCS is not accessible and I was a leader"),
+    };
+    let record = Record::new(rule, what)
         .fact("my_role", obs.server.role)
         .fact_if("my_position", obs.server.monitor.lsn())
         .fact_if("task", obs.task.as_ref().map(|task| task.name.clone()));

@@ -4,6 +4,7 @@
 //! asks of the loop, so that a release and a renewal can never cross.
 
 mod demote;
+mod give_up;
 
 pub(super) use self::demote::ask_whether_somebody_has_everything;
 
@@ -23,7 +24,7 @@ use crate::decide::memory::{Critical, Memory, RewindState};
 use crate::decide::observation::{RunningTask, TaskKind};
 use crate::handle::RestartAnswer;
 use crate::ports::{
-    CloneSource, FollowPlan, Peers, Postgres, PromoteOutcome, RewindOutcome, StartOutcome, StopHook, StopMode, StopRequest,
+    CloneSource, FollowPlan, Peers, Postgres, PromoteOutcome, RewindOutcome, StartOutcome, StopHook, StopMode, StopOutcome, StopRequest,
 };
 use crate::settings::{BootstrapSettings, EffectiveSettings};
 
@@ -64,6 +65,8 @@ pub(super) enum TaskEvent {
     Release(Option<Lsn>, oneshot::Sender<()>),
     /// This node is about to go away: it must not be a synchronous standby. Whether that was published.
     LeaveDuty(oneshot::Sender<bool>),
+    /// For the journal.
+    Note(Record),
     /// The task has ended.
     Ended(TaskResult),
 }
@@ -237,6 +240,10 @@ impl Engine {
                 }
                 Next::SleepOn
             }
+            TaskEvent::Note(record) => {
+                self.note(record);
+                Next::SleepOn
+            }
             TaskEvent::Release(final_lsn, reply) => {
                 self.postgres.set_role(Role::Demoted);
                 self.release_lock(final_lsn).await;
@@ -359,7 +366,13 @@ impl Tools {
                     timeout: Some(self.settings.global.retry_timeout),
                     part_of_restart: false,
                 };
-                self.postgres.stop(request, None).await;
+                if self.postgres.stop(request, None).await == StopOutcome::Failed {
+                    tracing::error!("PostgreSQL could not be stopped; its data directory is left as it is");
+                    return TaskResult::Clone(false);
+                }
+                if !self.account_for_wal("building this node anew", None).await {
+                    return TaskResult::Clone(false);
+                }
                 let from = source
                     .node
                     .as_ref()
@@ -379,6 +392,9 @@ impl Tools {
                 TaskResult::CrashRecovery(outcome.is_ok())
             }
             Task::Rewind { source, checkpointed } => {
+                if !self.account_for_wal(&format!("rewinding to {}", source.name), Some(&source)).await {
+                    return TaskResult::Rewind(RewindOutcome::NotYet("the WAL that it gives up could not be kept".to_owned()));
+                }
                 let outcome = self.postgres.rewind(&source, checkpointed, &self.cancel).await;
                 if let RewindOutcome::NotYet(reason) = &outcome {
                     tracing::info!("{reason}");

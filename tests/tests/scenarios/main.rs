@@ -58,3 +58,4 @@ mod restart;
 mod store;
 mod switchover;
 mod sync;
+mod why;

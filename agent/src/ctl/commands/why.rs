@@ -177,7 +177,8 @@ fn pretty(story: &[Told], older: usize, time: &LocalTime) -> String {
         let indent = " ".repeat(begin.chars().count());
         lines.push(format!("{begin}{}{}", text(&told.entry, "what"), told.repeated(time)));
         lines.extend(told.candidates().into_iter().map(|candidate| format!("{indent}- {candidate}")));
-        lines.push(format!("{indent}{}: {}", told.rule(), told.facts()));
+        let facts = Some(told.facts()).filter(|facts| !facts.is_empty()).map_or_else(String::new, |facts| format!(": {facts}"));
+        lines.push(format!("{indent}{}{facts}", told.rule()));
     }
     lines.iter().map(|line| format!("{line}\n")).collect()
 }

@@ -6,3 +6,4 @@ mod looking;
 mod members;
 #[cfg(feature = "raft")]
 mod raft;
+mod why;

@@ -195,6 +195,12 @@ rules! {
     Rebuild = "rewind.rebuild", "W3", Changed;
     /// The node has diverged, and neither a rewind nor building it anew is possible or allowed.
     RewindForbidden = "rewind.forbidden", "W4", Refused;
+    /// A rewind or a new copy throws WAL away that the leader does not have.
+    WalGivenUp = "rewind.wal_given_up", "", Changed;
+    /// WAL should be kept before it is thrown away, and could not be: nothing is thrown away.
+    WalNotKept = "rewind.wal_not_kept", "", Refused;
+    /// A rewind has failed, and no setting allows to build the node anew: it is not started on what the rewind has left.
+    RewindFailed = "rewind.failed", "1.17", Refused;
     /// After a failed rewind a setting says that the data directory is removed.
     RewindRemoved = "rewind.data_removed", "1.17", Changed;
 
@@ -227,6 +233,8 @@ rules! {
     /// The timeline history in the store is brought up to date.
     HistoryKey = "history.key", "E4", Changed;
 
+    /// The store cannot be reached, and there is nothing here that must stop because of it.
+    StoreLost = "store.lost", "D1 D2", Noticed;
     /// What the store has lost of the cluster is written again: its identity, or its configuration.
     StoreRepaired = "store.repaired", "C8 C9 C19", Changed;
     /// WAL replay had paused itself and is resumed.
@@ -272,5 +280,38 @@ mod tests {
         for rule in Rule::ALL {
             assert!(rule.meaning().trim().ends_with('.'), "{rule:?} has no sentence that says what it is about");
         }
+    }
+
+    /// What `docs/why.md` says about a rule.
+    fn line_in_the_documentation(rule: Rule) -> String {
+        format!("| `{}` | {} |", rule.name(), rule.meaning().trim())
+    }
+
+    #[test]
+    fn every_rule_stands_in_the_documentation() {
+        let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/why.md")).expect("the page is there");
+        let missing: Vec<String> =
+            Rule::ALL.iter().map(|rule| line_in_the_documentation(*rule)).filter(|line| !page.contains(line)).collect();
+        assert!(missing.is_empty(), "docs/why.md lacks:\n{}", missing.join("\n"));
+    }
+
+    #[test]
+    fn every_rule_is_used_somewhere() {
+        let mut sources = String::new();
+        let mut directories =
+            vec![concat!(env!("CARGO_MANIFEST_DIR"), "/src").into(), concat!(env!("CARGO_MANIFEST_DIR"), "/../agent/src").into()];
+        while let Some(directory) = directories.pop() {
+            let directory: std::path::PathBuf = directory;
+            for entry in std::fs::read_dir(directory).expect("a directory of sources").flatten() {
+                let (path, name) = (entry.path(), entry.file_name());
+                if path.is_dir() && name != "tests" {
+                    directories.push(path);
+                } else if path.extension().is_some_and(|extension| extension == "rs") && name != "rule.rs" {
+                    sources.push_str(&std::fs::read_to_string(path).expect("readable"));
+                }
+            }
+        }
+        let unused: Vec<&Rule> = Rule::ALL.iter().filter(|rule| !sources.contains(&format!("Rule::{rule:?}"))).collect();
+        assert!(unused.is_empty(), "nothing leaves a record by {unused:?}");
     }
 }

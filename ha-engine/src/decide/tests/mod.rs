@@ -9,6 +9,7 @@ mod properties;
 mod race;
 mod reconnect;
 mod replica;
+mod restart;
 mod slots;
 mod stopped;
 mod store;

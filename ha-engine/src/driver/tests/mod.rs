@@ -2,6 +2,7 @@
 
 mod fake;
 mod mixed;
+mod rejoin;
 mod reloads;
 mod standbys;
 mod synchronous;
@@ -27,7 +28,8 @@ fn settings(name: &str) -> InCode {
     let dcs = json!({"ttl": 30, "loop_wait": 10, "retry_timeout": 10}).as_object().cloned().unwrap_or_default();
     let bootstrap = BootstrapSettings { dcs, ..BootstrapSettings::default() };
     let listen = ServerAddress { hosts: vec![name.to_owned()], port: 5432 };
-    let postgresql = PostgresSettings::new("demo", "data", listen, Authentication::default());
+    let mut postgresql = PostgresSettings::new("demo", "data", listen, Authentication::default());
+    postgresql.use_pg_rewind = true;
     InCode::new(name.into(), "demo", &format!("http://{name}:8008/patroni"), bootstrap, postgresql).expect("usable settings")
 }
 
@@ -50,6 +52,12 @@ impl Cluster {
     }
 
     async fn node(&self, name: &str) -> Node {
+        let (mut engine, handle, plan) = self.engine(name);
+        engine.start().await.expect("nothing is in the way");
+        Node { handle, plan, task: tokio::spawn(engine.run()) }
+    }
+
+    fn engine(&self, name: &str) -> (Engine, EngineHandle, Plan) {
         let source = settings(name);
         let settings = source.settings();
         let timing = settings.global.timing();
@@ -57,7 +65,7 @@ impl Cluster {
         let store = FaultyStore::new(self.store.client(timing), plan.clone());
         let path = ClusterPath::new(None, "demo");
         let dcs = KeyValueDcs::new(store, Arc::clone(&self.clock), path, MemberName::from(name), timing);
-        let (mut engine, handle) = Engine::new(Parts {
+        let (engine, handle) = Engine::new(Parts {
             dcs: Arc::new(dcs),
             postgres: FakePostgres::new(name, &self.world, &self.clock),
             peers: Arc::new(FakePeers(Arc::clone(&self.world))),
@@ -65,8 +73,7 @@ impl Cluster {
             source: Arc::new(source),
             settings,
         });
-        engine.start().await.expect("nothing is in the way");
-        Node { handle, plan, task: tokio::spawn(engine.run()) }
+        (engine, handle, plan)
     }
 
     /// Waits, at most `limit` of virtual time, until `condition` holds; how long it took.
