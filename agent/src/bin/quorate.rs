@@ -201,7 +201,7 @@ impl Signals {
     fn listen() -> std::io::Result<Self> {
         let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         let hangup = signal(SignalKind::hangup())?;
-        let (stop, stopped) = watch::channel(0);
+        let (stop, stopped) = watch::channel(0_u32);
         tokio::spawn(async move {
             // The sender stays alive with this task.
             loop {
