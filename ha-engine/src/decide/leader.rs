@@ -78,6 +78,7 @@ pub(super) fn enforce_primary(c: &mut Cycle<'_>, as_primary: &str, promoting: &s
         return Ok(c.noted(Rule::PromotePostponed, line));
     }
     // E7
+    c.memory.failsafe.extension = None;
     c.memory.own_last_timeline = None;
     c.memory.critical = Critical::Pending;
     c.task = Some(Task::Promote);

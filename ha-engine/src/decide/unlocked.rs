@@ -19,7 +19,10 @@ pub(super) fn decide(c: &mut Cycle<'_>) -> Outcome {
     if race::should_i_lead(c)? {
         if !c.acquire(race::ACQUIRE)? {
             c.info("Could not take out TTL lock");
-            c.note(Record::new(Rule::RaceLost, "somebody else was faster to take the free leader lock"));
+            let promised = c.journal.iter().any(|record| record.rule == Rule::RacePromised);
+            if !promised {
+                c.note(Record::new(Rule::RaceLost, "somebody else was faster to take the free leader lock"));
+            }
             // U4
             return replica::follow(
                 c,

@@ -109,6 +109,10 @@ rules! {
     RacePriority = "race.priority", "G8", Refused;
     /// In quorum mode too few voters were seen to have no more WAL than this node.
     RaceNoQuorum = "race.no_quorum", "G9", Refused;
+    /// Failsafe mode: the node is not in the map of those who may take over without the store.
+    RaceNotInFailsafe = "race.not_in_failsafe", "Q12", Refused;
+    /// Failsafe mode: the node has promised a leader without the store not to take over, or may have.
+    RacePromised = "race.promised", "X20", Refused;
     /// A request names another candidate, and that one is able to take over.
     RaceForCandidate = "race.for_candidate", "K3 K5", Refused;
     /// In maintenance mode a request without a candidate promotes nobody.
@@ -135,6 +139,8 @@ rules! {
     DemoteNoLock = "demote.no_lock", "F4", Changed;
     /// A primary stops because the store cannot be reached, so that its lock cannot be renewed.
     DemoteStoreLost = "demote.store_lost", "D4", Changed;
+    /// The store cannot be reached, every member gives its word not to take over, and the primary goes on: failsafe mode.
+    FailsafeGoesOn = "failsafe.goes_on", "D3", Refused;
     /// PostgreSQL was stopped because the lease on the lock was about to end.
     DemoteLeaseEnded = "demote.lease_ended", "X1", Changed;
     /// A start or crash recovery takes too long, and somebody else can take over.
@@ -150,6 +156,8 @@ rules! {
     ReleaseStartFailed = "release.start_failed", "P1", Changed;
     /// The lock is given back: there is no data, or it cannot be read.
     ReleaseNoData = "release.no_data", "C14", Changed;
+    /// The lock is given back: another node was promised to stay the leader without the store.
+    ReleasePromised = "release.promised", "X20", Changed;
     /// The lock is given back: the data belong to another cluster.
     ReleaseForeign = "release.foreign", "C16", Changed;
 
