@@ -10,9 +10,11 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::decide::failsafe::FailsafeMemory;
 use crate::decide::failsafe::exclusion::FailsafeCall;
+use crate::decide::journal::Record;
 use crate::decide::observation::{Monitor, PeerAnswer, PeerStatus, ServerObservation};
 use crate::decide::restart::ScheduledRestart;
 use crate::driver::SharedExclusion;
+use crate::journal::Journal;
 use crate::ports::{LocalState, Postgres};
 use crate::settings::EffectiveSettings;
 
@@ -50,6 +52,8 @@ pub struct Snapshot {
     pub timeline: Option<dcs_core::model::Timeline>,
     /// A watchdog is required and cannot be used: this node must not be promoted.
     pub watchdog_failed: bool,
+    /// What was changed, refused or found out, and why.
+    pub journal: Journal,
 }
 
 impl Snapshot {
@@ -138,7 +142,10 @@ pub enum Command {
         /// Nothing: it was started. Otherwise why not.
         reply: oneshot::Sender<Option<String>>,
     },
-    /// End in order: stop PostgreSQL and release the lock, unless paused.
+    /// Leave a record in the journal: somebody above the engine has refused something.
+    Note(Record),
+    /// End in order: stop PostgreSQL and release the lock, unless paused. Said a second time: do not keep the lock any longer for
+    /// a stop that takes its time.
     Shutdown,
 }
 
@@ -279,6 +286,12 @@ impl EngineHandle {
         self.dcs.wake();
         // A full mailbox already wakes the loop, and a closed one has nothing to wake.
         let _ = self.mailbox.try_send(Command::Wake);
+    }
+
+    /// Leaves a record in the journal. Never waits; a mailbox that is full has more urgent things in it.
+    pub fn note(&self, record: Record) {
+        // Lost only if the engine has more to do than it can, or is gone.
+        let _ = self.mailbox.try_send(Command::Note(record));
     }
 
     /// Restarts PostgreSQL and waits for the result.

@@ -5,6 +5,7 @@ pub mod decide;
 pub mod driver;
 pub mod endpoint;
 mod handle;
+pub mod journal;
 pub mod ports;
 pub mod postgres;
 pub mod settings;

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -168,6 +169,26 @@ pub struct DivergenceFacts {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Inconclusive(pub String);
+
+/// WAL that is about to be given up, and where a copy of it goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WalToKeep {
+    /// The operator's directory; the copy gets one of its own in it.
+    pub directory: PathBuf,
+    /// The timeline, and where it parted from the one that is followed next; nothing: all WAL that there is.
+    pub since: Option<(Timeline, Lsn)>,
+    /// What it is, for people who find it.
+    pub note: String,
+}
+
+/// A copy of WAL.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeptWal {
+    /// Where it is.
+    pub directory: PathBuf,
+    /// How many segments it has.
+    pub segments: usize,
+}
 
 /// How a rewind ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -396,6 +417,9 @@ pub trait Postgres: Send + Sync + fmt::Debug {
 
     /// Stops the server if it runs and rewinds it to `source`.
     async fn rewind(&self, source: &Upstream, source_checkpointed: bool, cancel: &Cancel) -> RewindOutcome;
+
+    /// Copies WAL that the next operation gives up out of the data directory; complete and on disk when this returns.
+    async fn keep_wal(&self, wal: &WalToKeep, cancel: &Cancel) -> Result<KeptWal, OperationFailed>;
 
     /// Crash recovery in single-user mode.
     async fn single_user_recovery(&self, cancel: &Cancel) -> Result<(), OperationFailed>;

@@ -207,7 +207,8 @@ fn apply_log_settings(log: &Mutex<Log>, local: &LocalConfig) -> bool {
 
 /// What the operating system asks for.
 struct Signals {
-    stopped: watch::Receiver<bool>,
+    /// How often the program was asked to stop.
+    stopped: watch::Receiver<u32>,
     hangup: Signal,
 }
 
@@ -216,15 +217,15 @@ impl Signals {
     fn listen() -> std::io::Result<Self> {
         let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         let hangup = signal(SignalKind::hangup())?;
-        let (stop, stopped) = watch::channel(false);
+        let (stop, stopped) = watch::channel(0_u32);
         tokio::spawn(async move {
-            // Further signals change nothing: the shutdown is under way. The sender stays alive with this task.
+            // The sender stays alive with this task.
             loop {
                 tokio::select! {
                     _ = terminate.recv() => {}
                     _ = interrupt.recv() => {}
                 }
-                stop.send_replace(true);
+                stop.send_modify(|times| *times = times.saturating_add(1));
             }
         });
         Ok(Self { stopped, hangup })
@@ -232,10 +233,15 @@ impl Signals {
 
     /// Completes when the program is asked to stop.
     fn asked_to_stop(&self) -> impl Future<Output = ()> + Send + use<> {
+        self.asked_so_often(1)
+    }
+
+    /// Completes when the program was asked to stop so often.
+    fn asked_so_often(&self, often: u32) -> impl Future<Output = ()> + Send + use<> {
         let mut stopped = self.stopped.clone();
         async move {
             // A closed channel means that the signal task has gone; then nobody can ask any more.
-            if stopped.wait_for(|stopped| *stopped).await.is_err() {
+            if stopped.wait_for(|times| *times >= often).await.is_err() {
                 std::future::pending::<()>().await;
             }
         }
@@ -276,6 +282,12 @@ async fn run_agent(local: LocalConfig, log: &Mutex<Log>, signals: Signals) -> Ex
         asked_to_stop.await;
         agent::service_manager::stopping();
     };
+    let (handle, again) = (agent.handle().clone(), signals.asked_so_often(2));
+    tokio::spawn(async move {
+        again.await;
+        // An engine that is gone has nothing left to give up.
+        let _ = handle.send(ha_engine::Command::Shutdown).await;
+    });
     let handle = agent.handle().clone();
     tokio::spawn(async move {
         let mut hangup = signals.hangup;

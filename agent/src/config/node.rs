@@ -1,5 +1,7 @@
 //! From the local configuration and the dynamic document to [`EffectiveSettings`].
 
+use std::path::PathBuf;
+
 use dcs_core::model::MemberName;
 use ha_engine::settings::{EffectiveSettings, GlobalConfig, LeaseGuardMode, UnusableDocument};
 use serde_json::{Map, Value};
@@ -19,6 +21,9 @@ pub(super) fn effective(local: &LocalConfig, dynamic: &Map<String, Value>) -> Re
     check_citus(&root)?;
     if let Some(guard) = lease_guard(&root)? {
         global.lease_guard = guard;
+    }
+    if let Some(directory) = keep_divergent_wal(&root)? {
+        global.keep_divergent_wal = Some(directory);
     }
     let scope = root.required_text("scope")?;
     let (rest_api, _) = RestApiSettings::read(&root)?;
@@ -53,6 +58,7 @@ pub(super) fn problems(local: &LocalConfig) -> Vec<ConfigError> {
         root.required_text("name").err(),
         check_citus(&root).err(),
         lease_guard(&root).err(),
+        keep_divergent_wal(&root).err(),
         RestApiSettings::read(&root).err(),
         bootstrap::read(&root).err(),
         postgresql,
@@ -78,6 +84,18 @@ fn lease_guard(root: &Section<'_>) -> Result<Option<LeaseGuardMode>, KeyError> {
     let Some(guard) = root.section("quorate")?.and_then(|section| section.get("lease_guard").cloned()) else { return Ok(None) };
     let mode = LeaseGuardMode::parse(&guard);
     mode.map(Some).ok_or_else(|| root.error("quorate.lease_guard", "`quorate.lease_guard` must be automatic, off or on".to_owned(), None))
+}
+
+fn keep_divergent_wal(root: &Section<'_>) -> Result<Option<PathBuf>, KeyError> {
+    let Some(directory) = root.section("quorate")?.and_then(|section| section.get("keep_divergent_wal").cloned()) else { return Ok(None) };
+    match directory.as_str().map(PathBuf::from).filter(|path| path.is_absolute()) {
+        Some(path) => Ok(Some(path)),
+        None => Err(root.error(
+            "quorate.keep_divergent_wal",
+            "`quorate.keep_divergent_wal` must be the absolute path of a directory".to_owned(),
+            Some("choose one outside the data directory, with room for the WAL of a failover".to_owned()),
+        )),
+    }
 }
 
 /// What an operator should know about the local configuration at start and after a reload: contradictions, settings

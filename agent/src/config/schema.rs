@@ -83,7 +83,7 @@ const STANDBY_CLUSTER: &[(&str, Below)] = keys![
     "host" "port" "primary_slot_name" "create_replica_methods" "restore_command" "archive_cleanup_command"
     "recovery_min_apply_delay"
 ];
-const QUORATE: &[(&str, Below)] = keys!["low_ttl" "lease_guard"];
+const QUORATE: &[(&str, Below)] = keys!["low_ttl" "lease_guard" "keep_divergent_wal"];
 const ETCD: &[(&str, Below)] = keys![
     "host" "hosts" "port" "url" "proxy" "use_proxies" "srv" "discovery_srv" "srv_domain" "srv_suffix" "protocol"
     "username" "password" "cacert" "cert" "key" "version_prefix"

@@ -16,7 +16,7 @@ use clap::{Parser, ValueEnum};
 use self::typed::Typed;
 use super::commands::{
     cluster_role, dsn, edit_config, failover, flush, history, list, pause, reinit, reload, remove, restart, show_config, switchover,
-    version,
+    version, why,
 };
 use super::failure::Failure;
 use super::output::Format;
@@ -60,6 +60,7 @@ pub enum Command {
     Flush(flush::Options),
     Remove(remove::Options),
     Dsn(dsn::Options),
+    Why(why::Options),
     #[cfg(feature = "raft")]
     Raft(super::commands::raft::Options),
     /// A command of Patroni's tool that is not there yet.
@@ -88,6 +89,7 @@ impl Command {
             Self::Flush(_) => "flush",
             Self::Remove(_) => "remove",
             Self::Dsn(_) => "dsn",
+            Self::Why(_) => "why",
             #[cfg(feature = "raft")]
             Self::Raft(_) => "raft",
             Self::Missing(name) => name,

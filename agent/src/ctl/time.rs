@@ -52,6 +52,17 @@ impl LocalTime {
         format!("{},{:03}", now.strftime("%Y-%m-%d %H:%M:%S"), now.subsec_nanosecond() / 1_000_000)
     }
 
+    /// A moment of the past, in milliseconds: `2031-01-02 03:04:05.678`.
+    pub fn millis(&self, moment: jiff::Timestamp) -> String {
+        let moment = moment.to_zoned(self.zone.clone());
+        format!("{}.{:03}", moment.strftime("%Y-%m-%d %H:%M:%S"), moment.subsec_nanosecond() / 1_000_000)
+    }
+
+    /// So long ago; nothing if there was no time then.
+    pub fn ago(&self, span: Duration) -> Option<jiff::Timestamp> {
+        self.clock.wall().checked_sub(span).ok()
+    }
+
     /// One hour from now, as the example in prompts: `2031-01-02T04:04`.
     pub fn next_hour(&self) -> String {
         let next = self.now().saturating_add(Duration::from_secs(3600));

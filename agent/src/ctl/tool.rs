@@ -13,7 +13,7 @@ use crate::config::Environment;
 use super::arguments::{Command, Invocation, Parsed};
 use super::commands::{
     cluster_role, dsn, edit_config, failover, flush, history, list, pause, reinit, reload, remove, restart, show_config, switchover,
-    version,
+    version, why,
 };
 use super::context::Context;
 use super::editor::Programs;
@@ -115,6 +115,7 @@ pub async fn execute(context: &mut Context, command: Command) -> Result<(), Fail
         Command::Flush(options) => flush::run(context, options).await,
         Command::Remove(options) => remove::run(context, options).await,
         Command::Dsn(options) => dsn::run(context, options).await,
+        Command::Why(options) => why::run(context, options).await,
         Command::Missing(name) => Err(Failure::error(format!("The command {name} is not part of this version yet"))),
     }
 }

@@ -8,6 +8,7 @@ use dcs_core::{Acquisition, InitializeWrite, Moment, Renewal};
 
 use super::failsafe::exclusion::Promise;
 use super::failsafe::{Appeal, Extension};
+use super::journal::Record;
 use super::memory::Memory;
 use super::observation::{PeerAnswer, PeerTarget, StoreFailed, Upstream};
 use super::slots::{LogicalSlot, LogicalWork, SlotPlan};
@@ -41,6 +42,8 @@ pub struct Decision {
     pub watch_members: bool,
     /// In synchronous mode, on the primary that leads: what to look out for among the standbys until the next cycle.
     pub sync_watch: Option<SyncWatch>,
+    /// Why, rule by rule.
+    pub journal: Vec<Record>,
 }
 
 /// Which of several loads within one cycle is meant.

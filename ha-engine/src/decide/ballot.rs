@@ -5,6 +5,7 @@ use std::cmp::Ordering;
 use dcs_core::model::MemberName;
 
 use super::action::Severity;
+use super::journal::Rule;
 use super::position::{Lineage, Position};
 use super::sync::electorate::Electorate;
 
@@ -39,19 +40,29 @@ pub(super) enum Said {
     },
 }
 
+/// What the answers come to.
+#[derive(Clone, Debug)]
+pub(super) struct Judgement {
+    /// Why the node may not lead; nothing if it may.
+    pub(super) refusal: Option<(Rule, String)>,
+    /// What to say about it.
+    pub(super) lines: Vec<(Severity, String)>,
+}
+
 /// Whether the node may lead, and what to say about it.
-pub(super) fn judge(ballot: &Ballot<'_>, answers: &[(&MemberName, Said)]) -> (bool, Vec<(Severity, String)>) {
+pub(super) fn judge(ballot: &Ballot<'_>, answers: &[(&MemberName, Said)]) -> Judgement {
     let mut lines = Vec::new();
     let mut say = |severity, line: String| lines.push((severity, line));
     let voting = ballot.electorate.filter(|electorate| electorate.counts_votes());
     let is_voter = |name: &MemberName| voting.is_some_and(|electorate| electorate.includes(name));
     // Who is no voter itself needs one vote more.
     let mut votes = if is_voter(ballot.me) { 0 } else { -1 };
-    let mut verdict = true;
+    // The first reason of the most telling kind.
+    let mut refusals: Vec<(Rule, String)> = Vec::new();
     for (name, said) in answers {
         let Said::Standby { position, priority } = said else {
             say(Severity::Warning, format!("Primary ({name}) is still alive"));
-            verdict = false;
+            refusals.push((Rule::RacePrimaryAlive, format!("{name} answers that it is a primary")));
             continue;
         };
         let order = ballot.lineage.compare(*position, ballot.mine);
@@ -60,7 +71,7 @@ pub(super) fn judge(ballot: &Ballot<'_>, answers: &[(&MemberName, Said)]) -> (bo
                 say(Severity::Info, "Ignoring the former leader being ahead of us".to_owned());
             } else {
                 say(Severity::Info, format!("Wal position of {name} is ahead of my wal position"));
-                verdict = false;
+                refusals.push((Rule::RaceBehind, format!("{name} has more WAL")));
             }
             continue;
         }
@@ -76,7 +87,8 @@ pub(super) fn judge(ballot: &Ballot<'_>, answers: &[(&MemberName, Said)]) -> (bo
                     Severity::Info,
                     format!("{name} has equally tolerable WAL position and priority {priority}, while this node has priority {mine}"),
                 );
-                verdict = false;
+                refusals
+                    .push((Rule::RacePriority, format!("{name} has as much WAL and priority {priority}, this node has priority {mine}")));
             }
         }
         if is_voter(name) {
@@ -84,6 +96,12 @@ pub(super) fn judge(ballot: &Ballot<'_>, answers: &[(&MemberName, Said)]) -> (bo
             votes += 1;
         }
     }
-    let elected = voting.is_none_or(|electorate| votes >= electorate.quorum() || electorate.is_led_by(ballot.me));
-    (verdict && elected, lines)
+    if let Some(electorate) = voting.filter(|electorate| votes < electorate.quorum() && !electorate.is_led_by(ballot.me)) {
+        let needed = electorate.quorum();
+        refusals
+            .push((Rule::RaceNoQuorum, format!("{votes} of the {needed} votes that are needed were given by the members of the quorum")));
+    }
+    let told = |rule: Rule| refusals.iter().find(|(given, _)| *given == rule).cloned();
+    let refusal = [Rule::RacePrimaryAlive, Rule::RaceBehind, Rule::RacePriority, Rule::RaceNoQuorum].into_iter().find_map(told);
+    Judgement { refusal, lines }
 }

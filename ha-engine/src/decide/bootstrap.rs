@@ -5,6 +5,7 @@ use dcs_core::model::{ClusterView, MemberName, Role, Timeline};
 
 use super::action::{Ask, Effect, ExitReason, Task};
 use super::cycle::{Cycle, Outcome};
+use super::journal::Rule;
 use super::memory::Critical;
 use super::observation::{DataDir, Upstream};
 use super::{replica, standby, sync, watchdog};
@@ -22,13 +23,13 @@ pub(super) fn without_data(c: &mut Cycle<'_>) -> Outcome {
     if let DataDir::Inaccessible(error) = &c.obs.server.data_dir {
         if mine {
             c.release_lock();
-            return Ok("released leader key voluntarily as data dir not accessible and currently leader".to_owned());
+            return Ok(c.noted(Rule::ReleaseNoData, "released leader key voluntarily as data dir not accessible and currently leader"));
         }
         return Ok(format!("data directory is not accessible: {error}"));
     }
     if mine {
         c.release_lock();
-        return Ok("released leader key voluntarily as data dir empty and currently leader".to_owned());
+        return Ok(c.noted(Rule::ReleaseNoData, "released leader key voluntarily as data dir empty and currently leader"));
     }
     if c.paused() {
         return Ok("running with empty data directory".to_owned());
@@ -41,7 +42,7 @@ fn fill(c: &mut Cycle<'_>) -> Outcome {
     if c.view.is_unlocked() && c.view.initialize.is_none() && !c.obs.tags.nofailover() && c.obs.may_bootstrap {
         if !c.written(Ask::ClaimBootstrap)? {
             // N3
-            return Ok("failed to acquire initialize lock".to_owned());
+            return Ok(c.noted(Rule::BootstrapElsewhere, "failed to acquire initialize lock"));
         }
         c.memory.bootstrapping = true;
         c.memory.critical = Critical::Pending;
@@ -54,14 +55,14 @@ fn fill(c: &mut Cycle<'_>) -> Outcome {
         }
         // N2
         c.task = Some(Task::Bootstrap);
-        return Ok("trying to bootstrap a new cluster".to_owned());
+        return Ok(c.noted(Rule::Bootstrap, "trying to bootstrap a new cluster"));
     }
     if let Some((source, from)) = clone_member(c) {
         // N4
         let name = format!("bootstrap {from}");
         let task = Task::Clone { name, source, follow: replica::plan(c) };
         c.task = Some(task);
-        return Ok(format!("trying to bootstrap {from}"));
+        return Ok(c.noted(Rule::Clone, format!("trying to bootstrap {from}")));
     }
     // N5
     let bootstrap_elsewhere = c.view.initialize.as_deref() == Some("");
@@ -77,11 +78,11 @@ fn fill(c: &mut Cycle<'_>) -> Outcome {
             follow: replica::plan(c),
         };
         c.task = Some(task);
-        return Ok("trying to bootstrap (without leader)".to_owned());
+        return Ok(c.noted(Rule::Clone, "trying to bootstrap (without leader)"));
     }
     // N6
     let whom = if c.cfg.standby_cluster.is_some() { "standby_leader" } else { "leader" };
-    Ok(format!("waiting for {whom} to bootstrap"))
+    Ok(c.noted(Rule::CloneWaits, format!("waiting for {whom} to bootstrap")))
 }
 
 /// The node to copy: one of those that offer themselves, otherwise the leader. `chance` is any number: judgement knows no
@@ -162,7 +163,7 @@ pub(super) fn in_progress(c: &mut Cycle<'_>) -> Outcome {
                 Some(_) => "running post_bootstrap".to_owned(),
                 None => {
                     c.task = Some(Task::PostBootstrap);
-                    "running post_bootstrap".to_owned()
+                    c.noted(Rule::Bootstrap, "running post_bootstrap")
                 }
             });
         }
@@ -194,7 +195,7 @@ pub(super) fn in_progress(c: &mut Cycle<'_>) -> Outcome {
         c.push(Effect::CheckpointAfterPromotion);
     }
     c.push(Effect::TouchMember);
-    Ok("initialized a new cluster".to_owned())
+    Ok(c.noted(Rule::BootstrapDone, "initialized a new cluster"))
 }
 
 fn give_up(c: &mut Cycle<'_>) -> String {
@@ -207,7 +208,7 @@ fn give_up(c: &mut Cycle<'_>) -> String {
     c.push(Effect::MoveDataDirectoryAside);
     let message = "Failed to bootstrap cluster".to_owned();
     c.push(Effect::Exit(ExitReason { message: message.clone(), leave_postgres: false }));
-    message
+    c.noted(Rule::BootstrapFailed, message)
 }
 
 /// C8 and C9: a leader repairs what the store has lost.
@@ -220,8 +221,10 @@ pub(super) fn repair_store(c: &mut Cycle<'_>) {
             Some(_) => InitializeWrite::Overwrite,
         };
         c.push(Effect::WriteInitialize(how, system_id));
+        c.noted(Rule::StoreRepaired, "the store had lost the cluster's system identifier: it is written again");
     }
     if !c.view.config.as_ref().is_some_and(dcs_core::model::DynamicConfig::is_usable) {
         c.push(Effect::WriteConfig);
+        c.noted(Rule::StoreRepaired, "the store had lost the dynamic configuration: it is written again");
     }
 }

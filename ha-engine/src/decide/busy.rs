@@ -5,6 +5,7 @@ use dcs_core::model::Role;
 use super::action::{DemoteKind, Effect};
 use super::candidates::failover_is_possible;
 use super::cycle::{Cycle, Outcome};
+use super::journal::Rule;
 use super::observation::{RunningTask, TaskKind};
 
 pub(super) fn decide(c: &mut Cycle<'_>, task: &RunningTask) -> Outcome {
@@ -19,7 +20,7 @@ pub(super) fn decide(c: &mut Cycle<'_>, task: &RunningTask) -> Outcome {
             c.arm_rewind_check();
             c.push(Effect::CancelTask);
             c.push(Effect::Demote(DemoteKind::Immediate));
-            return Ok("terminated crash recovery because of startup timeout".to_owned());
+            return Ok(c.noted(Rule::DemoteTooSlow, "terminated crash recovery because of startup timeout"));
         }
         // A2
         return Ok(format!("updated leader lock during {name}"));
@@ -29,14 +30,14 @@ pub(super) fn decide(c: &mut Cycle<'_>, task: &RunningTask) -> Outcome {
         let primary = matches!(c.obs.server.role, Role::Primary | Role::Promoted);
         if !primary && (task.kind == TaskKind::Promote { pre_promote_pending: true }) {
             c.push(Effect::CancelTask);
-            return Ok("lost leader before promote".to_owned());
+            return Ok(c.noted(Rule::PromoteCancelled, "lost leader before promote"));
         }
         // A4, with hardening rule X10: a promotion that was requested counts as done.
         if primary && task.kind == TaskKind::Demote {
             // The stop that is under way may be waiting for a checkpoint or a hook; the lock is lost now.
             c.info(format!("Demoting primary during {name}"));
             c.push(Effect::StopImmediately);
-            return Ok(format!("lost leader lock during {name}"));
+            return Ok(c.noted(Rule::DemoteLockLost, format!("lost leader lock during {name}")));
         }
         if primary {
             c.info(format!("Demoting primary during {name}"));
@@ -44,7 +45,7 @@ pub(super) fn decide(c: &mut Cycle<'_>, task: &RunningTask) -> Outcome {
             // Clients are cut off first: a task may take its time to end, and cannot bring the server up after this stop.
             c.push(Effect::Demote(DemoteKind::ImmediateNoLock));
             c.push(Effect::CancelTask);
-            return Ok(format!("lost leader lock during {name}"));
+            return Ok(c.noted(Rule::DemoteLockLost, format!("lost leader lock during {name}")));
         }
     }
     // A5

@@ -1,12 +1,15 @@
 //! Who could take over, and how far the others are: the comparison of section 2.3 and the question "is a failover
 //! possible?" of section 2.7.
 
+use std::cmp::Ordering;
+
 use dcs_core::model::{ClusterView, FailoverRequest, Lsn, Member, MemberName, Tags, Timeline};
 
 use super::action::{Ask, Effect};
 use super::ballot::{self, Ballot, Said};
 use super::cycle::{Cycle, Outcome};
 use super::failsafe;
+use super::journal::{Candidate, Record, Rule};
 use super::observation::{PeerAnswer, PeerStatus, PeerTarget};
 use super::position::{Lineage, Position};
 use super::sync::electorate::Electorate;
@@ -154,12 +157,15 @@ pub(super) fn is_healthiest(c: &mut Cycle<'_>, comparison: &Comparison<'_>) -> O
     let timeline = timeline.filter(|_| c.cfg.standby_cluster.is_none());
     let Some(lsn) = lsn else {
         c.info("Can not figure out my WAL position");
+        c.note(Record::new(Rule::RaceNoPosition, "this node does not take the free leader lock: it does not know its own WAL position"));
         return Ok(false);
     };
 
     let answers = c.poll(&targets)?;
     if failsafe::may_have_promised(c, answers, comparison.except.as_ref()) {
         c.info("not taking part in the leader race yet: this agent may have promised that before it was restarted");
+        let what = "this node does not take the free leader lock yet: it may have promised that before its agent was restarted";
+        c.note(Record::new(Rule::RacePromised, what));
         return Ok(false);
     }
     let usable: Vec<(&MemberName, &PeerStatus)> = answers
@@ -187,9 +193,18 @@ pub(super) fn is_healthiest(c: &mut Cycle<'_>, comparison: &Comparison<'_>) -> O
         .collect();
     c.memory.misleads_by_position = contenders.iter().any(|(_, status)| lineage.is_misled(position_of(status), mine));
 
+    c.asked = answers.iter().map(|(name, answer)| seen(name, answer, c, comparison, &counted, &lineage, mine)).collect();
     let behind = c.view.status.last_lsn.saturating_sub(lineage.worth(mine).unwrap_or(lsn));
     if comparison.check_lag && i64::try_from(behind).unwrap_or(i64::MAX) > c.cfg.maximum_lag_on_failover {
         c.info("My wal position exceeds maximum replication lag");
+        let what = "this node does not take the free leader lock: it is further behind the last known position of the leader than \
+                    maximum_lag_on_failover allows";
+        let record = Record::new(Rule::RaceLag, what)
+            .fact("last_known_leader_position", c.view.status.last_lsn)
+            .fact("my_position", lsn)
+            .fact("behind_bytes", behind)
+            .fact("maximum_lag_on_failover", c.cfg.maximum_lag_on_failover);
+        c.note(record);
         return Ok(false);
     }
     let cluster_timeline = cluster_timeline(&c.view);
@@ -197,10 +212,12 @@ pub(super) fn is_healthiest(c: &mut Cycle<'_>, comparison: &Comparison<'_>) -> O
     if c.cfg.check_timeline && c.cfg.standby_cluster.is_none() {
         let Some(timeline) = timeline else {
             c.info("Can not figure out my timeline");
+            c.note(Record::new(Rule::RaceNoTimeline, "this node does not take the free leader lock: it does not know its own timeline"));
             return Ok(false);
         };
         if let Some(newest) = cluster_timeline.filter(|newest| timeline < *newest) {
             c.info(format!("My timeline {timeline} is behind last known cluster timeline {newest}"));
+            note_old_timeline(c, timeline, newest);
             return Ok(false);
         }
     }
@@ -224,9 +241,69 @@ pub(super) fn is_healthiest(c: &mut Cycle<'_>, comparison: &Comparison<'_>) -> O
         former_leader: comparison.former_leader.as_ref(),
         electorate: comparison.electorate,
     };
-    let (verdict, lines) = ballot::judge(&ballot, &said);
+    let ballot::Judgement { refusal, lines } = ballot::judge(&ballot, &said);
     c.effects.extend(lines.into_iter().map(|(severity, line)| Effect::Log(severity, line)));
-    Ok(verdict)
+    let Some((rule, why)) = refusal else { return Ok(true) };
+    let record = Record::new(rule, format!("this node does not take the free leader lock: {why}"))
+        .fact("my_position", lsn)
+        .fact_if("my_timeline", timeline)
+        .fact("my_priority", c.obs.tags.failover_priority())
+        .fact("last_known_leader_position", c.view.status.last_lsn);
+    c.note(record);
+    Ok(false)
+}
+
+/// G3, Q5.
+pub(super) fn note_old_timeline(c: &mut Cycle<'_>, mine: Timeline, newest: Timeline) {
+    let what = "this node does not take the free leader lock: it is on an older timeline than the cluster";
+    c.note(Record::new(Rule::RaceOldTimeline, what).fact("my_timeline", mine).fact("cluster_timeline", newest));
+}
+
+/// What the answer of a member means to this node, in words.
+fn seen(
+    name: &MemberName,
+    answer: &PeerAnswer,
+    c: &Cycle<'_>,
+    comparison: &Comparison<'_>,
+    counted: &[&Member],
+    lineage: &Lineage,
+    mine: Position,
+) -> Candidate {
+    let PeerAnswer::Status(status) = answer else {
+        return Candidate { member: name.clone(), reason: "did not answer".to_owned(), position: None, timeline: None };
+    };
+    let member = counted.iter().find(|member| member.name == *name);
+    let theirs = Position { lsn: status.position, timeline: status.timeline.unwrap_or(mine.timeline) };
+    let reason = if !is_ours(c, status) {
+        "answers for another cluster"
+    } else if !status.in_recovery {
+        "is a primary and still alive"
+    } else if member.is_none() {
+        "is not allowed to promote"
+    } else if let Some(limitation) = member.and_then(|member| limitation(status, &member.record.tags, lineage)) {
+        return at(name, status, format!("is {limitation}"));
+    } else if status.position.is_zero() {
+        "its PostgreSQL does not tell a position"
+    } else {
+        match lineage.compare(theirs, mine) {
+            Ordering::Greater if comparison.electorate.is_some_and(|electorate| electorate.is_led_by(name)) => {
+                "is ahead, which does not count: it was the leader, and what only it has was never acknowledged"
+            }
+            Ordering::Greater => "is ahead of this node",
+            Ordering::Equal if status.tags.failover_priority() > c.obs.tags.failover_priority() => {
+                "is as far as this node and has a higher failover_priority"
+            }
+            Ordering::Equal => "is as far as this node",
+            Ordering::Less => "is behind this node",
+        }
+    };
+    at(name, status, reason.to_owned())
+}
+
+/// A member that told where it is.
+fn at(name: &MemberName, status: &PeerStatus, reason: String) -> Candidate {
+    let position = Some(status.position).filter(|position| !position.is_zero());
+    Candidate { member: name.clone(), reason, position, timeline: status.timeline }
 }
 
 /// The lineage that positions are compared on, and my position. With an unknown own timeline everything counts as on one.
@@ -361,8 +438,15 @@ pub(super) fn failover_is_possible(c: &mut Cycle<'_>, request: Option<&FailoverR
     let answers = c.poll(&successors.targets)?;
     let bar = bar(c, None);
     let mut able = 0;
+    c.asked.clear();
     for (name, answer) in answers {
-        match disqualification(name, answer, &bar) {
+        let unable = disqualification(name, answer, &bar);
+        let reason = unable.clone().unwrap_or_else(|| "is able to take over".to_owned());
+        c.asked.push(match answer {
+            PeerAnswer::Status(status) => at(name, status, reason),
+            PeerAnswer::Unreachable => Candidate { member: name.clone(), reason, position: None, timeline: None },
+        });
+        match unable {
             Some(reason) => c.info(reason),
             None => able += 1,
         }

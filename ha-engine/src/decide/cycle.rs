@@ -12,6 +12,7 @@ use dcs_core::{Acquisition, Moment, Renewal};
 use super::action::{Answer, Answers, Ask, Effect, Reload, Severity, Task};
 use super::failsafe;
 use super::failsafe::exclusion::Promise;
+use super::journal::{self, Candidate, Record, Rule};
 use super::memory::{Memory, RewindState};
 use super::observation::{Observation, PeerAnswer, PeerTarget};
 use super::sync::watch::SyncWatch;
@@ -63,6 +64,10 @@ pub(super) struct Cycle<'a> {
     pub(super) watch_members: bool,
     /// What to look out for among the standbys until the next cycle.
     pub(super) sync_watch: Option<SyncWatch>,
+    /// What rules say about themselves.
+    pub(super) journal: Vec<Record>,
+    /// Who could take over if this node stepped down, as last asked; the next record tells it.
+    pub(super) asked: Vec<Candidate>,
 }
 
 impl<'a> Cycle<'a> {
@@ -87,6 +92,8 @@ impl<'a> Cycle<'a> {
             wake_at: None,
             watch_members: false,
             sync_watch: None,
+            journal: Vec::new(),
+            asked: Vec::new(),
         }
     }
 
@@ -141,6 +148,24 @@ impl<'a> Cycle<'a> {
         self.push(Effect::Log(Severity::Error, text.into()));
     }
 
+    /// Leaves a record in the journal, with the candidates that were asked since the last one.
+    pub(super) fn note(&mut self, record: Record) {
+        let asked = std::mem::take(&mut self.asked);
+        let record = if asked.is_empty() { record } else { record.with_candidates(asked) };
+        // The same question may come up at two places of a cycle.
+        if !self.journal.iter().any(|known| known.says_the_same_as(&record)) {
+            let record = journal::with_surroundings(self, record);
+            self.journal.push(record);
+        }
+    }
+
+    /// Leaves a record that says what the line of the cycle says, and returns that line.
+    pub(super) fn noted(&mut self, rule: Rule, line: impl Into<String>) -> String {
+        let line = line.into();
+        self.note(Record::new(rule, line.clone()));
+        line
+    }
+
     pub(super) fn set_role(&mut self, role: Role) {
         if self.role() != role {
             self.push(Effect::SetRole(role));
@@ -167,7 +192,9 @@ impl<'a> Cycle<'a> {
         self.view = view;
         let released = self.effects.iter().any(|effect| matches!(effect, Effect::ReleaseLock(_)));
         if unwanted && !released && !self.obs.server.is_or_becomes_primary() {
-            self.warn("releasing the leader lock: another node was promised to stay the leader without the store");
+            let line = "releasing the leader lock: another node was promised to stay the leader without the store";
+            self.warn(line);
+            self.note(Record::new(Rule::ReleasePromised, line));
             self.release_lock();
         }
     }
@@ -233,6 +260,8 @@ impl<'a> Cycle<'a> {
             Answer::Acquisition(Ok(Acquisition::Lost(_))) => Ok(false),
             Answer::Promised(promise) => {
                 self.promise = Some(promise.clone());
+                let what = "this node does not take the free leader lock: it was promised to a leader without the store";
+                self.note(Record::new(Rule::RacePromised, what));
                 self.stand_back();
                 Ok(false)
             }

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use super::action::{Answer, Ask, Effect};
 use super::cycle::{Cycle, Outcome};
+use super::journal::{Record, Rule};
 use super::observation::Monitor;
 
 /// Whether the stored history is complete for a primary on `timeline`.
@@ -64,11 +65,13 @@ pub(super) fn maintain(c: &mut Cycle<'_>) -> Outcome<()> {
     }
     if timeline.0 == 1 {
         c.push(Effect::WriteHistory(json!([])));
+        c.note(Record::new(Rule::HistoryKey, "the history in the store is emptied: the primary is on its first timeline"));
         return Ok(());
     }
     if let Answer::HistoryFile(Some((file, written_at))) = c.need(Ask::HistoryFile(timeline))? {
         let value = rebuild(file, written_at, c.view.history.as_ref(), timeline, c.me().as_str(), c.cfg.max_timelines_history);
         c.push(Effect::WriteHistory(value));
+        c.note(Record::new(Rule::HistoryKey, format!("the history in the store is brought up to timeline {timeline}")));
     }
     Ok(())
 }

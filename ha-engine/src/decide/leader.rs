@@ -4,6 +4,7 @@ use dcs_core::model::Role;
 
 use super::action::{Effect, Task};
 use super::cycle::{Cycle, Outcome};
+use super::journal::Rule;
 use super::memory::{Critical, RewindState};
 use super::{action::DemoteKind, history, requests, slots, standby, sync, watchdog};
 
@@ -19,7 +20,7 @@ pub(super) fn keep(c: &mut Cycle<'_>) -> Outcome {
         }
         // H2
         c.release_lock();
-        return Ok("removed leader lock because postgres is not running as primary".to_owned());
+        return Ok(c.noted(Rule::ReleaseNotPrimary, "removed leader lock because postgres is not running as primary"));
     }
     if c.renew()? {
         // H3
@@ -42,16 +43,16 @@ pub(super) fn keep(c: &mut Cycle<'_>) -> Outcome {
     // Hardening rule X10: a promotion that was requested counts as done.
     if !c.obs.server.is_or_becomes_primary() {
         // H8
-        return Ok("not promoting because failed to update leader lock in DCS".to_owned());
+        return Ok(c.noted(Rule::PromoteWithoutLock, "not promoting because failed to update leader lock in DCS"));
     }
     if c.paused() {
         // H6
-        return Ok("continue to run as primary after failing to update leader lock in DCS".to_owned());
+        return Ok(c.noted(Rule::DemotePaused, "continue to run as primary after failing to update leader lock in DCS"));
     }
     // H7
     c.arm_rewind_check();
     c.push(Effect::Demote(DemoteKind::ImmediateNoLock));
-    Ok("demoted self because failed to update leader lock in DCS".to_owned())
+    Ok(c.noted(Rule::DemoteLockLost, "demoted self because failed to update leader lock in DCS"))
 }
 
 /// Rows E: the leader must be a primary.
@@ -73,7 +74,7 @@ pub(super) fn enforce_primary(c: &mut Cycle<'_>, as_primary: &str, promoting: &s
         c.memory.released_lock_at = Some(c.now.moment);
         c.memory.critical = Critical::Idle;
         c.release_lock();
-        return Ok("Promotion cancelled because the pre-promote script failed".to_owned());
+        return Ok(c.noted(Rule::PrePromoteFailed, "Promotion cancelled because the pre-promote script failed"));
     }
     if c.is_primary() {
         // E4
@@ -88,7 +89,8 @@ pub(super) fn enforce_primary(c: &mut Cycle<'_>, as_primary: &str, promoting: &s
     }
     // E6: a stale synchronous state would describe somebody else's promises.
     if !sync::prepare_promotion(c)? {
-        return Ok("Postponing promotion because synchronous replication state was updated by somebody else".to_owned());
+        let line = "Postponing promotion because synchronous replication state was updated by somebody else";
+        return Ok(c.noted(Rule::PromotePostponed, line));
     }
     // E7
     c.memory.failsafe.extension = None;
@@ -96,7 +98,7 @@ pub(super) fn enforce_primary(c: &mut Cycle<'_>, as_primary: &str, promoting: &s
     c.memory.own_last_timeline = None;
     c.memory.critical = Critical::Pending;
     c.task = Some(Task::Promote);
-    Ok(promoting.to_owned())
+    Ok(c.noted(Rule::Promote, promoting))
 }
 
 /// Others may rewind from here only when the control file shows the promoted timeline (section 1.17).

@@ -66,8 +66,6 @@ pub struct Memory {
     pub failsafe: FailsafeMemory,
     /// What this node, as the primary, knows about synchronous replication.
     pub sync: SyncMemory,
-    /// The scheduled time of a failover request that is being waited for, with its log already written.
-    pub awaiting_logged: Option<String>,
 }
 
 /// The critical part of a task.

@@ -30,6 +30,7 @@ mod consistency;
 mod cycle;
 pub mod failsafe;
 mod history;
+pub mod journal;
 mod leader;
 pub(crate) mod lease_guard;
 pub mod member;
@@ -61,11 +62,12 @@ use dcs_core::model::Role;
 pub(crate) use self::bootstrap::reinitialize_source;
 pub(crate) use self::candidates::{Bar, Successors, disqualification};
 pub use self::cycle::Now;
-pub(crate) use self::replica::{Follower, plan_nobody};
-pub(crate) use self::rewind::{Verdict, verdict};
+pub(crate) use self::replica::{Follower, plan_nobody, upstream};
+pub(crate) use self::rewind::{Verdict, parted_at, thrown_away, verdict};
 
 use self::action::{Answer, Answers, Ask, Decision, Effect, ExitReason, Step, Task};
 use self::cycle::{Cycle, Interrupt, Outcome};
+use self::journal::{Record, Rule};
 use self::memory::{Memory, RewindState};
 use self::observation::{DataDir, Monitor, Observation, TaskKind};
 use self::sync::SyncMemory;
@@ -93,6 +95,7 @@ pub fn decide(obs: &Observation, cfg: &GlobalConfig, memory: &Memory, now: Now, 
             if !c.effects.iter().any(|effect| matches!(effect, Effect::Exit(_))) {
                 c.push(Effect::TouchMember);
             }
+            journal::complete(&mut c, &message);
             Step::Done(Box::new(Decision {
                 memory: c.memory,
                 effects: c.effects,
@@ -101,6 +104,7 @@ pub fn decide(obs: &Observation, cfg: &GlobalConfig, memory: &Memory, now: Now, 
                 wake_at: c.wake_at,
                 watch_members: c.watch_members,
                 sync_watch: c.sync_watch,
+                journal: c.journal,
             }))
         }
         Err(Interrupt::Ask(asks)) => Step::Ask(asks),
@@ -116,8 +120,8 @@ fn without_store(obs: &Observation, cfg: &GlobalConfig, memory: &Memory, now: No
         Ok(message) => message,
         Err(asks) => return Step::Ask(asks),
     };
-    let Cycle { memory, effects, .. } = c;
-    Step::Done(Box::new(Decision { memory, effects, task: None, message, wake_at: None, watch_members: false, sync_watch: None }))
+    let Cycle { memory, effects, journal, .. } = c;
+    Step::Done(Box::new(Decision { memory, effects, task: None, message, wake_at: None, watch_members: false, sync_watch: None, journal }))
 }
 
 /// Rows C, in order.
@@ -191,6 +195,7 @@ fn run(c: &mut Cycle<'_>) -> Outcome {
 
 /// C2: what a loaded view changes in memory.
 fn remember_view(c: &mut Cycle<'_>) {
+    note_change_of_leader(c);
     if !c.view.is_unlocked() || c.memory.last_locked_view.is_none() {
         c.memory.last_locked_view = Some(c.view.clone());
     }
@@ -212,11 +217,42 @@ fn remember_view(c: &mut Cycle<'_>) {
     c.memory.leader_timeline = c.view.leader_member().and_then(|leader| leader.record.timeline);
 }
 
+/// What has become of the leader lock since the last view that had a leader.
+fn note_change_of_leader(c: &mut Cycle<'_>) {
+    let former = c.memory.last_locked_view.as_ref().and_then(|view| view.leader_name().cloned());
+    match (c.view.leader_name().cloned(), former) {
+        (None, Some(former)) => {
+            let request = c.failover().map(|key| candidates::action_word(Some(&key.request)));
+            let why = match request {
+                Some(action) => format!("a {action} was requested"),
+                None => "it gave the lock back or did not renew it in time".to_owned(),
+            };
+            let known = c.memory.last_locked_view.as_ref().and_then(|view| view.leader_member());
+            let published = c.view.member(&former).or(known).map(|member| member.record.clone());
+            let record = Record::new(Rule::LockFree, format!("the leader lock is free; {former} held it before: {why}"))
+                .fact("former_leader", &former)
+                .fact_if("its_state", published.as_ref().and_then(|record| record.state.clone()))
+                .fact_if("its_role", published.as_ref().and_then(|record| record.role.clone()))
+                .fact("last_known_leader_position", c.view.status.last_lsn);
+            c.note(record);
+        }
+        (Some(leader), former) if former.as_ref() != Some(&leader) => {
+            let what = match former {
+                Some(former) => format!("{leader} holds the leader lock now; {former} held it before"),
+                None => format!("{leader} holds the leader lock"),
+            };
+            c.note(Record::new(Rule::LockHeld, what));
+        }
+        _ => {}
+    }
+}
+
 /// C15 to C19: whose data this is. A line if the cycle ends here.
 fn check_identity(c: &mut Cycle<'_>) -> Outcome<Option<String>> {
     // C15
     let Some(own) = c.obs.server.system_id.clone() else {
-        return Ok(Some("data dir for the cluster is not empty, but system ID is invalid; consider doing reinitialize".to_owned()));
+        let line = "data dir for the cluster is not empty, but system ID is invalid; consider doing reinitialize";
+        return Ok(Some(c.noted(Rule::UnreadableIdentity, line)));
     };
     match c.view.system_id() {
         Some(stored) if stored != own && c.paused() => {
@@ -227,7 +263,7 @@ fn check_identity(c: &mut Cycle<'_>) -> Outcome<Option<String>> {
             ));
             if c.lock_is_mine() {
                 c.release_lock();
-                return Ok(Some("released leader key voluntarily due to the system ID mismatch".to_owned()));
+                return Ok(Some(c.noted(Rule::ReleaseForeign, "released leader key voluntarily due to the system ID mismatch")));
             }
             Ok(None)
         }
@@ -235,7 +271,7 @@ fn check_identity(c: &mut Cycle<'_>) -> Outcome<Option<String>> {
             // C17
             let message = format!("system ID mismatch, node {} belongs to a different cluster: {stored} != {own}", c.me());
             c.push(Effect::Exit(ExitReason { message: message.clone(), leave_postgres: true }));
-            Ok(Some(message))
+            Ok(Some(c.noted(Rule::ForeignData, message)))
         }
         None if c.view.is_unlocked() && !c.paused() && !c.memory.managed => {
             if c.obs.server.postmaster.is_running() && matches!(c.obs.server.monitor, Monitor::Standby(_)) {
@@ -243,7 +279,7 @@ fn check_identity(c: &mut Cycle<'_>) -> Outcome<Option<String>> {
                 c.error("No initialize key in DCS and PostgreSQL is running as replica, aborting start");
                 let message = "Please first start Patroni on the node running as primary".to_owned();
                 c.push(Effect::Exit(ExitReason { message: message.clone(), leave_postgres: true }));
-                return Ok(Some(message));
+                return Ok(Some(c.noted(Rule::UnknownCluster, message)));
             }
             // C19
             let how = match c.view.initialize {
@@ -251,6 +287,7 @@ fn check_identity(c: &mut Cycle<'_>) -> Outcome<Option<String>> {
                 Some(_) => InitializeWrite::Overwrite,
             };
             c.push(Effect::WriteInitialize(how, own));
+            c.note(Record::new(Rule::StoreRepaired, "this node is taken over: its system identifier is written to the store"));
             Ok(None)
         }
         _ => Ok(None),

@@ -7,6 +7,7 @@ use dcs_core::model::{Role, ServerState};
 use super::action::{Answer, Ask, DemoteKind, Effect, Reload, Task};
 use super::candidates::failover_is_possible;
 use super::cycle::{Cycle, Outcome};
+use super::journal::{Record, Rule};
 use super::memory::RewindState;
 use super::observation::DataDir;
 use super::{replica, rewind, watchdog};
@@ -25,10 +26,10 @@ pub(super) fn judge_attempt(c: &mut Cycle<'_>) -> Outcome<Option<String>> {
                 c.push(Effect::Call(CallbackEvent::RoleChange));
             }
             c.release_lock();
-            return Ok(Some("removed leader key after trying and failing to start postgres".to_owned()));
+            return Ok(Some(c.noted(Rule::ReleaseStartFailed, "removed leader key after trying and failing to start postgres")));
         }
         // P2
-        return Ok(Some("failed to start postgres".to_owned()));
+        return Ok(Some(c.noted(Rule::StartFailed, "failed to start postgres")));
     }
     // P3
     if running {
@@ -49,7 +50,7 @@ pub(super) fn decide(c: &mut Cycle<'_>) -> Outcome {
         if mine {
             c.push(Effect::SetState(ServerState::Stopped));
             c.release_lock();
-            return Ok("removed leader lock because postgres is not running".to_owned());
+            return Ok(c.noted(Rule::ReleaseNotPrimary, "removed leader lock because postgres is not running"));
         }
         // R2
         let rewinding = c.memory.rewind == RewindState::Success || (c.memory.rewind == RewindState::Need && c.obs.rewind_policy.can_act());
@@ -72,7 +73,7 @@ pub(super) fn decide(c: &mut Cycle<'_>) -> Outcome {
                 c.info("Primary crashed. Failing over.");
                 c.arm_rewind_check();
                 c.push(Effect::Demote(DemoteKind::Immediate));
-                return Ok("stopped PostgreSQL to fail over after a crash".to_owned());
+                return Ok(c.noted(Rule::DemoteCrashed, "stopped PostgreSQL to fail over after a crash"));
             }
             limit = Some(None);
         }
@@ -98,7 +99,9 @@ pub(super) fn decide(c: &mut Cycle<'_>) -> Outcome {
     {
         c.memory.recovering = true;
         c.memory.start_timeout = timeout;
-        return Ok(c.start(Task::StartPrimaryAfterFailure { timeout }));
+        let line = c.start(Task::StartPrimaryAfterFailure { timeout });
+        c.note(Record::new(Rule::StartPrimary, line.clone()).fact("control_state", state));
+        return Ok(line);
     }
     // R7
     watchdog::let_go(c);
@@ -121,7 +124,14 @@ pub(super) fn decide(c: &mut Cycle<'_>) -> Outcome {
     if c.lock_is_mine() && !standby_cluster {
         c.memory.rewind = RewindState::Initial;
         c.task = Some(Task::Follow { name: "restarting after failure", plan: replica::plan_nobody() });
+        c.note(Record::new(Rule::StartReadOnly, "starting as readonly because i had the session lock").fact("control_state", state));
         return Ok("starting as readonly because i had the session lock".to_owned());
+    }
+    // What a failed rewind has left is not started as if nothing had happened: it may be neither the one history nor the other.
+    if c.memory.rewind == RewindState::Failed {
+        c.memory.recovering = false;
+        let line = "not starting PostgreSQL because pg_rewind has failed: this node must be reinitialized";
+        return Ok(c.noted(Rule::RewindFailed, line));
     }
     // R12
     if !c.memory.rewind.is_executed() {
@@ -138,5 +148,6 @@ pub(super) fn decide(c: &mut Cycle<'_>) -> Outcome {
         true if c.view.is_unlocked() => "trying to follow a remote member because standby cluster is unhealthy",
         _ => "starting as a secondary",
     };
+    c.note(Record::new(Rule::StartStandby, line).fact("control_state", state));
     Ok(line.to_owned())
 }

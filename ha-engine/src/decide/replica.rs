@@ -4,6 +4,7 @@ use dcs_core::model::{ClusterView, Member, MemberName, Role, Tags, Timeline};
 
 use super::action::{Answer, Ask, Effect, Reload, Task};
 use super::cycle::{Cycle, Outcome};
+use super::journal::{Record, Rule};
 use super::memory::RewindState;
 use super::observation::{Monitor, Upstream};
 use super::{action::DemoteKind, reconnect, rewind, standby};
@@ -112,7 +113,7 @@ pub(super) fn follow(c: &mut Cycle<'_>, demoted: &str, following: &str, reload: 
             if primary {
                 // F1
                 c.set_role(Role::Primary);
-                return Ok("continue to run as primary without lock".to_owned());
+                return Ok(c.noted(Rule::DemotePaused, "continue to run as primary without lock"));
             }
             // F2
             if c.role() != Role::StandbyLeader {
@@ -132,7 +133,7 @@ pub(super) fn follow(c: &mut Cycle<'_>, demoted: &str, following: &str, reload: 
         c.arm_rewind_check();
         c.memory.lease = None;
         c.push(Effect::Demote(DemoteKind::ImmediateNoLock));
-        return Ok(demoted.to_owned());
+        return Ok(c.noted(Rule::DemoteNoLock, demoted));
     }
     // F5: the remote cluster has gone on to a timeline that the leader here does not know of yet.
     if c.cfg.standby_cluster.is_some()
@@ -151,6 +152,7 @@ pub(super) fn follow(c: &mut Cycle<'_>, demoted: &str, following: &str, reload: 
         if !c.paused() && replay_paused && c.obs.server.major_version.is_some_and(|version| version >= 140_000) {
             c.info("Resuming paused WAL replay for PostgreSQL 14+");
             c.push(Effect::ResumeReplay);
+            c.note(Record::new(Rule::ReplayResumed, "WAL replay had paused itself and is resumed"));
         }
     }
     let plan = plan(c);
@@ -159,7 +161,12 @@ pub(super) fn follow(c: &mut Cycle<'_>, demoted: &str, following: &str, reload: 
     if knows_nobody && !c.obs.tags.nostream() {
         return Ok("continue following the old known standby leader".to_owned());
     }
-    match recovery_diff(c, &plan)? {
+    let diff = recovery_diff(c, &plan)?;
+    if diff != RecoveryDiff::None {
+        let upstream = plan.upstream.as_ref().map_or("nobody", |upstream| upstream.name.as_str());
+        c.note(Record::new(Rule::Follow, format!("following {upstream} from now on")).fact("by", format!("{diff:?}").to_lowercase()));
+    }
+    match diff {
         RecoveryDiff::Restart => {
             // F9
             c.arm_rewind_check();

@@ -3,6 +3,7 @@
 use super::action::Task;
 use super::candidates::{action_word, capitalized, failover_is_possible, kind_word};
 use super::cycle::{Cycle, Outcome};
+use super::journal::{Record, Rule};
 use super::schedule::{Due, due};
 
 /// Looks at the failover key. A line if the cycle ends here because this node steps down.
@@ -32,40 +33,44 @@ pub(super) fn process(c: &mut Cycle<'_>) -> Outcome<Option<String>> {
             }
             Due::Stale => {
                 c.warn(format!("Found a stale {kind} value, cleaning up: {at}"));
-                c.info("Cleaning up failover key");
-                c.clean_failover(true)?;
-                return Ok(None);
+                return refuse(c, Rule::RequestStale, format!("the scheduled {kind} was to happen at {at} and is too old to be meant"));
             }
             Due::Now => c.info(format!("Manual scheduled {kind} at {at}")),
         }
     }
     // M3
     if let Some(leader) = request.leader.as_ref().filter(|leader| *leader != c.me()) {
-        c.warn(format!("{action}: leader name does not match: {leader} != {}", c.me()));
-        return refuse(c);
+        let line = format!("{action}: leader name does not match: {leader} != {}", c.me());
+        c.warn(line.clone());
+        return refuse(c, Rule::RequestWrongLeader, line);
     }
     // M4
     if request.candidate.as_ref() == Some(c.me()) {
-        c.warn(format!("{action}: I am already the leader, no need to {kind}"));
-        return refuse(c);
+        let line = format!("{action}: I am already the leader, no need to {kind}");
+        c.warn(line.clone());
+        return refuse(c, Rule::RequestAlreadyLeader, line);
     }
     // M5
     if c.paused() && request.candidate.is_none() {
-        c.warn(format!("{} is possible only to a specific candidate in a paused state", capitalized(action)));
-        return refuse(c);
+        let line = format!("{} is possible only to a specific candidate in a paused state", capitalized(action));
+        c.warn(line.clone());
+        return refuse(c, Rule::RequestPaused, line);
     }
     // M6
     if failover_is_possible(c, Some(&request), false)? {
         c.arm_rewind_check();
         c.task = Some(Task::Demote { name: format!("{action}: demote"), request });
-        return Ok(Some(format!("{action}: demoting myself")));
+        return Ok(Some(c.noted(Rule::RequestAccepted, format!("{action}: demoting myself"))));
     }
     // M7
-    c.warn(format!("{action}: no healthy members found, {kind} is not possible"));
-    refuse(c)
+    let line = format!("{action}: no healthy members found, {kind} is not possible");
+    c.warn(line.clone());
+    refuse(c, Rule::RequestImpossible, line)
 }
 
-fn refuse(c: &mut Cycle<'_>) -> Outcome<Option<String>> {
+fn refuse(c: &mut Cycle<'_>, rule: Rule, why: String) -> Outcome<Option<String>> {
+    let candidate = c.failover().and_then(|key| key.request.candidate.clone());
+    c.note(Record::new(rule, why).fact_if("candidate", candidate));
     c.info("Cleaning up failover key");
     c.clean_failover(true)?;
     Ok(None)

@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 
 use super::action::Task;
 use super::cycle::{Cycle, Outcome};
+use super::journal::{Record, Rule};
 use super::observation::{Postmaster, ServerObservation};
 use super::schedule::{Due, due};
 use crate::handle::RestartRequest;
@@ -77,7 +78,9 @@ pub(super) fn scheduled(c: &mut Cycle<'_>) -> Outcome<Option<String>> {
     if let (Some(then), Some(now)) = (scheduled.postmaster_started_at, started_at)
         && then != now
     {
-        c.info(format!("Cancelling scheduled restart: postgres restart has already happened at {now}"));
+        let line = format!("Cancelling scheduled restart: postgres restart has already happened at {now}");
+        c.info(line.clone());
+        c.note(Record::new(Rule::RestartDropped, line));
         c.memory.scheduled_restart = None;
         return Ok(None);
     }
@@ -92,6 +95,8 @@ pub(super) fn scheduled(c: &mut Cycle<'_>) -> Outcome<Option<String>> {
         }
         Due::Stale => {
             c.warn(format!("Found a stale restart value, cleaning up: {}", scheduled.at));
+            let what = format!("the scheduled restart was to happen at {} and is too old to be meant", scheduled.at);
+            c.note(Record::new(Rule::RestartDropped, what));
             c.memory.scheduled_restart = None;
             Ok(None)
         }
@@ -101,13 +106,14 @@ pub(super) fn scheduled(c: &mut Cycle<'_>) -> Outcome<Option<String>> {
             let request = scheduled.request();
             if let Some(reason) = refusal(&request, &c.obs.server, c.obs.server_version.or(c.obs.server.major_version)) {
                 c.info(format!("not proceeding with the restart: {reason}"));
+                c.note(Record::new(Rule::RestartRefused, format!("not proceeding with the scheduled restart: {reason}")));
                 return Ok(None);
             }
             let timeout = request.timeout.unwrap_or(c.cfg.primary_start_timeout);
             c.memory.recovering = true;
             c.memory.start_timeout = Some(timeout);
             c.task = Some(Task::Restart { timeout });
-            Ok(Some("restart initiated".to_owned()))
+            Ok(Some(c.noted(Rule::RestartDue, "restart initiated")))
         }
     }
 }

@@ -1,9 +1,10 @@
 //! Has this node's history diverged from the leader's, and what follows from it (section 1.17 and rows W).
 
-use dcs_core::model::Role;
+use dcs_core::model::{Lsn, Role};
 
 use super::action::{Answer, Ask, Task};
 use super::cycle::{Cycle, Outcome};
+use super::journal::{Record, Rule};
 use super::memory::RewindState;
 use super::observation::Upstream;
 use super::{bootstrap, replica, standby};
@@ -47,6 +48,28 @@ pub(crate) fn verdict(facts: &DivergenceFacts) -> Verdict {
     if need { Verdict::Need } else { Verdict::NotNeed }
 }
 
+/// Where the local history left the leader's: the end of what both have. Nothing if that cannot be told.
+pub(crate) fn parted_at(facts: &DivergenceFacts) -> Option<Lsn> {
+    let history = facts.leader_history.as_deref().unwrap_or_default();
+    let left = history.iter().find(|line| line.timeline == facts.local_timeline.0)?;
+    Some(left.lsn.min(facts.local_lsn))
+}
+
+/// How much WAL lies between the point where the histories parted and the last local position that is known.
+pub(crate) fn thrown_away(facts: &DivergenceFacts) -> Option<u64> {
+    let end = facts.checkpoint_end.unwrap_or(facts.local_lsn).max(facts.local_lsn);
+    Some(end.saturating_sub(parted_at(facts)?))
+}
+
+fn with_facts(record: Record, facts: &DivergenceFacts) -> Record {
+    record
+        .fact("my_timeline", facts.local_timeline)
+        .fact("my_position", facts.local_lsn)
+        .fact("leader_timeline", facts.leader_timeline)
+        .fact_if("histories_parted_at", parted_at(facts))
+        .fact_if("bytes_not_in_the_leaders_history", thrown_away(facts))
+}
+
 /// The leader to compare with: not me, with an address, and by its own word a primary. In a standby cluster nobody has a
 /// history of its own, and the remote member's counts.
 fn comparable_leader(c: &Cycle<'_>) -> Option<Upstream> {
@@ -78,13 +101,27 @@ fn settle_check(c: &mut Cycle<'_>) -> Outcome<()> {
         c.watch_members = true;
         return Ok(());
     };
+    let against = leader.name.clone();
     let Answer::Divergence(facts) = c.need(Ask::Divergence(leader))? else {
         return Ok(());
     };
-    match facts.as_ref().map(verdict) {
-        Some(Verdict::Need) => c.memory.rewind = RewindState::Need,
-        Some(Verdict::NotNeed) => c.memory.rewind = RewindState::NotNeed,
-        Some(Verdict::Inconclusive) | None => {}
+    let Some(facts) = facts else { return Ok(()) };
+    match verdict(facts) {
+        Verdict::Need => {
+            c.memory.rewind = RewindState::Need;
+            let what = match thrown_away(facts) {
+                Some(bytes) => {
+                    format!("the history of this node has left that of {against}: {bytes} bytes of its WAL are not a part of it")
+                }
+                None => format!("the history of this node has left that of {against}"),
+            };
+            c.note(with_facts(Record::new(Rule::Diverged, what), facts));
+        }
+        Verdict::NotNeed => {
+            c.memory.rewind = RewindState::NotNeed;
+            c.note(with_facts(Record::new(Rule::SameHistory, format!("the history of this node is a part of that of {against}")), facts));
+        }
+        Verdict::Inconclusive => {}
     }
     Ok(())
 }
@@ -111,9 +148,10 @@ pub(super) fn rewind_or_reinitialize(c: &mut Cycle<'_>) -> Outcome<Option<String
         if !checkpointed && !source.remote {
             let line = format!("Waiting for checkpoint on {} before rewind", source.name);
             c.watch_members = true;
-            return Ok(Some(line));
+            return Ok(Some(c.noted(Rule::RewindWaits, line)));
         }
-        return Ok(Some(c.start(Task::Rewind { source, checkpointed })));
+        let line = c.start(Task::Rewind { source, checkpointed });
+        return Ok(Some(c.noted(Rule::Rewind, line)));
     }
     // W3
     if c.obs.rewind_policy.rebuild_diverged && c.cfg.standby_cluster.is_none() {
@@ -122,9 +160,12 @@ pub(super) fn rewind_or_reinitialize(c: &mut Cycle<'_>) -> Outcome<Option<String
             source: bootstrap::clone_source(c),
             follow: replica::plan(c),
         };
-        return Ok(Some(c.start(task)));
+        let line = c.start(task);
+        return Ok(Some(c.noted(Rule::Rebuild, line)));
     }
     // W4
+    let what = "this node has diverged and stays out: a rewind is not possible, and no setting allows to build the node anew";
+    c.note(Record::new(Rule::RewindForbidden, what));
     Ok(None)
 }
 
@@ -139,7 +180,8 @@ pub(super) fn cluster_state(c: &Cycle<'_>) -> Outcome<Option<String>> {
 /// Starts crash recovery in single-user mode.
 pub(super) fn single_user_recovery(c: &mut Cycle<'_>) -> String {
     c.memory.crash_recovery_started = Some(c.now.moment);
-    c.start(Task::CrashRecovery)
+    let line = c.start(Task::CrashRecovery);
+    c.noted(Rule::CrashRecovery, line)
 }
 
 #[cfg(test)]

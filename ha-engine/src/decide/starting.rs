@@ -3,6 +3,7 @@
 use super::action::{DemoteKind, Effect};
 use super::candidates::failover_is_possible;
 use super::cycle::{Cycle, Outcome};
+use super::journal::Rule;
 use super::requests;
 
 /// A line if the cycle ends here.
@@ -30,7 +31,7 @@ pub(super) fn decide(c: &mut Cycle<'_>) -> Outcome<Option<String>> {
         c.info("Lost lock while starting up. Demoting self.");
         c.arm_rewind_check();
         c.push(Effect::Demote(DemoteKind::ImmediateNoLock));
-        return Ok(Some("stopped PostgreSQL while starting up because leader key was lost".to_owned()));
+        return Ok(Some(c.noted(Rule::DemoteLockLost, "stopped PostgreSQL while starting up because leader key was lost")));
     }
     let timeout = c.memory.start_timeout.unwrap_or(c.cfg.primary_start_timeout);
     let elapsed = c.now.moment.saturating_since(c.obs.server.since);
@@ -41,10 +42,11 @@ pub(super) fn decide(c: &mut Cycle<'_>) -> Outcome<Option<String>> {
             c.info("Demoting self because primary startup is taking too long");
             c.arm_rewind_check();
             c.push(Effect::Demote(DemoteKind::Immediate));
-            return Ok(Some("stopped PostgreSQL because of startup timeout".to_owned()));
+            return Ok(Some(c.noted(Rule::DemoteTooSlow, "stopped PostgreSQL because of startup timeout")));
         }
         // S3
-        return Ok(Some("primary start has timed out, but continuing to wait because failover is not possible".to_owned()));
+        let line = "primary start has timed out, but continuing to wait because failover is not possible";
+        return Ok(Some(c.noted(Rule::DemoteNobodyElse, line)));
     }
     // S4
     if let Some(line) = requests::process(c)? {

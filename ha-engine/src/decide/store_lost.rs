@@ -3,6 +3,7 @@
 use super::action::{Ask, DemoteKind, Effect};
 use super::cycle::Cycle;
 use super::failsafe;
+use super::journal::{Record, Rule};
 use super::observation::TaskKind;
 
 /// What to do without the store. A primary stops, whether it holds the lock or not: it must be down before the lock can
@@ -14,17 +15,18 @@ pub(super) fn decide(c: &mut Cycle<'_>) -> Result<String, Vec<Ask>> {
     }
     // D1. A new cluster has no lock yet that could be lost.
     if c.paused() || c.memory.bootstrapping || !c.obs.server.postmaster.is_running() {
-        return Ok("DCS is not accessible".to_owned());
+        return Ok(lost(c));
     }
     // D2. With hardening rule X10 a promotion under way counts as a primary.
     if !c.obs.server.is_or_becomes_primary() {
         failsafe::maintain_slots(c);
-        return Ok("DCS is not accessible".to_owned());
+        return Ok(lost(c));
     }
     // D3
     if failsafe::may_go_on(c)? {
         failsafe::maintain_slots(c);
-        return Ok("continue to run as a leader because failsafe mode is enabled and all members are accessible".to_owned());
+        let line = "continue to run as a leader because failsafe mode is enabled and all members are accessible";
+        return Ok(c.noted(Rule::FailsafeGoesOn, line));
     }
     // D4
     c.memory.failsafe.extension = None;
@@ -40,5 +42,11 @@ pub(super) fn decide(c: &mut Cycle<'_>) -> Result<String, Vec<Ask>> {
         }
         None => c.push(Effect::Demote(DemoteKind::Offline)),
     }
-    Ok("demoted self because DCS is not accessible and I was a leader".to_owned())
+    Ok(c.noted(Rule::DemoteStoreLost, "demoted self because DCS is not accessible and I was a leader"))
+}
+
+/// Nothing is changed here because of it.
+fn lost(c: &mut Cycle<'_>) -> String {
+    c.note(Record::new(Rule::StoreLost, "the store cannot be reached: nothing is changed here, and nobody can be elected from here"));
+    "DCS is not accessible".to_owned()
 }

@@ -6,6 +6,7 @@ use dcs_core::model::FailoverRequest;
 
 use super::action::{Ask, Effect, Reload};
 use super::cycle::{Cycle, Outcome};
+use super::journal::{Record, Rule};
 use super::{leader, race, replica, standby};
 
 /// How long a node that is not electable waits for somebody else to take the lock.
@@ -18,6 +19,10 @@ pub(super) fn decide(c: &mut Cycle<'_>) -> Outcome {
     if race::should_i_lead(c)? {
         if !c.acquire(race::ACQUIRE)? {
             c.info("Could not take out TTL lock");
+            let promised = c.journal.iter().any(|record| record.rule == Rule::RacePromised);
+            if !promised {
+                c.note(Record::new(Rule::RaceLost, "somebody else was faster to take the free leader lock"));
+            }
             // U4
             return replica::follow(
                 c,
@@ -70,6 +75,8 @@ fn acquired(c: &mut Cycle<'_>) -> Outcome {
             c.clean_failover(false)?;
         }
     }
+    let what = if c.is_primary() { "this primary took the free leader lock" } else { "this node took the free leader lock to be promoted" };
+    c.note(Record::new(Rule::RaceWon, what));
     c.reload(Reload::AfterAcquisition)?;
     if c.cfg.standby_cluster.is_some() {
         return standby::begin_to_lead(c);

@@ -14,9 +14,14 @@ use crate::ports::{StopHook, StopMode, StopOutcome, StopRequest};
 
 impl Engine {
     pub(super) async fn act(&mut self, decision: Decision, obs: &Observation) {
-        let Decision { memory, effects, task, message, wake_at, watch_members, sync_watch } = decision;
+        let Decision { memory, effects, task, message, wake_at, watch_members, sync_watch, journal } = decision;
         self.remember(memory);
         self.guard_lease();
+        if !journal.is_empty() {
+            // Before anything is carried out: a stop may take long, and somebody may ask why meanwhile.
+            self.journal.take(journal, self.clock.wall());
+            self.publish();
+        }
         self.wake_at = wake_at;
         self.watch_members = watch_members;
         self.lookout.watch_for(sync_watch);

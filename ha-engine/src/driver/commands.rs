@@ -8,6 +8,7 @@ use dcs_core::model::{ClusterView, DynamicConfig};
 
 use super::{Engine, Next};
 use crate::decide::action::Task;
+use crate::decide::journal::{Record, Rule};
 use crate::decide::observation::Postmaster;
 use crate::decide::restart::{ScheduledRestart, refusal};
 use crate::decide::{Follower, reinitialize_source};
@@ -22,6 +23,10 @@ impl Engine {
                 self.reload_requested = true;
                 Next::Run
             }
+            Command::Note(record) => {
+                self.note(record);
+                Next::SleepOn
+            }
             Command::Shutdown => {
                 self.shutting_down = true;
                 Next::Run
@@ -34,6 +39,7 @@ impl Engine {
                     return Next::SleepOn;
                 }
                 let timeout = request.timeout.unwrap_or(self.settings.global.primary_start_timeout);
+                self.note(Record::new(Rule::RestartAsked, "a restart was asked for and begins"));
                 let mut memory = self.memory.clone();
                 memory.recovering = true;
                 memory.start_timeout = Some(timeout);
@@ -43,7 +49,11 @@ impl Engine {
             }
             Command::ScheduleRestart { at, filters, reply } => {
                 let free = self.memory.scheduled_restart.is_none();
+                if !free {
+                    self.note(Record::new(Rule::RestartRefused, "another restart is scheduled already").fact("asked_for", at));
+                }
                 if free {
+                    self.note(Record::new(Rule::RestartScheduled, format!("a restart is scheduled at {at}")));
                     let postmaster_started_at = self.server.as_ref().and_then(|server| match server.postmaster {
                         Postmaster::Running { started_at, .. } => Some(started_at),
                         _ => None,
@@ -61,6 +71,7 @@ impl Engine {
                 let existed = memory.scheduled_restart.take().is_some();
                 self.remember(memory);
                 if existed {
+                    self.note(Record::new(Rule::RestartCancelled, "the scheduled restart is cancelled on request"));
                     self.publish_change().await;
                 }
                 let _ = reply.send(existed);
@@ -69,23 +80,32 @@ impl Engine {
             Command::Reinitialize { force, from_leader, reply } => {
                 let refusal = self.reinitialize(force, from_leader).await;
                 let started = refusal.is_none();
+                self.note(match &refusal {
+                    Some(reason) => {
+                        Record::new(Rule::ReinitializeRefused, format!("building this node anew was asked for and refused: {reason}"))
+                    }
+                    None => Record::new(Rule::Reinitialize, "this node is built anew on request; its data directory is removed"),
+                });
                 let _ = reply.send(refusal);
                 if started { Next::Run } else { Next::SleepOn }
             }
         }
     }
 
-    async fn refuse_restart(&self, request: &crate::handle::RestartRequest) -> Option<RestartAnswer> {
+    async fn refuse_restart(&mut self, request: &crate::handle::RestartRequest) -> Option<RestartAnswer> {
         if let Some(job) = &self.job {
-            return Some(RestartAnswer::Busy(job.name().to_owned()));
+            let task = job.name().to_owned();
+            self.note(Record::new(Rule::RestartRefused, format!("a restart was asked for and refused: {task} is in progress")));
+            return Some(RestartAnswer::Busy(task));
         }
-        let server = self.server.as_deref()?;
+        let server = self.server.clone()?;
         let version = match request.postgres_version {
             Some(_) => self.server_version().await,
             None => None,
         };
-        let reason = refusal(request, server, version.or(server.major_version))?;
+        let reason = refusal(request, &server, version.or(server.major_version))?;
         tracing::info!("not proceeding with the restart: {reason}");
+        self.note(Record::new(Rule::RestartRefused, format!("a restart was asked for and refused: {reason}")));
         Some(RestartAnswer::ConditionsNotMet)
     }
 

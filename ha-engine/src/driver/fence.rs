@@ -5,6 +5,7 @@
 //! asleep finds out at once that its lease has ended.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use dcs_core::model::Role;
@@ -28,6 +29,7 @@ pub(super) struct Fence {
     deadline: watch::Sender<Option<Moment>>,
     /// Holds the same, should this process be unable to do anything.
     guard: Arc<dyn LeaseGuard>,
+    fired: Arc<AtomicBool>,
 }
 
 impl Fence {
@@ -36,8 +38,9 @@ impl Fence {
         let deadline = watch::Sender::new(None);
         let watched = deadline.subscribe();
         // Detached on purpose: it must outlive whatever the loop is doing, and ends with the sender.
-        drop(tokio::spawn(guard(clock, postgres, watched)));
-        Self { deadline, guard: lease_guard }
+        let fired = Arc::new(AtomicBool::new(false));
+        drop(tokio::spawn(guard(clock, postgres, watched, Arc::clone(&fired))));
+        Self { deadline, guard: lease_guard, fired }
     }
 
     /// The moment by which a primary with this lease must be stopped.
@@ -52,6 +55,11 @@ impl Fence {
         self.guard.hold(guard.then_some(Hold { until, postmaster }));
     }
 
+    /// Whether it has stopped PostgreSQL since this was last asked.
+    pub(super) fn has_fired(&self) -> bool {
+        self.fired.swap(false, Ordering::Relaxed)
+    }
+
     /// Nothing needs guarding.
     pub(super) fn disarm(&self) {
         self.deadline.send_replace(None);
@@ -59,7 +67,7 @@ impl Fence {
     }
 }
 
-async fn guard(clock: Arc<dyn Clock>, postgres: Arc<dyn Postgres>, mut deadline: watch::Receiver<Option<Moment>>) {
+async fn guard(clock: Arc<dyn Clock>, postgres: Arc<dyn Postgres>, mut deadline: watch::Receiver<Option<Moment>>, fired: Arc<AtomicBool>) {
     loop {
         let armed = *deadline.borrow_and_update();
         let Some(stop_at) = armed else {
@@ -91,6 +99,7 @@ async fn guard(clock: Arc<dyn Clock>, postgres: Arc<dyn Postgres>, mut deadline:
                 continue;
             }
             postgres.set_role(Role::Demoted);
+            fired.store(true, Ordering::Relaxed);
         }
         // Go on looking: a promotion or a start that was under way may make it a primary yet.
         tokio::select! {

@@ -4,6 +4,7 @@
 //! asks of the loop, so that a release and a renewal can never cross.
 
 mod demote;
+mod give_up;
 mod slots;
 
 pub(super) use self::demote::ask_whether_somebody_has_everything;
@@ -20,11 +21,12 @@ use super::watchdog::Keeper;
 use super::{Engine, Next};
 use crate::cancel::{Cancel, CancelSource};
 use crate::decide::action::Task;
+use crate::decide::journal::{Record, Rule};
 use crate::decide::memory::{Critical, Memory, RewindState};
 use crate::decide::observation::{RunningTask, TaskKind};
 use crate::handle::RestartAnswer;
 use crate::ports::{
-    CloneSource, FollowPlan, Peers, Postgres, PromoteOutcome, RewindOutcome, StartOutcome, StopHook, StopMode, StopRequest,
+    CloneSource, FollowPlan, Peers, Postgres, PromoteOutcome, RewindOutcome, StartOutcome, StopHook, StopMode, StopOutcome, StopRequest,
 };
 use crate::settings::{BootstrapSettings, EffectiveSettings};
 
@@ -65,6 +67,8 @@ pub(super) enum TaskEvent {
     Release(Option<Lsn>, oneshot::Sender<()>),
     /// This node is about to go away: it must not be a synchronous standby. Whether that was published.
     LeaveDuty(oneshot::Sender<bool>),
+    /// For the journal.
+    Note(Record),
     /// The task has ended.
     Ended(TaskResult),
 }
@@ -92,6 +96,31 @@ pub(super) enum TaskResult {
     Demote(bool),
     /// Logical slots were copied, and the server was restarted for it; the names, none if nothing was done.
     CopySlots(Vec<String>),
+}
+
+impl TaskResult {
+    /// For the journal.
+    fn in_words(&self) -> String {
+        let done = |done: &bool| if *done { "done" } else { "failed" };
+        match self {
+            Self::Bootstrap(ok)
+            | Self::PostBootstrap(ok)
+            | Self::StandbyBootstrap(ok)
+            | Self::Clone(ok)
+            | Self::CrashRecovery(ok)
+            | Self::Demote(ok) => done(ok).to_owned(),
+            Self::CopySlots(slots) if slots.is_empty() => "nothing was copied".to_owned(),
+            Self::CopySlots(slots) => format!("copied {}", slots.join(", ")),
+            Self::Start(StartOutcome::Running) => "PostgreSQL runs".to_owned(),
+            Self::Start(StartOutcome::StillStarting) => "PostgreSQL is still starting".to_owned(),
+            Self::Start(StartOutcome::Failed) => "PostgreSQL could not be started".to_owned(),
+            Self::Rewind(RewindOutcome::Done) | Self::Promote(PromoteOutcome::Promoted) => "done".to_owned(),
+            Self::Rewind(RewindOutcome::NotYet(reason)) => format!("not possible now: {reason}"),
+            Self::Rewind(RewindOutcome::Failed) | Self::Promote(PromoteOutcome::Failed) => "failed".to_owned(),
+            Self::Promote(PromoteOutcome::Requested) => "requested, and not finished yet".to_owned(),
+            Self::Promote(PromoteOutcome::Cancelled) => "given up before it began".to_owned(),
+        }
+    }
 }
 
 /// What a task may use.
@@ -217,6 +246,10 @@ impl Engine {
                 }
                 Next::SleepOn
             }
+            TaskEvent::Note(record) => {
+                self.note(record);
+                Next::SleepOn
+            }
             TaskEvent::Release(final_lsn, reply) => {
                 self.postgres.set_role(Role::Demoted);
                 self.release_lock(final_lsn).await;
@@ -239,7 +272,9 @@ impl Engine {
                     TaskResult::Start(StartOutcome::StillStarting) => RestartAnswer::StillStarting,
                     _ => RestartAnswer::Failed,
                 };
+                let name = self.job.as_ref().map(|job| job.name.clone()).unwrap_or_default();
                 self.finish_job(answer);
+                self.note(Record::new(Rule::TaskEnded, format!("{name}: {}", result.in_words())));
                 let memory = self.after_task(&result);
                 self.remember(memory);
                 self.settle_rewind_failure(&result).await;
@@ -305,6 +340,7 @@ impl Engine {
             return;
         };
         tracing::warn!("{key} is set. removing...");
+        self.note(Record::new(Rule::RewindRemoved, format!("the rewind failed and {key} is set: the data directory is removed")));
         match self.postgres.remove_data_directory().await {
             Ok(()) => {
                 let mut memory = self.memory.clone();
@@ -350,7 +386,13 @@ impl Tools {
                     timeout: Some(self.settings.global.retry_timeout),
                     part_of_restart: false,
                 };
-                self.postgres.stop(request, None).await;
+                if self.postgres.stop(request, None).await == StopOutcome::Failed {
+                    tracing::error!("PostgreSQL could not be stopped; its data directory is left as it is");
+                    return TaskResult::Clone(false);
+                }
+                if !self.account_for_wal("building this node anew", None).await {
+                    return TaskResult::Clone(false);
+                }
                 let from = source
                     .node
                     .as_ref()
@@ -370,6 +412,9 @@ impl Tools {
                 TaskResult::CrashRecovery(outcome.is_ok())
             }
             Task::Rewind { source, checkpointed } => {
+                if !self.account_for_wal(&format!("rewinding to {}", source.name), Some(&source)).await {
+                    return TaskResult::Rewind(RewindOutcome::NotYet("the WAL that it gives up could not be kept".to_owned()));
+                }
                 let outcome = self.postgres.rewind(&source, checkpointed, &self.cancel).await;
                 if let RewindOutcome::NotYet(reason) = &outcome {
                     tracing::info!("{reason}");

@@ -46,9 +46,11 @@ use self::slot_work::SlotWork;
 use self::watchdog::Keeper;
 use crate::decide::action::ExitReason;
 use crate::decide::failsafe::FailsafeMemory;
+use crate::decide::journal::{Record, Rule};
 use crate::decide::memory::Memory;
 use crate::decide::observation::ServerObservation;
 use crate::handle::{Command, EngineHandle, Snapshot};
+use crate::journal::Journal;
 use crate::ports::{LeaseGuard, LocalState, Peers, Postgres, Watchdog};
 use crate::settings::{EffectiveSettings, SettingsSource};
 
@@ -143,6 +145,8 @@ pub struct Engine {
     wake_at: Option<Moment>,
     watch_members: bool,
     last_message: String,
+    /// What was changed, refused or found out, and why.
+    journal: Journal,
     exit: Option<ExitReason>,
     shutting_down: bool,
     /// A watchdog is required and cannot be used.
@@ -174,6 +178,7 @@ impl Engine {
             message: String::new(),
             timeline: None,
             watchdog_failed: false,
+            journal: Journal::default(),
         };
         let snapshot = watch::Sender::new(Arc::new(initial));
         let exclusion = SharedExclusion::default();
@@ -228,6 +233,7 @@ impl Engine {
             wake_at: None,
             watch_members: false,
             last_message: String::new(),
+            journal: Journal::default(),
             exit: None,
             shutting_down: false,
             off_duty: false,
@@ -246,7 +252,8 @@ impl Engine {
         match self.start_up().await {
             Some(fatal) => Err(fatal),
             None => {
-                self.publish();
+                let state = self.postgres.local().state;
+                self.note(Record::new(Rule::AgentStarted, "the agent began").fact("postgresql", state));
                 Ok(())
             }
         }
@@ -276,6 +283,12 @@ impl Engine {
     /// Whether the last view says that the lock is mine.
     fn lock_is_mine(&self) -> bool {
         self.view.as_ref().is_some_and(|view| view.leader_name() == Some(&self.me))
+    }
+
+    /// Leaves a record in the journal between cycles.
+    fn note(&mut self, record: Record) {
+        self.journal.take(vec![record], self.clock.wall());
+        self.publish();
     }
 
     fn short_write(&self) -> Deadline {

@@ -10,6 +10,7 @@ use super::Engine;
 use super::fence::Fence;
 use crate::decide::action::{Answer, Answers, Ask, Step};
 use crate::decide::failsafe::exclusion::{Settled, Wanted};
+use crate::decide::journal::{Record, Rule};
 use crate::decide::observation::{Monitor, Observation, Postmaster, RewindPolicy, StoreFailed};
 use crate::decide::{self, Now};
 use crate::settings::{EffectiveSettings, ReplicaMethod, SyncMode};
@@ -26,6 +27,10 @@ impl Engine {
     pub(super) async fn cycle(&mut self) {
         let started = self.clock.now();
         self.cycle_started = started;
+        if self.fence.has_fired() {
+            let what = "PostgreSQL was stopped: the leader lock could not be renewed before the lease on it was about to end";
+            self.note(Record::new(Rule::DemoteLeaseEnded, what));
+        }
         let mut view = self.load_view(started).await;
         let mut answers = Answers::default();
         // Nothing slow stands between a loaded view and the renewal.

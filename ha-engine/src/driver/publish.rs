@@ -90,6 +90,7 @@ impl Engine {
             message: self.last_message.clone(),
             timeline,
             watchdog_failed: self.watchdog_failed,
+            journal: self.journal.clone(),
         }));
     }
 

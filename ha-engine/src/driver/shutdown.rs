@@ -11,6 +11,7 @@ use super::Engine;
 use super::jobs::ask_whether_somebody_has_everything;
 use crate::decide::Successors;
 use crate::decide::action::ExitReason;
+use crate::handle::Command;
 use crate::ports::{StopEvent, StopHook, StopMode, StopOutcome, StopRequest};
 
 /// How often candidates are asked while the server stops.
@@ -28,7 +29,6 @@ impl Engine {
     /// Ends in order: long work, PostgreSQL, the lock, the member key.
     pub(super) async fn shut_down(&mut self) {
         self.cancel_task().await;
-        self.mailbox.close();
         if self.is_paused() {
             tracing::info!("Leader key is not deleted and Postgresql is not stopped due paused state");
             self.watchdog.disable().await;
@@ -58,6 +58,7 @@ impl Engine {
         let mut released = false;
         let mut shut_down_at = None;
         let mut listening = true;
+        let mut renewing = true;
         let mut asks = tokio::time::interval(ASK_CANDIDATES);
         let mut renewals = tokio::time::interval(self.settings.global.loop_wait);
         let outcome = loop {
@@ -82,8 +83,15 @@ impl Engine {
                         released = true;
                     }
                 }
+                // Everybody else finds that the engine is gone.
+                Some(command) = self.mailbox.recv() => {
+                    if matches!(command, Command::Shutdown) && renewing {
+                        tracing::warn!("asked to end once more: the leader lock is not renewed any longer");
+                        renewing = false;
+                    }
+                }
                 // Hardening rule X13: a stop that takes longer than the lock lives must not lose it half way.
-                _ = renewals.tick(), if leads && !released => {
+                _ = renewals.tick(), if leads && !released && renewing => {
                     if let Some(view) = &view && self.renew(view).await == Ok(Renewal::Lost) {
                         // Somebody else may lead now: nothing more may be acknowledged here.
                         released = true;

@@ -20,6 +20,10 @@ const ATTEMPTS: u32 = 2;
 /// The pause between attempts.
 const PAUSE: Duration = Duration::from_secs(1);
 
+/// How long a copy may neither read nor write anything. A base backup waits for a checkpoint first, which takes as long as
+/// the source's `checkpoint_timeout` says.
+const PATIENCE: Duration = Duration::from_secs(60 * 60);
+
 /// What every method works with.
 struct Source {
     connstring: String,
@@ -111,6 +115,7 @@ impl LocalPostgres {
             .args(["-X", "stream"])
             .arg(format!("--dbname={}", source.connstring))
             .args(&options.arguments)
+            .patience(PATIENCE)
             .loud();
         // A spread checkpoint takes seconds on an idle cluster and minutes on a busy one. A brand new primary has nobody
         // whom a fast one could disturb.
@@ -158,7 +163,8 @@ impl LocalPostgres {
         let data_dir = shown(&settings.postgresql.data_dir);
         let context = MethodContext { scope: &settings.scope, data_dir: &data_dir, connstring: &source.connstring };
         let arguments = options::replica_method(method.command, method.parameters, method.no_params, context);
-        let program = self.for_libpq(Program::new(&method.command.program).args(arguments).loud(), source.passfile.as_deref());
+        let program =
+            self.for_libpq(Program::new(&method.command.program).args(arguments).patience(PATIENCE).loud(), source.passfile.as_deref());
         match program.run(cancel, None).await {
             Ok(done) if done.success() => {
                 tracing::info!("replica has been created using {}", method.name);

@@ -50,6 +50,7 @@ mod files;
 mod gucs;
 mod hba;
 mod history;
+mod keep_wal;
 mod local_address;
 mod logical_slots;
 mod options;
@@ -83,8 +84,8 @@ use crate::decide::observation::{ServerObservation, SlotObservation, Upstream};
 use crate::decide::slots::{LogicalReport, LogicalSlot, LogicalWork, SlotPlan};
 use crate::decide::sync::sample::SyncSample;
 use crate::ports::{
-    CallbackEvent, CloneSource, ControlData, DivergenceFacts, FollowPlan, Inconclusive, LocalState, OperationFailed, Postgres,
-    PromoteOutcome, RecoveryDiff, RewindOutcome, SlotState, StartOutcome, StatusReport, StopEvent, StopOutcome, StopRequest,
+    CallbackEvent, CloneSource, ControlData, DivergenceFacts, FollowPlan, Inconclusive, KeptWal, LocalState, OperationFailed, Postgres,
+    PromoteOutcome, RecoveryDiff, RewindOutcome, SlotState, StartOutcome, StatusReport, StopEvent, StopOutcome, StopRequest, WalToKeep,
 };
 use crate::settings::{BootstrapSettings, EffectiveSettings};
 
@@ -450,6 +451,10 @@ impl Postgres for LocalPostgres {
 
     async fn rewind(&self, source: &Upstream, source_checkpointed: bool, cancel: &Cancel) -> RewindOutcome {
         self.rewind_to(source, source_checkpointed, cancel).await
+    }
+
+    async fn keep_wal(&self, wal: &WalToKeep, cancel: &Cancel) -> Result<KeptWal, OperationFailed> {
+        self.copy_wal(wal, cancel).await
     }
 
     async fn single_user_recovery(&self, cancel: &Cancel) -> Result<(), OperationFailed> {

@@ -89,6 +89,20 @@ pub(super) fn descendants(pid: i32) -> Vec<Stat> {
     found
 }
 
+/// How much `pid` and each of its descendants have read and written so far; nothing if that cannot be seen.
+pub(super) fn traffic(pid: i32) -> Option<Vec<(i32, u64)>> {
+    let of = |pid: i32| -> Option<(i32, u64)> {
+        let text = fs::read_to_string(format!("/proc/{pid}/io")).ok()?;
+        let count = |label: &str| text.lines().find_map(|line| line.strip_prefix(label))?.trim().parse::<u64>().ok();
+        Some((pid, count("rchar:")?.wrapping_add(count("wchar:")?)))
+    };
+    let own = of(pid)?;
+    let mut all: Vec<(i32, u64)> = descendants(pid).iter().filter_map(|stat| of(stat.pid)).collect();
+    all.push(own);
+    all.sort_unstable();
+    Some(all)
+}
+
 /// The command line of a process, as PostgreSQL rewrites it: its first argument.
 pub(super) fn title(pid: i32) -> Option<String> {
     let raw = fs::read(format!("/proc/{pid}/cmdline")).ok()?;

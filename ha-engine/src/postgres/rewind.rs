@@ -15,6 +15,9 @@ use crate::ports::{RewindOutcome, StopHook, StopMode, StopOutcome, StopRequest};
 /// Bound of a small question to the source.
 const QUESTION: Duration = Duration::from_secs(6);
 
+/// How long `pg_rewind` may neither read nor write anything: a source that has gone silent must not keep the node for ever.
+const PATIENCE: Duration = Duration::from_secs(15 * 60);
+
 impl LocalPostgres {
     pub(super) async fn rewind_to(&self, source: &Upstream, source_checkpointed: bool, cancel: &Cancel) -> RewindOutcome {
         let not_yet = |reason: String| RewindOutcome::NotYet(reason);
@@ -144,6 +147,7 @@ impl LocalPostgres {
             .arg(&settings.data_dir)
             .args(["--source-server", &dsn])
             .in_english()
+            .patience(PATIENCE)
             .env("PGOPTIONS", "-c statement_timeout=0");
         let program = self.for_libpq(program, passfile.as_deref());
         let mut fetched = std::collections::BTreeSet::new();

@@ -27,6 +27,12 @@ const GRACE: Duration = Duration::from_secs(10);
 /// How long output is awaited after a program has ended: a daemon that it left behind may hold the pipe for ever.
 const DRAIN: Duration = Duration::from_millis(500);
 
+/// How often a program is looked at within its patience.
+const LOOKS: u32 = 20;
+
+/// And how often at most.
+const SHORTEST_LOOK: Duration = Duration::from_millis(20);
+
 /// Output beyond this is logged and not kept.
 const KEEP: usize = 1 << 20;
 
@@ -38,6 +44,8 @@ pub(super) struct Program {
     environment: Vec<(OsString, OsString)>,
     /// Whether every line of output goes to the log.
     loud: bool,
+    /// How long it may neither read nor write anything.
+    patience: Option<Duration>,
 }
 
 /// How a program ended.
@@ -69,6 +77,9 @@ pub(super) enum RunError {
     /// It was ended because its time was over.
     #[error("`{0}` did not end in time")]
     Late(String),
+    /// It was ended because it made no progress.
+    #[error("`{0}` has neither read nor written anything for {1:?} and was ended")]
+    Stalled(String, Duration),
 }
 
 /// What helps if a program is not there.
@@ -97,7 +108,7 @@ impl Finished {
 impl Program {
     /// `program` without arguments.
     pub(super) fn new(program: impl Into<OsString>) -> Self {
-        Self { program: program.into(), arguments: Vec::new(), environment: Vec::new(), loud: false }
+        Self { program: program.into(), arguments: Vec::new(), environment: Vec::new(), loud: false, patience: None }
     }
 
     /// Adds an argument.
@@ -126,6 +137,13 @@ impl Program {
     /// The output goes to the log line by line, while the program runs. Otherwise it is only kept.
     pub(super) fn loud(mut self) -> Self {
         self.loud = true;
+        self
+    }
+
+    /// The program is ended when neither it nor its descendants have read or written anything for so long. For work whose
+    /// length nobody knows beforehand.
+    pub(super) fn patience(mut self, patience: Duration) -> Self {
+        self.patience = Some(patience);
         self
     }
 
@@ -168,6 +186,7 @@ impl Program {
         let stderr = Collector::start(child.stderr.take(), &name, self.loud);
         let mut guard = TreeGuard::new(&child);
 
+        let child_id = child.id().and_then(|pid| i32::try_from(pid).ok());
         let ended = async {
             match deadline {
                 None => Ok(child.wait().await),
@@ -180,6 +199,7 @@ impl Program {
                 Err(_) => Err(RunError::Late(name.clone())),
             },
             () = cancel.cancelled() => Err(RunError::Cancelled(name.clone())),
+            patience = stalled(child_id, self.patience) => Err(RunError::Stalled(name.clone(), patience)),
         };
         let status = match result {
             Ok(status) => status,
@@ -202,6 +222,24 @@ impl fmt::Display for Program {
             write!(f, " {}", argument.to_string_lossy())?;
         }
         Ok(())
+    }
+}
+
+/// Waits until a program and its descendants have done nothing for as long as `patience` allows, and returns that; for ever
+/// without one, and for a program that cannot be looked at.
+async fn stalled(pid: Option<i32>, patience: Option<Duration>) -> Duration {
+    let (Some(pid), Some(patience)) = (pid, patience) else { return std::future::pending().await };
+    let look = (patience / LOOKS).max(SHORTEST_LOOK);
+    let mut last = None;
+    let mut unchanged_since = tokio::time::Instant::now();
+    loop {
+        let Ok(now) = tokio::task::spawn_blocking(move || processes::traffic(pid)).await else { return std::future::pending().await };
+        if now.is_none() || now != last {
+            (last, unchanged_since) = (now, tokio::time::Instant::now());
+        } else if unchanged_since.elapsed() >= patience {
+            return patience;
+        }
+        tokio::time::sleep(look).await;
     }
 }
 
@@ -342,6 +380,17 @@ mod tests {
         let error =
             shell("exec sleep 60").run(&Cancel::never(), Some(Deadline::after(Duration::from_millis(50)))).await.expect_err("it is late");
         assert!(matches!(error, RunError::Late(_)), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_program_that_does_nothing_is_ended_and_one_that_works_is_not() {
+        let patience = Duration::from_millis(500);
+        let error = shell("exec sleep 60").patience(patience).run(&Cancel::never(), None).await.expect_err("it does nothing");
+        assert!(matches!(error, RunError::Stalled(..)), "{error}");
+        // A descendant that writes now and then, for longer than the patience, is work.
+        let script = "(for i in 1 2 3 4 5 6 7 8 9 10; do sleep 0.1; echo $i; done); echo done";
+        let done = shell(script).patience(patience).run(&Cancel::never(), None).await.expect("it works");
+        assert!(done.success() && done.stdout.ends_with("done\n"), "{}", done.stdout);
     }
 
     #[tokio::test]

@@ -2,6 +2,7 @@
 
 mod parse;
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use dcs_core::Timing;
@@ -95,6 +96,8 @@ pub struct GlobalConfig {
     pub standby_cluster: Option<StandbyCluster>,
     /// When the lease guard is armed.
     pub lease_guard: LeaseGuardMode,
+    /// Where WAL is copied to that a rewind or a new copy of another node would give up; nothing: it is given up.
+    pub keep_divergent_wal: Option<PathBuf>,
 }
 
 impl GlobalConfig {

@@ -190,6 +190,7 @@ fn global() -> GlobalConfig {
         ignore_slots: Vec::new(),
         standby_cluster: None,
         lease_guard: LeaseGuardMode::Automatic,
+        keep_divergent_wal: None,
     }
 }
 

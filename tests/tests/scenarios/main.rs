@@ -64,3 +64,4 @@ mod standby;
 mod store;
 mod switchover;
 mod sync;
+mod why;

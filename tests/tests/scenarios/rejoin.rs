@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use tests::poll::{self, PATIENCE};
 use tests::{Cluster, Link, Loss, Node, StoreKind};
@@ -12,6 +12,7 @@ on_every_store! {
         a_diverged_primary_is_rewound_and_keeps_its_data_directory,
         a_diverged_primary_that_may_not_be_rewound_is_copied_anew_where_that_is_allowed,
         a_diverged_primary_that_may_be_neither_rewound_nor_removed_stays_out_and_keeps_its_data,
+        what_a_rewind_gives_up_is_told_and_kept_where_the_operator_wants_it,
     ]
 }
 
@@ -103,5 +104,32 @@ async fn a_diverged_primary_that_may_be_neither_rewound_nor_removed_stays_out_an
     let answer = old.send("POST", "/reinitialize", &json!({"force": true})).await?;
     ensure!(answer.status == 200, "{answer:?}");
     cluster.eventually_follows(old, new).await?;
+    cluster.finish(UNREPLICATED).await
+}
+
+async fn what_a_rewind_gives_up_is_told_and_kept_where_the_operator_wants_it(store: StoreKind) -> Result<()> {
+    let cluster = Cluster::builder().store(store).with_links().start().await?;
+    let kept = cluster.leader().await?.directory.join("kept");
+    cluster.patch_config(&json!({"quorate": {"keep_divergent_wal": kept}})).await?;
+    let (old, new) = diverge(&cluster).await?;
+
+    old.start()?;
+
+    cluster.eventually_follows(old, new).await?;
+    has_forgotten(old).await?;
+    let copies: Vec<_> = std::fs::read_dir(&kept)?.collect::<Result<_, _>>()?;
+    ensure!(copies.len() == 1, "one copy and nothing unfinished: {copies:?}");
+    let copy = copies[0].path();
+    let note = std::fs::read_to_string(copy.join("README"))?;
+    ensure!(note.contains("gives up") && note.contains("bytes of WAL on timeline 1"), "{note}");
+    let segments =
+        std::fs::read_dir(&copy)?.flatten().filter(|file| file.file_name().to_string_lossy().starts_with("00000001000000")).count();
+    ensure!(segments > 0, "no segment in {copy:?}");
+    let told: Value = serde_json::from_str(&cluster.ctl(&["why", &cluster.scope, "--since", "1h", "-f", "json"]).await?.success()?)?;
+    let given_up = told.as_array().into_iter().flatten().find(|entry| entry["rule"] == "rewind.wal_given_up");
+    let given_up = given_up.with_context(|| format!("nothing of it in {told:#}"))?;
+    ensure!(given_up["reported_by"] == old.name.as_str() && given_up["facts"]["kept"] == copy.to_string_lossy().as_ref(), "{given_up:#}");
+    let bytes: u64 = given_up["facts"]["bytes"].as_str().context("how much")?.parse()?;
+    ensure!(bytes > 10_000, "{given_up:#}");
     cluster.finish(UNREPLICATED).await
 }

@@ -10,7 +10,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use super::{Command, Global, Invocation, Role, Target, usage};
 use crate::ctl::commands::{
     cluster_role, dsn, edit_config, failover, flush, history, list, pause, reinit, reload, remove, restart, show_config, switchover,
-    version,
+    version, why,
 };
 use crate::ctl::failure::Failure;
 use crate::ctl::output::Format;
@@ -86,6 +86,8 @@ enum TypedCommand {
     Topology(TypedTopology),
     /// Output version of quoratectl, or of the agents of a cluster
     Version(TypedVersion),
+    /// Tell what the members did, what they refused, and why
+    Why(TypedWhy),
 }
 
 /// Takes whatever is typed after a command that is not there yet.
@@ -411,6 +413,24 @@ struct TypedDsn {
     member: Option<String>,
 }
 
+#[derive(Debug, Args)]
+struct TypedWhy {
+    #[command(flatten)]
+    cluster: OptionalCluster,
+    /// Only what was the case at this time or later: a timestamp in unambiguous format (e.g. ISO 8601), or how long ago
+    /// (e.g. 10min)
+    #[arg(long, value_name = "TEXT")]
+    since: Option<String>,
+    /// Only what this member tells. Can be specified multiple times
+    #[arg(short, long, value_name = "TEXT")]
+    member: Vec<String>,
+    /// Only the newest so many entries; 50 by default, all if --since is given
+    #[arg(short = 'n', long, value_name = "INTEGER")]
+    limit: Option<usize>,
+    #[command(flatten)]
+    format: OutputFormat,
+}
+
 impl OptionalCluster {
     fn target(self) -> Target {
         Target { cluster: self.cluster, group: self.group.group, group_from_configuration: false }
@@ -519,6 +539,13 @@ impl TypedCommand {
             }),
             Self::Flush(typed) => Command::Flush(typed.options(program)?),
             Self::Remove(typed) => Command::Remove(remove::Options { target: typed.cluster.target(), format: typed.format.format.into() }),
+            Self::Why(typed) => Command::Why(why::Options {
+                target: typed.cluster.target_in_configured_group(),
+                since: typed.since,
+                members: typed.member,
+                limit: typed.limit,
+                format: typed.format.format.into(),
+            }),
             Self::Dsn(typed) => Command::Dsn(dsn::Options { target: typed.cluster.target(), role: typed.role, member: typed.member }),
         })
     }

@@ -18,6 +18,7 @@ pub mod restart;
 pub mod show_config;
 pub mod switchover;
 pub mod version;
+pub mod why;
 
 use super::agents::Unreachable;
 use super::context::Context;

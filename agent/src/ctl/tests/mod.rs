@@ -7,3 +7,4 @@ mod looking;
 mod members;
 #[cfg(feature = "raft")]
 mod raft;
+mod why;

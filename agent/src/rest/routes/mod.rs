@@ -7,6 +7,7 @@ mod cluster;
 mod config;
 mod failsafe;
 mod health;
+mod journal;
 mod raft;
 mod reinitialize;
 mod restart;
@@ -60,6 +61,7 @@ async fn read(app: &App, element: &str, uri: &http::Uri) -> Reply {
         "readiness" => health::readiness(app, uri).await,
         "cluster" => cluster::cluster(app).await,
         "history" => cluster::history(app).await,
+        "journal" => journal::get(app, uri),
         "metrics" => health::metrics(app).await,
         "config" => config::get(app).await,
         "failsafe" => failsafe::get(app),

@@ -18,6 +18,7 @@ use dcs_core::model::{ClusterView, FailoverRequest, Member, MemberName, Schedule
 use dcs_core::{Deadline, Write};
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
+use ha_engine::decide::journal::{Record, Rule};
 use ha_engine::decide::observation::{PeerAnswer, PeerTarget};
 use ha_engine::settings::SyncMode;
 use ha_engine::settings::values::{is_set, text};
@@ -95,13 +96,18 @@ pub(super) async fn post(app: &App, headers: &HeaderMap, body: Body, kind: Kind)
         asked.scheduled_at.as_ref().map_or_else(|| "none".to_owned(), text),
     );
     let modes = app.modes(&view);
+    let names = (asked.leader.clone(), asked.candidate.clone());
     let (kind, request) = match asked.check(kind, modes, app.handle.clock().wall()) {
         Ok(checked) => checked,
-        Err((status, problem)) => return Reply::text(status, problem),
+        Err((status, problem)) => {
+            note_refusal(app, kind, &names, &problem);
+            return Reply::text(status, problem);
+        }
     };
     if request.scheduled_at.is_none()
         && let Err(problem) = is_possible(app, &view, modes, kind, &request).await
     {
+        note_refusal(app, kind, &names, &problem);
         return Reply::text(StatusCode::PRECONDITION_FAILED, problem);
     }
     match app.handle.dcs().set_failover(&request, None, app.store_deadline()).await {
@@ -120,6 +126,13 @@ pub(super) async fn post(app: &App, headers: &HeaderMap, body: Body, kind: Kind)
     let (status, sentence) =
         watch::until_done(app, view.leader_name().cloned(), request.candidate.as_ref()).await.sentence(kind, request.candidate.as_ref());
     Reply::text(status, sentence)
+}
+
+/// A request that never reaches the leader leaves a trace all the same.
+fn note_refusal(app: &App, kind: Kind, (leader, candidate): &(Option<MemberName>, Option<MemberName>), problem: &str) {
+    let what = format!("a {} was asked for and refused: {problem}", kind.name());
+    let record = Record::new(Rule::RequestRefused, what).fact_if("leader", leader.as_ref()).fact_if("candidate", candidate.as_ref());
+    app.handle.note(record);
 }
 
 impl Outcome {

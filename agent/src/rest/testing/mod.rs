@@ -163,6 +163,8 @@ pub(crate) struct Script {
     pub(crate) reinitialize_refusal: Option<String>,
     /// What was asked for.
     pub(crate) heard: Vec<String>,
+    /// What was left for the journal.
+    pub(crate) notes: Vec<String>,
 }
 
 pub(crate) struct Node {
@@ -235,6 +237,7 @@ impl Node {
             schedule_deleted: true,
             reinitialize_refusal: None,
             heard: Vec::new(),
+            notes: Vec::new(),
         }));
         tokio::spawn(play(commands, Arc::clone(&script)));
         let handle = EngineHandle::assemble("a".into(), mailbox, receiver, Arc::clone(&dcs), Arc::clone(&postgres) as _, as_clock);
@@ -359,6 +362,7 @@ fn snapshot(clock: &HandClock) -> Snapshot {
         next_run: clock.now() + Duration::from_secs(10),
         message: String::new(),
         timeline: Some(dcs_core::model::Timeline(2)),
+        journal: ha_engine::journal::Journal::default(),
     }
 }
 
@@ -384,6 +388,7 @@ async fn play(mut commands: mpsc::Receiver<Command>, script: Arc<Mutex<Script>>)
                 script.heard.push(format!("reinitialize force={force} from_leader={from_leader}"));
                 let _ = reply.send(script.reinitialize_refusal.clone());
             }
+            Command::Note(record) => script.notes.push(format!("{}: {}", record.rule.name(), record.what)),
             Command::Wake => script.heard.push("wake".to_owned()),
             Command::Reload => script.heard.push("reload".to_owned()),
             Command::Shutdown => script.heard.push("shutdown".to_owned()),

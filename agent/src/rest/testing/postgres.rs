@@ -12,8 +12,9 @@ use ha_engine::decide::observation::{Monitor, PrimaryMonitor, ServerObservation,
 use ha_engine::decide::slots::{LogicalReport, LogicalSlot, LogicalWork, SlotPlan};
 use ha_engine::decide::sync::sample::SyncSample;
 use ha_engine::ports::{
-    CallbackEvent, CloneSource, ControlData, DivergenceFacts, FollowPlan, Inconclusive, LocalState, OperationFailed, Postgres,
+    CallbackEvent, CloneSource, ControlData, DivergenceFacts, FollowPlan, Inconclusive, KeptWal, LocalState, OperationFailed, Postgres,
     PromoteOutcome, RecoveryDiff, RewindOutcome, ServerStatus, SlotState, StartOutcome, StatusReport, StopEvent, StopOutcome, StopRequest,
+    WalToKeep,
 };
 use ha_engine::settings::{BootstrapSettings, EffectiveSettings};
 use serde_json::json;
@@ -230,6 +231,9 @@ impl Postgres for FakePostgres {
         nobody_asks()
     }
     async fn rewind(&self, _: &Upstream, _: bool, _: &Cancel) -> RewindOutcome {
+        nobody_asks()
+    }
+    async fn keep_wal(&self, _: &WalToKeep, _: &Cancel) -> Result<KeptWal, OperationFailed> {
         nobody_asks()
     }
     async fn single_user_recovery(&self, _: &Cancel) -> Result<(), OperationFailed> {

@@ -3,6 +3,7 @@
 mod config;
 mod fuzz;
 mod http;
+mod journal;
 #[cfg(feature = "raft")]
 mod raft;
 mod status;

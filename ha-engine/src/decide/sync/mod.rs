@@ -37,6 +37,7 @@ use self::sample::{SyncSample, SyncWord};
 use self::watch::SyncWatch;
 use super::action::{Answer, Ask, Effect, Severity};
 use super::cycle::{Cycle, Outcome};
+use super::journal::{Record, Rule};
 use crate::settings::{GlobalConfig, SyncMode};
 
 /// More changes than any pass makes: three lead to the goal, and a few may precede them when the mode changes. What is left is
@@ -194,6 +195,13 @@ fn set_quorum_names(wanted: Wanted, number: usize, names: &Names) -> Next {
     Next::Set(names::any_of(number.max(least), names), said)
 }
 
+/// What the journal says about a change of `/sync`.
+fn note_record(c: &mut Cycle<'_>, before: &SyncRecord, after: &SyncRecord) {
+    let who = if after.standbys.is_empty() { "nobody".to_owned() } else { after.standbys.join(", ") };
+    let what = format!("if this primary fails, those who may take over by themselves are: {who}");
+    c.note(Record::new(Rule::SyncKey, what).fact("quorum", after.quorum).fact("before", before.standbys.join(",")));
+}
+
 fn record_of(me: &MemberName, quorum: usize, standbys: &Names) -> SyncRecord {
     SyncRecord { leader: Some(me.clone()), standbys: standbys.sorted(), quorum: u64::try_from(quorum).unwrap_or(u64::MAX) }
 }
@@ -236,6 +244,7 @@ pub(super) fn turn_off(c: &mut Cycle<'_>) -> Outcome<bool> {
             return Ok(false);
         }
         c.info("Disabled synchronous replication");
+        c.note(Record::new(Rule::SyncKey, "synchronous mode is off: the /sync key is emptied"));
     }
     if std::mem::take(&mut c.memory.sync.decides_names) {
         c.push(Effect::UseConfiguredNames);
@@ -250,10 +259,13 @@ pub(super) fn prepare_promotion(c: &mut Cycle<'_>) -> Outcome<bool> {
         return turn_off(c);
     }
     let promotion::Preparation { record, names } = promotion::prepare(c.me(), &c.view.sync.record, mode, c.cfg.synchronous_mode_strict);
-    if let Some(record) = record.filter(|record| *record != c.view.sync.record)
-        && !matches!(c.need(Ask::WriteSync(record, c.view.sync.revision.clone()))?, Answer::SyncWritten(Some(_)))
-    {
-        return Ok(false);
+    if let Some(record) = record.filter(|record| *record != c.view.sync.record) {
+        let written = c.need(Ask::WriteSync(record.clone(), c.view.sync.revision.clone()))?;
+        if !matches!(written, Answer::SyncWritten(Some(_))) {
+            return Ok(false);
+        }
+        let before = c.view.sync.record.clone();
+        note_record(c, &before, &record);
     }
     let done = matches!(c.need(Ask::SetSynchronousNames { step: 0, text: names })?, Answer::NamesSet { done: true, .. });
     c.memory.sync.decides_names |= done;
@@ -305,8 +317,13 @@ fn run(c: &mut Cycle<'_>, pass: &mut Pass) -> Outcome<Names> {
                 c.effects.extend(before.map(|(severity, line)| Effect::Log(severity, line)));
                 let Answer::SyncWritten(Some(revision)) = c.need(Ask::WriteSync(record.clone(), pass.revision.clone()))? else {
                     c.warn("Updating sync state failed");
+                    c.note(Record::new(
+                        Rule::SyncRefused,
+                        "the /sync key was not changed: somebody else has changed it, or the store did not answer",
+                    ));
                     return Ok(Names::default());
                 };
+                note_record(c, &pass.record, &record);
                 (pass.record, pass.revision) = (record, Some(revision.clone()));
                 if let Some(line) = after {
                     c.info(line);
@@ -317,6 +334,8 @@ fn run(c: &mut Cycle<'_>, pass: &mut Pass) -> Outcome<Names> {
                 let Answer::NamesSet { done: true, sample: Some(sample) } = c.need(Ask::SetSynchronousNames { step, text })? else {
                     return Ok(names.named());
                 };
+                let what = format!("synchronous_standby_names is '{}' now", sample.names);
+                c.note(Record::new(Rule::SyncNames, what).fact("before", &pass.sample.names));
                 pass.sample = sample.clone();
             }
         }

@@ -3,6 +3,7 @@
 use dcs_core::model::{FailoverRequest, Role, ScheduledTime, Timeline};
 use dcs_core::{InitializeWrite, Renewal};
 use jiff::tz::Offset;
+use serde_json::json;
 
 use super::super::action::{Ask, DemoteKind, Effect, Severity, Task};
 use super::super::memory::{Critical, RewindState};
@@ -115,6 +116,23 @@ fn the_history_is_asked_for_when_the_store_does_not_have_the_timeline() {
     situation.obs.server.monitor = Monitor::Primary(PrimaryMonitor { timeline: Timeline(2), lsn: dcs_core::model::Lsn(1000) });
     situation.decide();
     assert!(situation.asked.contains(&Ask::HistoryFile(Timeline(2))));
+}
+
+#[test]
+fn the_history_of_an_abandoned_cluster_is_emptied_on_the_first_timeline() {
+    let mut fresh = Situation::primary().led_by("a").history(&[(1, 800)]);
+    fresh.cfg.check_timeline = false;
+    let written = |decision: &super::super::action::Decision| {
+        decision.effects.iter().find_map(|effect| match effect {
+            Effect::WriteHistory(value) => Some(value.clone()),
+            _ => None,
+        })
+    };
+    assert_eq!(written(&fresh.decide()), Some(json!([])));
+    let mut kept = Situation::primary().led_by("a");
+    assert_eq!(written(&kept.decide()), None, "an empty one stays");
+    kept.view.history = None;
+    assert_eq!(written(&kept.decide()), None, "and so does none");
 }
 
 #[test]

@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::super::action::{Ask, DemoteKind, Effect, Task};
+use super::super::journal::{Outcome, Rule};
 use super::super::memory::{Critical, RewindState};
 use super::super::observation::{DataDir, Monitor, PeerAnswer, PeerStatus, Postmaster, StoreFailed, TaskKind};
 use super::{Situation, lease, standby_answer};
@@ -218,6 +219,44 @@ proptest! {
         prop_assert_eq!(&decision.task, &None);
         if !situation.obs.server.is_or_becomes_primary() {
             prop_assert!(!decision.effects.iter().any(|effect| matches!(effect, Effect::Demote(_))));
+        }
+    }
+
+    #[test]
+    fn nothing_is_changed_without_a_record_of_its_rule(dice in dice()) {
+        let mut situation = situation(&dice);
+        let decision = situation.decide();
+        let took_lock = situation.asked.contains(&Ask::AcquireLock) || situation.asked.contains(&Ask::TakeLock);
+        let rules: Vec<Rule> = decision.journal.iter().map(|record| record.rule).collect();
+        let took_lock = took_lock && situation.acquisition.is_ok();
+        let changes = decision.task.is_some() || took_lock || decision.effects.iter().any(|effect| {
+            matches!(effect, Effect::Demote(_) | Effect::ReleaseLock(_) | Effect::Exit(_) | Effect::WriteInitialize(..)
+                | Effect::WriteConfig | Effect::WriteHistory(_) | Effect::FollowByReload(_) | Effect::StopImmediately)
+        });
+        if changes {
+            prop_assert!(rules.iter().any(|rule| rule.outcome() != Outcome::Noticed), "{}: {rules:?}", decision.message);
+        }
+        prop_assert!(!rules.contains(&Rule::Task), "{} has no rule of its own", decision.message);
+    }
+
+    #[test]
+    fn who_could_take_a_free_lock_and_does_not_says_why(dice in dice()) {
+        let mut situation = situation(&dice);
+        situation.store_lost = false;
+        situation.obs.task = None;
+        situation.memory.bootstrapping = false;
+        situation.memory.recovering = false;
+        situation.view.leader = None;
+        let runs = situation.obs.server.postmaster.is_running()
+            && matches!(situation.obs.server.data_dir, DataDir::Present { .. });
+        let decision = situation.decide();
+        let ended = decision.effects.iter().any(|effect| matches!(effect, Effect::Exit(_)));
+        if runs && !ended {
+            // A store that fails in the middle takes the place of the race.
+            let told = decision.journal.iter().any(|record| {
+                record.rule.name().starts_with("race.") || matches!(record.rule, Rule::StoreLost | Rule::DemoteStoreLost)
+            });
+            prop_assert!(told, "{}: {:?}", decision.message, decision.journal);
         }
     }
 }

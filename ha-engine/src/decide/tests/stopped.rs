@@ -168,6 +168,18 @@ fn r12_not_again_after_a_rewind() {
     assert!(!situation.asked.iter().any(|ask| matches!(ask, Ask::Divergence(_))));
 }
 
+/// Must hold: invariant SAF12, hard case 54.
+#[test]
+fn hard_case_54_what_a_failed_rewind_has_left_is_not_started() {
+    for state in ["in archive recovery", "shut down", "shut down in recovery"] {
+        let mut situation = Situation::stopped(Role::Replica).led_by("b").control_state(state);
+        situation.memory.rewind = RewindState::Failed;
+        let decision = situation.decide();
+        assert_eq!(decision.message, "not starting PostgreSQL because pg_rewind has failed: this node must be reinitialized");
+        assert!(decision.task.is_none() && !decision.memory.recovering);
+    }
+}
+
 #[test]
 fn p1_a_leader_that_cannot_be_started_gives_the_lock_back() {
     let mut situation = Situation::stopped(Role::Primary).led_by("a");

@@ -21,9 +21,9 @@ use crate::decide::sync::names::{Kind, StandbyNames};
 use crate::decide::sync::sample::{SyncSample, SyncWord, Walsender};
 use crate::handle::EngineHandle;
 use crate::ports::{
-    CallbackEvent, CloneSource, ControlData, DivergenceFacts, FollowPlan, Hold, Inconclusive, LeaseGuard, LocalState, OperationFailed,
-    Peers, Postgres, PromoteOutcome, RecoveryDiff, RewindOutcome, ShutdownPosition, SlotState, StartOutcome, StatusReport, StopEvent,
-    StopMode, StopOutcome, StopRequest, Watchdog, WatchdogError, WatchdogInfo,
+    CallbackEvent, CloneSource, ControlData, DivergenceFacts, FollowPlan, Hold, Inconclusive, KeptWal, LeaseGuard, LocalState,
+    OperationFailed, Peers, Postgres, PromoteOutcome, RecoveryDiff, RewindOutcome, ShutdownPosition, SlotState, StartOutcome, StatusReport,
+    StopEvent, StopMode, StopOutcome, StopRequest, WalToKeep, Watchdog, WatchdogError, WatchdogInfo,
 };
 use crate::settings::{BootstrapSettings, EffectiveSettings, WatchdogSettings};
 
@@ -74,6 +74,20 @@ pub(super) struct Server {
     pub(super) archived: u32,
     /// Its clients wait for standbys.
     pub(super) commits_wait: bool,
+    /// What a comparison with the leader shows; `pg_rewind` works then.
+    pub(super) divergence: Option<DivergenceFacts>,
+    /// How long a clean stop takes before its checkpoint is written.
+    pub(super) stop_takes: Duration,
+    /// Another agent of this name answers.
+    pub(super) has_namesake: bool,
+    /// Its postmaster does not end, whatever is tried.
+    pub(super) unstoppable: bool,
+    /// Nothing can be copied aside.
+    pub(super) disk_full: bool,
+    /// From where on WAL was copied aside.
+    pub(super) kept: Vec<Option<(Timeline, Lsn)>>,
+    /// How often it was rewound, or a copy of another one was made over it.
+    pub(super) rebuilt: u32,
 }
 
 /// All servers, by the name of their member.
@@ -315,11 +329,11 @@ impl Postgres for FakePostgres {
     }
 
     async fn can_rewind(&self) -> bool {
-        false
+        self.server().divergence.is_some()
     }
 
     async fn observe_divergence(&self, _: &Upstream, _: Deadline) -> Result<DivergenceFacts, Inconclusive> {
-        Err(Inconclusive("not compared here".to_owned()))
+        self.server().divergence.ok_or_else(|| Inconclusive("not compared here".to_owned()))
     }
 
     async fn recovery_diff(&self, plan: &FollowPlan, _: Deadline) -> RecoveryDiff {
@@ -364,11 +378,16 @@ impl Postgres for FakePostgres {
             return StopOutcome::Stopped(None);
         }
         self.enter(ServerState::Stopping, None);
+        if before.unstoppable {
+            self.enter(ServerState::StopFailed, None);
+            return StopOutcome::Failed;
+        }
         let position = ShutdownPosition { checkpoint: Lsn(before.lsn), checkpoint_end: Lsn(before.lsn), final_lsn: Lsn(before.lsn) };
         let clean = before.primary && request.mode == StopMode::Fast;
         self.world.change(&self.name, |server| server.stopping = true);
         if clean && let Some(events) = events {
             let _ = events.send(StopEvent::BackendsGone).await;
+            tokio::time::sleep(before.stop_takes).await;
             let _ = events.send(StopEvent::ShutDown(position)).await;
             // The archiver is still busy.
             tokio::time::sleep(A_MOMENT * 10).await;
@@ -488,6 +507,8 @@ impl Postgres for FakePostgres {
         tokio::time::sleep(A_MOMENT).await;
         self.world.change(&self.name, |server| {
             *server = Server {
+                rebuilt: server.rebuilt + 1,
+                kept: server.kept.clone(),
                 running: false,
                 primary: false,
                 following: None,
@@ -501,7 +522,21 @@ impl Postgres for FakePostgres {
     }
 
     async fn rewind(&self, _: &Upstream, _: bool, _: &Cancel) -> RewindOutcome {
+        self.world.change(&self.name, |server| {
+            server.rebuilt += 1;
+            server.divergence = None;
+        });
         RewindOutcome::Failed
+    }
+
+    async fn keep_wal(&self, wal: &WalToKeep, _: &Cancel) -> Result<KeptWal, OperationFailed> {
+        self.world.change(&self.name, |server| {
+            if server.disk_full {
+                return Err(OperationFailed("no space left on device".to_owned()));
+            }
+            server.kept.push(wal.since);
+            Ok(KeptWal { directory: wal.directory.join("copy"), segments: 1 })
+        })
     }
 
     async fn single_user_recovery(&self, _: &Cancel) -> Result<(), OperationFailed> {
@@ -636,8 +671,8 @@ impl Peers for FakePeers {
         Some(positions)
     }
 
-    async fn is_alive(&self, _: &str, _: Deadline) -> bool {
-        false
+    async fn is_alive(&self, api_url: &str, _: Deadline) -> bool {
+        self.0.servers().iter().any(|(name, server)| server.has_namesake && api_url.contains(&format!("//{name}:")))
     }
 }
 

@@ -4,6 +4,7 @@ mod failsafe;
 mod fake;
 mod lease_guard;
 mod mixed;
+mod rejoin;
 mod reloads;
 mod slots;
 mod standby_clusters;
@@ -32,7 +33,8 @@ fn settings(name: &str) -> InCode {
     let dcs = json!({"ttl": 30, "loop_wait": 10, "retry_timeout": 10}).as_object().cloned().unwrap_or_default();
     let bootstrap = BootstrapSettings { dcs, ..BootstrapSettings::default() };
     let listen = ServerAddress { hosts: vec![name.to_owned()], port: 5432 };
-    let postgresql = PostgresSettings::new("demo", "data", listen, Authentication::default());
+    let mut postgresql = PostgresSettings::new("demo", "data", listen, Authentication::default());
+    postgresql.use_pg_rewind = true;
     InCode::new(name.into(), "demo", &format!("http://{name}:8008/patroni"), bootstrap, postgresql).expect("usable settings")
 }
 
@@ -42,6 +44,15 @@ struct Node {
     watchdog: Arc<FakeWatchdog>,
     guard: Arc<FakeGuard>,
     task: tokio::task::JoinHandle<Ended>,
+}
+
+/// An engine that was not started yet, and what it works with.
+struct Agent {
+    engine: Engine,
+    handle: EngineHandle,
+    plan: Plan,
+    watchdog: Arc<FakeWatchdog>,
+    guard: Arc<FakeGuard>,
 }
 
 struct Cluster {
@@ -61,6 +72,13 @@ impl Cluster {
     }
 
     async fn node_with(&self, source: InCode, name: &str) -> Node {
+        let Agent { mut engine, handle, plan, watchdog, guard } = self.agent(source, name);
+        engine.start().await.expect("nothing is in the way");
+        self.world.add_agent(handle.clone());
+        Node { handle, plan, watchdog, guard, task: tokio::spawn(engine.run()) }
+    }
+
+    fn agent(&self, source: InCode, name: &str) -> Agent {
         let settings = source.settings();
         let timing = settings.global.timing();
         let plan = Plan::new(timing.retry_timeout / 3);
@@ -69,7 +87,7 @@ impl Cluster {
         let dcs = KeyValueDcs::new(store, Arc::clone(&self.clock), path, MemberName::from(name), timing);
         let watchdog = FakeWatchdog::new(&self.clock);
         let guard = Arc::new(FakeGuard::default());
-        let (mut engine, handle) = Engine::new(Parts {
+        let (engine, handle) = Engine::new(Parts {
             dcs: Arc::new(dcs),
             postgres: FakePostgres::new(name, &self.world, &self.clock),
             peers: Arc::new(FakePeers(Arc::clone(&self.world))),
@@ -79,9 +97,7 @@ impl Cluster {
             source: Arc::new(source),
             settings,
         });
-        engine.start().await.expect("nothing is in the way");
-        self.world.add_agent(handle.clone());
-        Node { handle, plan, watchdog, guard, task: tokio::spawn(engine.run()) }
+        Agent { engine, handle, plan, watchdog, guard }
     }
 
     /// Waits, at most `limit` of virtual time, until `condition` holds; how long it took.

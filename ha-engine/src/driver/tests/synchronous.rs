@@ -116,6 +116,23 @@ async fn a_restarted_standby_is_released_first_and_its_duty_goes_to_another() {
     assert_eq!(key(&a).await, "a/0/c", "who has the duty keeps it");
 }
 
+/// Must hold: ha-engine.md 10, with hardening rule X16.
+#[tokio::test(start_paused = true)]
+async fn x16_a_synchronous_standby_that_is_built_anew_hands_its_duty_over_first() {
+    let (cluster, [a, b, _c]) = cluster_in(json!(true)).await;
+    let before = cluster.world.server("b").rebuilt;
+    // The leader does not hear of it at first.
+    a.plan.set_connection(dcs_core::fault::Connection::Silent);
+    assert_eq!(b.handle.reinitialize(false, false).await.expect("it runs"), None);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let waiting = cluster.world.server("b");
+    assert!(waiting.running && waiting.rebuilt == before, "it has waited: {waiting:?}");
+    a.plan.set_connection(dcs_core::fault::Connection::Up);
+    a.handle.wake();
+    until_key(&cluster, &b, Duration::from_secs(15), "a/0/c").await;
+    cluster.until(Duration::from_secs(15), "b was built anew", || cluster.world.server("b").rebuilt == before + 1).await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_standby_whose_agent_ends_is_released_by_its_tag_and_not_by_the_period() {
     let (cluster, [a, b, _c]) = cluster_in(json!(true)).await;

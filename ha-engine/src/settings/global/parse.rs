@@ -1,5 +1,6 @@
 //! From the stored document to [`GlobalConfig`]: aliases, defaults, minimums, and the rule that binds the three timings.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::{Map, Value};
@@ -58,6 +59,7 @@ impl GlobalConfig {
             ignore_slots: Vec::new(),
             standby_cluster: None,
             lease_guard: LeaseGuardMode::Automatic,
+            keep_divergent_wal: None,
         };
         config.read_modes(document);
         if let Some(unknown) = lease_guard(document).err() {
@@ -127,6 +129,8 @@ impl GlobalConfig {
             .unwrap_or_default();
         self.ignore_slots = document.get("ignore_slots").and_then(Value::as_array).cloned().unwrap_or_default();
         self.lease_guard = lease_guard(document).unwrap_or_default();
+        let keep = document.get("quorate").and_then(|section| section.get("keep_divergent_wal"));
+        self.keep_divergent_wal = keep.filter(|value| values::is_set(value)).map(|value| PathBuf::from(values::text(value)));
     }
 }
 

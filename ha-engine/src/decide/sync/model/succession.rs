@@ -42,7 +42,7 @@ impl World {
             former_leader: electorate.leader(),
             electorate: Some(&electorate),
         };
-        judge(&ballot, &said).0
+        judge(&ballot, &said).refusal.is_none()
     }
 
     /// `candidate` races, and is promoted if it wins. With `mortal` it may die at any moment.
