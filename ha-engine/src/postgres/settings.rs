@@ -30,6 +30,14 @@ const OURS: [&str; 3] = ["cluster_name", "listen_addresses", "port"];
 impl LocalPostgres {
     pub(super) async fn adopt_settings(&self, settings: Arc<EffectiveSettings>, force_reload: bool) {
         let former = self.settings();
+        if self.server_state() == ServerState::Running
+            && self.book().unread
+            && let Err(error) = self.load_running_parameters(self.role(), Deadline::after(QUESTION)).await
+        {
+            tracing::warn!("the parameters of the server that was found still could not be read: {error}");
+            *locked(&self.settings) = settings;
+            return;
+        }
         // One after the other: both look into the book.
         let major = self.book().major;
         let assembled = parameters::assemble(&settings.postgresql, major, &self.sync_names(&settings));
@@ -193,6 +201,7 @@ impl LocalPostgres {
             parameters.insert(name, value);
         }
         book.parameters = parameters;
+        book.unread = false;
         if role != Role::Primary {
             book.recovery = Some(Recovery::adopted(recovery));
         }
