@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use dcs_core::model::FailoverRequest;
 
-use super::action::{Ask, Effect, Reload};
+use super::action::{Ask, DemoteKind, Effect, Reload};
 use super::cycle::{Cycle, Outcome};
 use super::{leader, race, replica};
+use crate::settings::SyncMode;
 
 /// How long a node that is not electable waits for somebody else to take the lock.
 const WAIT_FOR_LOCK: Duration = Duration::from_secs(2);
@@ -15,6 +16,7 @@ const WAIT_FOR_LOCK: Duration = Duration::from_secs(2);
 const RACE_AGAIN: Duration = Duration::from_secs(1);
 
 pub(super) fn decide(c: &mut Cycle<'_>) -> Outcome {
+    let appointed = c.failover().is_some_and(|key| key.request.candidate.as_ref() == Some(c.me()));
     if race::should_i_lead(c)? {
         if !c.acquire(race::ACQUIRE)? {
             c.info("Could not take out TTL lock");
@@ -26,7 +28,7 @@ pub(super) fn decide(c: &mut Cycle<'_>) -> Outcome {
                 true,
             );
         }
-        return acquired(c);
+        return acquired(c, appointed);
     }
     if !c.paused() {
         c.wake_at(c.now.moment + RACE_AGAIN);
@@ -58,7 +60,7 @@ pub(super) fn decide(c: &mut Cycle<'_>) -> Outcome {
 }
 
 /// U5 and U7: the lock is mine now.
-fn acquired(c: &mut Cycle<'_>) -> Outcome {
+fn acquired(c: &mut Cycle<'_>, appointed: bool) -> Outcome {
     if let Some(key) = c.view.failover.clone() {
         let request = &key.request;
         if c.paused() && request.leader.is_some() && request.candidate.is_some() {
@@ -70,7 +72,21 @@ fn acquired(c: &mut Cycle<'_>) -> Outcome {
             c.clean_failover(false)?;
         }
     }
+    let elected_by = c.view.sync.revision.clone();
+    // An operator who names somebody does so whatever the key says.
+    c.memory.sync.appointed = appointed;
     c.reload(Reload::AfterAcquisition)?;
+    // Hardening rule X21: who may win is a question of the /sync key, so the verdict is worth what the key was.
+    if c.cfg.synchronous_mode != SyncMode::Off && !appointed && c.view.sync.revision != elected_by {
+        if !c.is_primary() {
+            return Ok(leader::race_again(c));
+        }
+        if !race::may_primary_lead(c) {
+            c.arm_rewind_check();
+            c.push(Effect::Demote(DemoteKind::Immediate));
+            return Ok("demoting self because i am not the healthiest node".to_owned());
+        }
+    }
     let line = leader::enforce_primary(c, "acquired session lock as a leader", "promoted self to leader by acquiring session lock")?;
     // Everybody should see the new state at once.
     c.push(Effect::TouchMember);
