@@ -78,6 +78,7 @@ pub(super) fn enforce_primary(c: &mut Cycle<'_>, as_primary: &str, promoting: &s
     if c.is_primary() {
         // E4
         c.set_role(Role::Primary);
+        c.memory.sync.appointed = false;
         sync::maintain(c)?;
         history::maintain(c)?;
         return Ok(as_primary.to_owned());

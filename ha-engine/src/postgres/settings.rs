@@ -30,10 +30,7 @@ const OURS: [&str; 3] = ["cluster_name", "listen_addresses", "port"];
 impl LocalPostgres {
     pub(super) async fn adopt_settings(&self, settings: Arc<EffectiveSettings>, force_reload: bool) {
         let former = self.settings();
-        if self.server_state() == ServerState::Running
-            && self.book().unread
-            && let Err(error) = self.load_running_parameters(self.role(), Deadline::after(QUESTION)).await
-        {
+        if let Err(error) = self.make_sure_of_parameters().await {
             tracing::warn!("the parameters of the server that was found still could not be read: {error}");
             *locked(&self.settings) = settings;
             return;
@@ -176,6 +173,12 @@ impl LocalPostgres {
         let (pending, line) = reload::after_reload(&found, planned);
         line.iter().for_each(Line::emit);
         Ok(pending)
+    }
+
+    /// Reads what a server that was found has in force, if that has not worked yet: written before, its files would lose that.
+    pub(super) async fn make_sure_of_parameters(&self) -> Result<(), SqlError> {
+        let unread = self.server_state() == ServerState::Running && self.book().unread;
+        if unread { self.load_running_parameters(self.role(), Deadline::after(QUESTION)).await } else { Ok(()) }
     }
 
     /// Takes the values of a server that was found running as the known ones, so that only what differs counts as a change

@@ -112,6 +112,9 @@ impl LocalPostgres {
         deadline: Deadline,
     ) -> Result<Option<SyncSample>, OperationFailed> {
         let settings = self.settings();
+        self.make_sure_of_parameters()
+            .await
+            .map_err(|error| OperationFailed(format!("the parameters of the server that was found could not be read: {error}")))?;
         let wanted = {
             let names = text.map_or(SyncNames::Configured, |text| SyncNames::Decided(text.to_owned()));
             let mut book = self.book();

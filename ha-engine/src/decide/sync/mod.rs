@@ -226,17 +226,24 @@ pub(super) fn maintain(c: &mut Cycle<'_>) -> Outcome<()> {
         let text = pass.sample.names.clone();
         c.memory.sync.decides_names = matches!(c.need(Ask::SetSynchronousNames { step: 0, text })?, Answer::NamesSet { done: true, .. });
     }
-    if !c.memory.sync.confirmed && pass.record.leader.is_some() {
-        // The same again: a write that is still under way was made for the revision before this one, and is refused.
-        let Some(revision) = write_key(c, &pass.record, pass.revision.as_ref())? else {
-            c.warn("Updating sync state failed");
-            return Ok(());
-        };
-        pass.revision = Some(revision);
-    }
-    let awaited = if waits_for_reconnection(c, &pass, since) { Names::default() } else { run(c, &mut pass)? };
+    let awaited =
+        if !confirm_key(c, &mut pass)? || waits_for_reconnection(c, &pass, since) { Names::default() } else { run(c, &mut pass)? };
     look_out(c, pass, awaited);
     Ok(())
+}
+
+/// Hardening rule X22: the same is written again, so that a write that is still under way, made for the revision before this
+/// one, is refused. False if that did not work.
+fn confirm_key(c: &mut Cycle<'_>, pass: &mut Pass) -> Outcome<bool> {
+    if c.memory.sync.confirmed || pass.record.leader.is_none() {
+        return Ok(true);
+    }
+    let Some(revision) = write_key(c, &pass.record, pass.revision.as_ref())? else {
+        c.warn("Updating sync state failed");
+        return Ok(false);
+    };
+    pass.revision = Some(revision);
+    Ok(true)
 }
 
 /// Writes `/sync`. Nothing if it was not written, or nobody knows.
