@@ -70,6 +70,9 @@ pub(crate) enum Step<'a> {
     Exists(&'a str),
     /// Writes a key, whatever is there.
     Set(&'a str, &'a [u8]),
+    /// Writes a key that has this index. Consul leaves the index alone when nothing changes, so the key's flags, which nobody
+    /// else uses, change in any case: a write that is made for an index is refused once another one has been made for it.
+    Replace(&'a str, &'a [u8], u64),
     /// Deletes a key, if it is there.
     Delete(&'a str),
     /// Writes a key bound to a session: goes on only if no other session holds it.
@@ -92,18 +95,21 @@ struct Verb<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     index: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    flags: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     session: Option<&'a str>,
 }
 
 impl<'a> From<&Step<'a>> for Operation<'a> {
     fn from(step: &Step<'a>) -> Self {
-        let plain = |verb, key| Verb { verb, key: without_slash(key), value: None, index: None, session: None };
+        let plain = |verb, key| Verb { verb, key: without_slash(key), value: None, index: None, flags: None, session: None };
         let encoded = |value| Some(BASE64.encode(value));
         let kv = match *step {
             Step::Absent(key) => plain("check-not-exists", key),
             Step::Unchanged(key, index) => Verb { index: Some(index), ..plain("check-index", key) },
             Step::Exists(key) => plain("get", key),
             Step::Set(key, value) => Verb { value: encoded(value), ..plain("set", key) },
+            Step::Replace(key, value, index) => Verb { value: encoded(value), flags: Some(index), ..plain("set", key) },
             Step::Delete(key) => plain("delete", key),
             Step::Lock(key, value, session) => Verb { value: encoded(value), session: Some(session), ..plain("lock", key) },
         };
@@ -124,7 +130,7 @@ impl Proof {
     fn of(step: &Step<'_>) -> Option<Self> {
         let (key, session) = match *step {
             Step::Absent(_) | Step::Delete(_) => return None,
-            Step::Unchanged(key, _) | Step::Exists(key) | Step::Set(key, _) => (key, None),
+            Step::Unchanged(key, _) | Step::Exists(key) | Step::Set(key, _) | Step::Replace(key, ..) => (key, None),
             Step::Lock(key, _, session) => (key, Some(session.to_owned())),
         };
         Some(Self { key: without_slash(key).to_owned(), session })
@@ -346,7 +352,10 @@ impl Client {
     /// Writes a key too large for a transaction. With `expected` only if it has that index; zero means that it must not exist.
     pub(crate) async fn put(&self, key: &str, value: &[u8], expected: Option<u64>, deadline: Deadline) -> Result<bool, Failure> {
         let request = Request::of_key(Method::PUT, key).with_body(value.to_vec());
-        let request = expected.map_or(request.clone(), |index| request.parameter("cas", &index.to_string()));
+        let request = match expected.map(|index| index.to_string()) {
+            Some(index) => request.parameter("cas", &index).parameter("flags", &index),
+            None => request,
+        };
         ok(self.ask(request, deadline).await?)?.json()
     }
 

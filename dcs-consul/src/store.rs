@@ -271,15 +271,14 @@ impl KeyValueStore for Consul {
             let length = value.len();
             return Err(error.because(format!("the value has {length} bytes, and Consul takes {LARGEST_VALUE}")));
         }
-        let (condition, expected) = match expect {
-            Expect::Any => (None, None),
-            Expect::Absent => (Some(Step::Absent(key)), Some(0)),
+        let (steps, expected) = match expect {
+            Expect::Any => (vec![Step::Set(key, value)], None),
+            Expect::Absent => (vec![Step::Absent(key), Step::Set(key, value)], Some(0)),
             Expect::Revision(expected) => match index_of(expected) {
-                Some(index) => (Some(Step::Unchanged(key, index)), Some(index)),
+                Some(index) => (vec![Step::Unchanged(key, index), Step::Replace(key, value, index)], Some(index)),
                 None => return Ok(Write::Refused),
             },
         };
-        let steps: Vec<_> = condition.into_iter().chain([Step::Set(key, value)]).collect();
         let transaction = Transaction::of(&steps).map_err(|failure| failure.into_error(OPERATION))?;
         if transaction.is_too_large() {
             return self.put_large(OPERATION, key, value, expected, deadline).await;

@@ -176,7 +176,8 @@ pub trait Dcs: Send + Sync + fmt::Debug {
         deadline: Deadline,
     ) -> Result<Write, Error>;
 
-    /// Writes the synchronous state. The returned revision is good for the next write without a load.
+    /// Writes the synchronous state; always compare-and-set: without `expected` only if there is none. The returned revision is
+    /// good for the next write without a load.
     ///
     /// # Errors
     ///

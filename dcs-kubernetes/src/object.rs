@@ -154,6 +154,8 @@ pub(crate) mod annotation {
     pub(crate) const MEMBER: &str = "member";
     pub(crate) const SCHEDULED_AT: &str = "scheduled_at";
     pub(crate) const SYNC_STANDBY: &str = "sync_standby";
+    /// In the object of the synchronous state: the version that the last write was made for. Nobody reads it.
+    pub(crate) const REPLACES: &str = "replaces";
     pub(crate) const QUORUM: &str = "quorum";
     pub(crate) const STATUS: &str = "status";
 }

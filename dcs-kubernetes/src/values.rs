@@ -171,7 +171,10 @@ impl Kubernetes {
     /// Without an expected version it only creates: somebody else's state that appeared since is not to be overwritten.
     pub(crate) async fn write_sync(&self, sync: &SyncRecord, expected: Option<&Revision>, deadline: Deadline) -> Result<Write, Error> {
         let expect = expected.map_or(Expect::Absent, |revision| Expect::Version(revision.as_str()));
-        let annotations = sync_annotations(sync);
+        let mut annotations = sync_annotations(sync);
+        // A write that changes nothing leaves the version alone; this changes in any case, so that a write that is made for a
+        // version is refused once another one has been made for it.
+        annotations.extend(expected.map(|revision| (annotation::REPLACES, Some(revision.as_str().to_owned()))));
         let outcome = self.put(&self.shared.names.sync, &annotations, expect, "write the synchronous state", deadline);
         Ok(outcome.await?.into_write())
     }

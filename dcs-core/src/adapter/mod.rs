@@ -207,7 +207,7 @@ impl Dcs for KeyValueDcs {
     }
 
     async fn set_sync(&self, sync: &SyncRecord, expected: Option<&Revision>, deadline: Deadline) -> Result<Write, Error> {
-        self.set(Key::Sync, &codec::encode_sync(sync), expected, "write the synchronous state", deadline).await
+        self.write_sync(&codec::encode_sync(sync), expected, deadline).await
     }
 
     async fn delete_sync(&self, expected: Option<&Revision>, deadline: Deadline) -> Result<bool, Error> {

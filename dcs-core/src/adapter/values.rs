@@ -31,6 +31,12 @@ impl KeyValueDcs {
         self.put(key, value, expect, Equal::IsSuccess, operation, deadline).await
     }
 
+    /// Writes the synchronous state. Unlike the other keys there is no unconditional form: who has seen none expects none.
+    pub(super) async fn write_sync(&self, value: &str, expected: Option<&Revision>, deadline: Deadline) -> Result<Write, Error> {
+        let expect = expected.map_or(Expect::Absent, Expect::Revision);
+        self.put(Key::Sync, value, expect, Equal::IsSuccess, "write the synchronous state", deadline).await
+    }
+
     pub(super) async fn write_initialize(&self, how: InitializeWrite, system_id: &str, deadline: Deadline) -> Result<Write, Error> {
         let expect = match how {
             InitializeWrite::CreateOnly => Expect::Absent,

@@ -100,8 +100,12 @@ pub(super) async fn a37_a_written_synchronous_state_can_be_written_again_without
             panic!("the revision of the last write is current")
         };
         let seen = b.view().await.sync;
-        assert_eq!((seen.record, seen.revision.as_ref()), (record, Some(&revision)));
-        expected = Some(revision);
+        assert_eq!((&seen.record, seen.revision.as_ref()), (&record, Some(&revision)));
+        // The same again is another one: what was made for the former is refused from then on.
+        let Write::Applied(again) = write_sync(&a, &record, Some(&revision)).await else { panic!("it is current") };
+        assert_eq!(write_sync(&a, &sync("a", &["late"]), Some(&revision)).await, Write::Refused);
+        assert_eq!(b.view().await.sync.record, record);
+        expected = Some(again);
     }
 }
 
@@ -113,6 +117,8 @@ pub(super) async fn a38_two_synchronous_states_with_one_revision_have_one_winner
     assert!(first.is_applied() != second.is_applied(), "{first:?} {second:?}");
     let winner = if first.is_applied() { one } else { two };
     assert_eq!(b.view().await.sync.record, winner);
+    assert_eq!(write_sync(&b, &sync("b", &[]), None).await, Write::Refused, "who has seen none does not write over one");
+    assert_eq!(a.view().await.sync.record, winner);
 }
 
 pub(super) async fn a39_the_synchronous_state_is_cleared_only_with_its_current_revision(scene: Scene) {

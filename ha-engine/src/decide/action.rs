@@ -93,6 +93,8 @@ pub enum Ask {
         /// The text.
         text: String,
     },
+    /// Synchronous mode is off: let the configured `synchronous_standby_names` come into force.
+    UseConfiguredNames,
     /// Wait, at most this long, for somebody to take the lock.
     WaitForLock(Duration),
     /// Arm the watchdog.
@@ -117,9 +119,9 @@ pub enum Answer {
     /// To [`Ask::ClaimBootstrap`], [`Ask::WriteFailover`] and [`Ask::DeleteSync`]: whether it was written. A store error
     /// counts as "no": the next cycle tries again.
     Written(bool),
-    /// To [`Ask::WriteSync`]: the new revision; nothing if it was not written, or nobody knows.
-    SyncWritten(Option<Revision>),
-    /// To [`Ask::SetSynchronousNames`].
+    /// To [`Ask::WriteSync`].
+    SyncWritten(SyncWrite),
+    /// To [`Ask::SetSynchronousNames`] and [`Ask::UseConfiguredNames`].
     NamesSet {
         /// Whether the server has the text now.
         done: bool,
@@ -144,6 +146,17 @@ pub enum Answer {
     OwnTimeline(Option<dcs_core::model::Timeline>),
     /// To [`Ask::HistoryFile`]: its lines and when it was written.
     HistoryFile(Option<(Vec<dcs_core::model::HistoryLine>, String)>),
+}
+
+/// How a write of `/sync` ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SyncWrite {
+    /// It is there, with this revision.
+    Applied(Revision),
+    /// It is not there and never will be: somebody else had written.
+    Refused,
+    /// Nobody knows. It may be there, or come to be there later.
+    Unknown,
 }
 
 /// Every answer given so far in this cycle.
@@ -258,8 +271,6 @@ pub enum Effect {
     CheckpointAfterPromotion,
     /// Write a small WAL record beside the loop: a member may be waiting for one to become consistent.
     WriteWalRecord,
-    /// Synchronous mode is off: the configured `synchronous_standby_names` come into force.
-    UseConfiguredNames,
     /// Make a starting or waiting standby look again at once.
     Nudge,
     /// Rename the data directory to `….failed`.

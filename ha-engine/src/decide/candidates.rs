@@ -36,8 +36,13 @@ pub(super) fn known_lineage(c: &Cycle<'_>) -> Lineage {
     if c.cfg.standby_cluster.is_some() {
         return Lineage::default();
     }
-    let mut lineage = c.view.history.as_ref().map(|history| Lineage::new(&history.lines)).unwrap_or_default();
-    c.memory.leader_timeline.into_iter().chain(c.memory.own_last_timeline).for_each(|timeline| lineage.note(timeline));
+    lineage_of(&c.view, c.memory.leader_timeline.into_iter().chain(c.memory.own_last_timeline))
+}
+
+/// The lineage that the history in `view` and these timelines tell of.
+fn lineage_of(view: &ClusterView, timelines: impl IntoIterator<Item = Timeline>) -> Lineage {
+    let mut lineage = view.history.as_ref().map(|history| Lineage::new(&history.lines)).unwrap_or_default();
+    timelines.into_iter().for_each(|timeline| lineage.note(timeline));
     lineage
 }
 
@@ -313,10 +318,8 @@ fn lineage(c: &Cycle<'_>, theirs: &[Timeline], timeline: Option<Timeline>, lsn: 
     let Some(timeline) = timeline else {
         return Ok((Lineage::default(), Position { lsn, timeline: Timeline(0) }));
     };
-    let mut lineage = c.view.history.as_ref().map(|history| Lineage::new(&history.lines)).unwrap_or_default();
-    lineage.note(timeline);
+    let mut lineage = lineage_of(&c.view, theirs.iter().copied().chain([timeline]));
     let differ = lineage.is_old(timeline) || theirs.iter().any(|theirs| *theirs != timeline);
-    theirs.iter().for_each(|theirs| lineage.note(*theirs));
     if differ
         && timeline.0 > 1
         && let Answer::HistoryFile(Some((lines, _))) = c.need(Ask::HistoryFile(timeline))?

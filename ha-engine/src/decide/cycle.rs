@@ -229,6 +229,11 @@ impl<'a> Cycle<'a> {
         self.answer(&ask).ok_or_else(|| Interrupt::Ask(vec![ask]))
     }
 
+    /// Whether `ask` may be asked: it is early enough, or it has been answered already.
+    pub(super) fn has_time_for(&self, ask: &Ask, until: Moment) -> bool {
+        self.now.moment < until || self.answer(ask).is_some()
+    }
+
     /// Renews the lock that is mine. `false`: it is definitely lost.
     pub(super) fn renew(&mut self) -> Outcome<bool> {
         match self.need(Ask::RenewLock)? {

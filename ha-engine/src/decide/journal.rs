@@ -161,7 +161,6 @@ fn deed(effect: &Effect) -> Option<String> {
             Some(upstream) => format!("PostgreSQL follows {}", upstream.name),
             None => "PostgreSQL follows nobody".to_owned(),
         },
-        Effect::UseConfiguredNames => "the configured synchronous_standby_names come into force".to_owned(),
         Effect::MoveDataDirectoryAside => "the data directory is moved aside".to_owned(),
         Effect::RemoveDataDirectory => "the data directory is removed".to_owned(),
         Effect::Exit(_) => "the agent ends".to_owned(),

@@ -1,12 +1,27 @@
 //! The lock is mine (rows H1 to H8 and E). H4, the leader of a standby cluster, is in [`standby`].
 
+use std::time::Duration;
+
 use dcs_core::model::Role;
 
 use super::action::{Effect, Task};
 use super::cycle::{Cycle, Outcome};
 use super::journal::Rule;
 use super::memory::{Critical, RewindState};
+use super::sync::Prepared;
 use super::{action::DemoteKind, history, requests, slots, standby, sync, watchdog};
+
+/// How soon a promotion that could not be prepared is tried again.
+const PREPARE_AGAIN: Duration = Duration::from_secs(1);
+const POSTPONED: &str = "Postponing promotion because synchronous replication state was updated by somebody else";
+
+/// Lets go of the lock that a standby has just taken, to race again at once.
+pub(super) fn race_again(c: &mut Cycle<'_>) -> String {
+    c.warn("releasing the leader lock: the /sync key is not known to be what this node was elected by");
+    c.release_lock();
+    c.wake_at(c.now.moment);
+    c.noted(Rule::PromotePostponed, POSTPONED)
+}
 
 /// The view says that I am the leader.
 pub(super) fn keep(c: &mut Cycle<'_>) -> Outcome {
@@ -79,6 +94,7 @@ pub(super) fn enforce_primary(c: &mut Cycle<'_>, as_primary: &str, promoting: &s
     if c.is_primary() {
         // E4
         c.set_role(Role::Primary);
+        c.memory.sync.appointed = false;
         sync::maintain(c)?;
         history::maintain(c)?;
         return Ok(as_primary.to_owned());
@@ -88,9 +104,14 @@ pub(super) fn enforce_primary(c: &mut Cycle<'_>, as_primary: &str, promoting: &s
         return Ok(as_primary.to_owned());
     }
     // E6: a stale synchronous state would describe somebody else's promises.
-    if !sync::prepare_promotion(c)? {
-        let line = "Postponing promotion because synchronous replication state was updated by somebody else";
-        return Ok(c.noted(Rule::PromotePostponed, line));
+    match sync::prepare_promotion(c)? {
+        Prepared::Done => {}
+        // Elected by what is no longer so: the lock is for whoever is elected by what is so now.
+        Prepared::Outdated if !c.memory.sync.appointed => return Ok(race_again(c)),
+        Prepared::Outdated | Prepared::NotYet => {
+            c.wake_at(c.now.moment + PREPARE_AGAIN);
+            return Ok(c.noted(Rule::PromotePostponed, POSTPONED));
+        }
     }
     // E7
     c.memory.failsafe.extension = None;

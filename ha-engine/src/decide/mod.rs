@@ -212,7 +212,8 @@ fn remember_view(c: &mut Cycle<'_>) {
     }
     if !c.obs.server.is_primary() {
         // What was proven was about the primary that this server was.
-        c.memory.sync = SyncMemory { decides_names: c.memory.sync.decides_names, ..SyncMemory::default() };
+        let SyncMemory { decides_names, appointed, .. } = c.memory.sync;
+        c.memory.sync = SyncMemory { decides_names, appointed: appointed && c.lock_is_mine(), ..SyncMemory::default() };
     }
     c.memory.leader_timeline = c.view.leader_member().and_then(|leader| leader.record.timeline);
 }

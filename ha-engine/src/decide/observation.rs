@@ -19,6 +19,8 @@ pub type PendingRestarts = BTreeMap<String, PendingRestart>;
 pub struct Observation {
     /// The name of this node.
     pub me: MemberName,
+    /// When the cycle began.
+    pub cycle_started: Moment,
     /// The tags of this node.
     pub tags: Tags,
     /// The REST URL of this node.

@@ -76,7 +76,7 @@ pub(super) fn should_i_lead(c: &mut Cycle<'_>) -> Outcome<bool> {
         return stay_out(c, Rule::RaceNotInFailsafe, "the /failsafe key does not list it");
     }
     // Q13
-    if outsider && electorate.as_ref().is_some_and(|electorate| !electorate.counts_votes()) {
+    if electorate.as_ref().is_some_and(|electorate| !electorate.lets_race(c.me())) {
         c.info(format!("not taking part in the leader race: {} is not listed in the /sync key", c.me()));
         return not_listed(c);
     }
@@ -118,7 +118,7 @@ fn not_listed(c: &mut Cycle<'_>) -> Outcome<bool> {
 }
 
 /// Q4 to Q6: whether a running primary may take the free lock.
-fn may_primary_lead(c: &mut Cycle<'_>) -> bool {
+pub(super) fn may_primary_lead(c: &mut Cycle<'_>) -> bool {
     if c.paused() {
         let foreign = c.view.system_id().is_some_and(|id| c.obs.server.system_id.as_ref() != Some(&id));
         if foreign {
@@ -133,6 +133,13 @@ fn may_primary_lead(c: &mut Cycle<'_>) -> bool {
         let timeline = primary.timeline;
         c.warn(format!("My timeline {timeline} is behind last known cluster timeline {newest}"));
         candidates::note_old_timeline(c, timeline, newest);
+        return false;
+    }
+    // Hardening rule X21: the key is written before a promotion, the history after it.
+    if let Some(leader) =
+        Electorate::of(&c.view, c.cfg).filter(|electorate| !electorate.is_led_by(c.me())).and_then(|it| it.leader().cloned())
+    {
+        c.warn(format!("I am a primary, but by the /sync key {leader} was to be promoted after me"));
         return false;
     }
     true

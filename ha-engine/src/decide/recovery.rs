@@ -12,6 +12,7 @@ use super::memory::RewindState;
 use super::observation::DataDir;
 use super::{replica, rewind, watchdog};
 use crate::ports::CallbackEvent;
+use crate::settings::SyncMode;
 
 /// Rows P: a line if the cycle ends here.
 pub(super) fn judge_attempt(c: &mut Cycle<'_>) -> Outcome<Option<String>> {
@@ -90,8 +91,9 @@ pub(super) fn decide(c: &mut Cycle<'_>) -> Outcome {
         DataDir::Present { recovery_file, backup_label } => (recovery_file, backup_label),
         _ => (false, false),
     };
-    // R6
+    // R6. An agent that has not decided yet whom commits wait for prepares a promotion instead (R11, 5.8).
     if let Some(timeout) = limit
+        && (c.cfg.synchronous_mode == SyncMode::Off || c.memory.sync.decides_names)
         && matches!(state, "in production" | "in crash recovery" | "shutting down" | "shut down")
         && crashed
         && c.role() == Role::Primary

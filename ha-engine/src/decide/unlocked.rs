@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use dcs_core::model::FailoverRequest;
 
-use super::action::{Ask, Effect, Reload};
+use super::action::{Ask, DemoteKind, Effect, Reload};
 use super::cycle::{Cycle, Outcome};
 use super::journal::{Record, Rule};
 use super::{leader, race, replica, standby};
+use crate::settings::SyncMode;
 
 /// How long a node that is not electable waits for somebody else to take the lock.
 const WAIT_FOR_LOCK: Duration = Duration::from_secs(2);
@@ -16,6 +17,7 @@ const WAIT_FOR_LOCK: Duration = Duration::from_secs(2);
 const RACE_AGAIN: Duration = Duration::from_secs(1);
 
 pub(super) fn decide(c: &mut Cycle<'_>) -> Outcome {
+    let appointed = c.failover().is_some_and(|key| key.request.candidate.as_ref() == Some(c.me()));
     if race::should_i_lead(c)? {
         if !c.acquire(race::ACQUIRE)? {
             c.info("Could not take out TTL lock");
@@ -31,7 +33,7 @@ pub(super) fn decide(c: &mut Cycle<'_>) -> Outcome {
                 true,
             );
         }
-        return acquired(c);
+        return acquired(c, appointed);
     }
     if !c.paused() {
         c.wake_at(c.now.moment + RACE_AGAIN);
@@ -63,7 +65,7 @@ pub(super) fn decide(c: &mut Cycle<'_>) -> Outcome {
 }
 
 /// U5 to U7: the lock is mine now.
-fn acquired(c: &mut Cycle<'_>) -> Outcome {
+fn acquired(c: &mut Cycle<'_>, appointed: bool) -> Outcome {
     if let Some(key) = c.view.failover.clone() {
         let request = &key.request;
         if c.paused() && request.leader.is_some() && request.candidate.is_some() {
@@ -77,9 +79,23 @@ fn acquired(c: &mut Cycle<'_>) -> Outcome {
     }
     let what = if c.is_primary() { "this primary took the free leader lock" } else { "this node took the free leader lock to be promoted" };
     c.note(Record::new(Rule::RaceWon, what));
+    let elected_by = c.view.sync.revision.clone();
+    // An operator who names somebody does so whatever the key says.
+    c.memory.sync.appointed = appointed;
     c.reload(Reload::AfterAcquisition)?;
     if c.cfg.standby_cluster.is_some() {
         return standby::begin_to_lead(c);
+    }
+    // Hardening rule X21: who may win is a question of the /sync key, so the verdict is worth what the key was.
+    if c.cfg.synchronous_mode != SyncMode::Off && !appointed && c.view.sync.revision != elected_by {
+        if !c.is_primary() {
+            return Ok(leader::race_again(c));
+        }
+        if !race::may_primary_lead(c) {
+            c.arm_rewind_check();
+            c.push(Effect::Demote(DemoteKind::Immediate));
+            return Ok("demoting self because i am not the healthiest node".to_owned());
+        }
     }
     let line = leader::enforce_primary(c, "acquired session lock as a leader", "promoted self to leader by acquiring session lock")?;
     // Everybody should see the new state at once.

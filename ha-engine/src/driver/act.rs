@@ -107,11 +107,6 @@ impl Engine {
             Effect::EnforceFeedback(on) => self.enforce_feedback(on).await,
             Effect::CheckpointAfterPromotion => self.checkpoint_after_promotion(),
             Effect::WriteWalRecord => self.write_wal_record(),
-            Effect::UseConfiguredNames => {
-                if let Err(error) = self.postgres.set_synchronous_names(None, self.within_lease(self.short_write())).await {
-                    tracing::warn!("the configured synchronous_standby_names are not in force yet: {error}");
-                }
-            }
             Effect::Nudge => self.postgres.nudge().await,
             Effect::MoveDataDirectoryAside => {
                 report("move the data directory aside", self.postgres.move_data_directory_aside().await);

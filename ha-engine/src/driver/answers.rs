@@ -2,11 +2,11 @@
 
 use futures::future::join_all;
 
-use dcs_core::{Deadline, InitializeWrite, Interest, MemberInterest, Wake, Write};
+use dcs_core::{Deadline, Fate, InitializeWrite, Interest, MemberInterest, Wake, Write};
 
 use super::Engine;
 use super::failsafe::settled_by_acquisition;
-use crate::decide::action::{Answer, Ask};
+use crate::decide::action::{Answer, Ask, SyncWrite};
 use crate::decide::failsafe::exclusion::Wanted;
 use crate::decide::observation::StoreFailed;
 
@@ -110,20 +110,29 @@ impl Engine {
                 }
             },
             Ask::WriteSync(record, expected) => {
-                Answer::SyncWritten(match self.dcs.set_sync(record, expected.as_ref(), self.store_deadline()).await {
-                    Ok(Write::Applied(revision)) => Some(revision),
+                let deadline = self.deadline_before_renewal(self.clock.now());
+                Answer::SyncWritten(match self.dcs.set_sync(record, expected.as_ref(), deadline).await {
+                    Ok(Write::Applied(revision)) => SyncWrite::Applied(revision),
                     Ok(Write::Refused) => {
                         tracing::info!("Synchronous replication key updated by someone else");
-                        None
+                        SyncWrite::Refused
                     }
                     Err(error) => {
                         tracing::error!("could not write the synchronous state: {}", error.chain());
-                        None
+                        if error.fate == Fate::NotApplied { SyncWrite::Refused } else { SyncWrite::Unknown }
                     }
                 })
             }
-            // The first change of a cycle may be what a promotion waits for; the others can wait.
-            Ask::SetSynchronousNames { step: 1.., .. } if self.cycle_is_overdue() => Answer::NamesSet { done: false, sample: None },
+            Ask::UseConfiguredNames => {
+                let deadline = self.within_lease(Deadline::after(SET_NAMES));
+                match self.postgres.set_synchronous_names(None, deadline).await {
+                    Ok(sample) => Answer::NamesSet { done: true, sample },
+                    Err(error) => {
+                        tracing::warn!("the configured synchronous_standby_names are not in force yet: {error}");
+                        Answer::NamesSet { done: false, sample: None }
+                    }
+                }
+            }
             Ask::SetSynchronousNames { text, .. } => {
                 let deadline = self.within_lease(Deadline::after(SET_NAMES));
                 match self.postgres.set_synchronous_names(Some(text), deadline).await {

@@ -108,12 +108,6 @@ impl Engine {
         Deadline::after(budget)
     }
 
-    /// Whether the cycle has lasted for a period: what is left of a pass over synchronous standbys is done by the next one,
-    /// after the renewal.
-    pub(super) fn cycle_is_overdue(&self) -> bool {
-        self.clock.now().saturating_since(self.cycle_started) >= self.settings.global.loop_wait
-    }
-
     async fn load_view(&mut self, started: Moment) -> Result<Arc<ClusterView>, StoreFailed> {
         match self.dcs.load(self.deadline_before_renewal(started)).await {
             Ok(view) => Ok(self.take_view(view)),
@@ -231,6 +225,7 @@ impl Engine {
         let settings = Arc::clone(&self.settings);
         Observation {
             me: self.me.clone(),
+            cycle_started: self.cycle_started,
             tags: settings.tags.clone(),
             api_url: settings.api_url.clone(),
             view,

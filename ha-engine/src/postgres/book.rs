@@ -91,6 +91,8 @@ pub(super) struct Book {
     pub(super) binary: Option<Arc<Binary>>,
     /// Server parameters in force.
     pub(super) parameters: Parameters,
+    /// A server was found, and what it has in force has not been read yet.
+    pub(super) unread: bool,
     /// `synchronous_standby_names` as last decided; nothing: the agent has not decided.
     pub(super) synchronous_names: Option<String>,
     /// Whether `hot_standby_feedback` is on whatever is configured.

@@ -234,8 +234,11 @@ impl LocalPostgres {
             }
         };
         self.state.send_modify(|local| local.role = role);
+        self.book().unread = true;
         if let Err(error) = self.load_running_parameters(role, deadline).await {
+            // Written now, the files would lose what it has.
             tracing::warn!("the parameters of the server that was found could not be read: {error}");
+            return;
         }
         let written = self.write_access_files().await;
         if role == Role::Primary {

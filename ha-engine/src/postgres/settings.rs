@@ -30,6 +30,11 @@ const OURS: [&str; 3] = ["cluster_name", "listen_addresses", "port"];
 impl LocalPostgres {
     pub(super) async fn adopt_settings(&self, settings: Arc<EffectiveSettings>, force_reload: bool) {
         let former = self.settings();
+        if let Err(error) = self.make_sure_of_parameters().await {
+            tracing::warn!("the parameters of the server that was found still could not be read: {error}");
+            *locked(&self.settings) = settings;
+            return;
+        }
         // One after the other: both look into the book.
         let major = self.book().major;
         let assembled = parameters::assemble(&settings.postgresql, major, &self.sync_names(&settings));
@@ -170,6 +175,12 @@ impl LocalPostgres {
         Ok(pending)
     }
 
+    /// Reads what a server that was found has in force, if that has not worked yet: written before, its files would lose that.
+    pub(super) async fn make_sure_of_parameters(&self) -> Result<(), SqlError> {
+        let unread = self.server_state() == ServerState::Running && self.book().unread;
+        if unread { self.load_running_parameters(self.role(), Deadline::after(QUESTION)).await } else { Ok(()) }
+    }
+
     /// Takes the values of a server that was found running as the known ones, so that only what differs counts as a change
     /// and a rewrite of its files keeps what it has.
     pub(super) async fn load_running_parameters(&self, role: Role, deadline: Deadline) -> Result<(), SqlError> {
@@ -193,6 +204,7 @@ impl LocalPostgres {
             parameters.insert(name, value);
         }
         book.parameters = parameters;
+        book.unread = false;
         if role != Role::Primary {
             book.recovery = Some(Recovery::adopted(recovery));
         }

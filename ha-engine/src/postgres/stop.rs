@@ -102,6 +102,7 @@ impl LocalPostgres {
         let first = book.postmaster.as_ref().is_some_and(|known| known.pid() == process.pid());
         if first {
             (book.postmaster, book.running_version, book.current_recovery) = (None, None, None);
+            book.unread = false;
         }
         first
     }

@@ -4,10 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dcs_core::BootClock;
+use dcs_core::model::Role;
 use ha_engine::decide::sync::sample::{SyncSample, SyncWord};
 use ha_engine::ports::Postgres;
 use ha_engine::postgres::LocalPostgres;
 use ha_engine::settings::SyncMode;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use crate::lab::{Lab, Node, eventually, soon};
 
@@ -17,6 +20,7 @@ impl Lab {
         let mut settings = self.settings(name);
         settings.global.synchronous_mode = SyncMode::On;
         settings.postgresql.parameters.insert("synchronous_standby_names".to_owned(), "somebody".to_owned());
+        settings.postgresql.parameters.insert("shared_buffers".to_owned(), "128MB".to_owned());
         let node = self.node_with(settings);
         node.bootstrap().await;
         node
@@ -59,6 +63,12 @@ async fn a_decision_and_what_becomes_of_it(lab: Lab) {
 
     let quorum = primary.postgres.set_synchronous_names(Some("ANY 1 (pg2,pg3)"), soon()).await.expect("set").expect("a primary");
     assert_eq!(standby(&quorum, "pg2").map(|(word, _)| word), Some(SyncWord::Quorum));
+
+    // A role that is not up to date yet keeps nobody from seeing what the server shows.
+    primary.postgres.set_role(Role::Replica);
+    let shown = primary.postgres.set_synchronous_names(Some("ANY 1 (pg2)"), soon()).await.expect("set");
+    primary.postgres.set_role(Role::Primary);
+    assert_eq!(shown.map(|shown| (shown.settled, shown.names)), Some((true, "ANY 1 (pg2)".to_owned())));
 
     primary.postgres.set_synchronous_names(None, soon()).await.expect("set");
     assert_eq!(primary.names().await, "somebody");
@@ -105,6 +115,82 @@ async fn an_agent_that_is_started_later(lab: Lab) {
     assert_eq!(shown.names, "pg2");
 }
 
+/// The checkpointer of a node, stopped in the middle of a checkpoint; it goes on when this is dropped.
+struct HeldCheckpoint(Pid);
+
+impl HeldCheckpoint {
+    /// Begins checkpoints on `node` until one can be caught at work: one that hurries, like that after a promotion. What it
+    /// has to write comes from `primary`, which may be the node itself.
+    async fn catch(node: &Node, primary: &Node) -> Self {
+        const CHECKPOINTER: &str =
+            "SELECT pid || ' ' || coalesce(wait_event, 'at work') FROM pg_stat_activity WHERE backend_type = 'checkpointer'";
+        primary.must("CREATE TABLE filler (n int)").await;
+        let shown = node.must(CHECKPOINTER).await;
+        let (pid, _) = shown.split_once(' ').expect("a pid");
+        let held = Self(Pid::from_raw(pid.parse().expect("a number")));
+        for _ in 0..50 {
+            primary.must("INSERT INTO filler SELECT generate_series(1, 200000)").await;
+            if node.port != primary.port {
+                primary.must("CHECKPOINT").await;
+                let position = primary.must("SELECT pg_current_wal_flush_lsn()").await;
+                node.eventually_has(&format!("SELECT pg_last_wal_replay_lsn() >= '{position}'"), "t").await;
+            }
+            // It goes on in small steps, and is looked at after each.
+            let caught = async {
+                loop {
+                    kill(held.0, Signal::SIGCONT).expect("it is ours");
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                    kill(held.0, Signal::SIGSTOP).expect("it is ours");
+                    if !node.must(CHECKPOINTER).await.contains("Checkpoint") {
+                        return true;
+                    }
+                }
+            };
+            let missed = async { node.must("CHECKPOINT").await.contains("never") };
+            if tokio::select! { caught = caught => caught, missed = missed => missed } {
+                return held;
+            }
+            kill(held.0, Signal::SIGCONT).expect("it is ours");
+        }
+        panic!("no checkpoint takes long enough to be caught");
+    }
+}
+
+impl Drop for HeldCheckpoint {
+    fn drop(&mut self) {
+        let _ = kill(self.0, Signal::SIGCONT);
+    }
+}
+
+/// As long as the checkpointer has not read that commits shall wait, they do not, whatever all other processes show.
+async fn a_checkpoint_that_goes_on(lab: Lab) {
+    let brief = || dcs_core::Deadline::after(Duration::from_secs(5));
+    let primary = lab.synchronous_primary("pg1").await;
+    let standby = lab.standby("pg2", &primary).await;
+
+    let held = HeldCheckpoint::catch(&standby, &primary).await;
+    let outcome = standby.postgres.set_synchronous_names(Some("ANY 1 (pg1)"), brief()).await;
+    drop(held);
+    let refused = outcome.expect_err("promoted now, it would not wait");
+    assert!(refused.to_string().contains("not every process"), "{refused}");
+    let shown = standby.postgres.set_synchronous_names(Some("ANY 1 (pg1)"), soon()).await.expect("at rest it has read it");
+    assert_eq!(shown, None);
+
+    primary.must("DROP TABLE filler").await;
+    let held = HeldCheckpoint::catch(&primary, &primary).await;
+    let outcome = primary.postgres.set_synchronous_names(Some("nobody"), brief()).await;
+    assert_eq!(primary.names().await, "nobody");
+    // Nobody has that name: only a commit that does not wait comes back.
+    primary.must("CREATE TABLE unprotected AS SELECT 1 AS n").await;
+    assert!(!primary.sample().await.settled);
+    let refused = outcome.expect_err("commits do not wait");
+    assert!(refused.to_string().contains("not every process"), "{refused}");
+    drop(held);
+
+    let shown = primary.postgres.set_synchronous_names(Some("pg2"), soon()).await.expect("set").expect("a primary");
+    assert_eq!((shown.settled, shown.names.as_str()), (true, "pg2"));
+}
+
 async fn a_text_that_the_server_does_not_take(lab: Lab) {
     let primary = lab.synchronous_primary("pg1").await;
     primary.must("ALTER SYSTEM SET synchronous_standby_names = 'byhand'").await;
@@ -119,5 +205,6 @@ crate::lab_tests! {
     what_was_decided_about_standbys_stays_until_something_else_is_decided => a_decision_and_what_becomes_of_it;
     a_commit_that_waits_for_a_standby_is_seen_and_the_record_for_standbys_does_not_wait => a_commit_that_waits;
     an_agent_that_is_started_after_its_primary_keeps_whom_commits_wait_for => an_agent_that_is_started_later;
+    text_is_not_in_force_while_a_checkpoint_keeps_commits_from_waiting => a_checkpoint_that_goes_on;
     a_text_that_is_not_in_force_in_time_is_a_failure => a_text_that_the_server_does_not_take;
 }

@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 use tests::poll::{self, PATIENCE};
+use tests::settings::Times;
 use tests::{Cluster, Loss, Node, StoreKind};
 use tokio::time::{Instant, timeout};
 
@@ -13,6 +15,7 @@ on_every_store! {
     etcd_and_raft: [
         no_commit_is_lost_when_one_primary_after_the_other_dies_in_synchronous_mode,
         no_commit_is_lost_when_one_primary_after_the_other_dies_in_quorum_mode,
+        a_voter_that_has_not_received_what_was_acknowledged_does_not_win,
         no_commit_is_lost_in_a_switchover_and_a_failed_node_comes_back_in_strict_mode,
         a_lost_synchronous_standby_is_replaced_and_commits_go_on,
         alone_a_strict_primary_waits_and_another_goes_on,
@@ -91,6 +94,45 @@ async fn no_commit_is_lost_when_one_primary_after_the_other_dies_in_quorum_mode(
     primaries_die(store, json!("quorum"), 2).await
 }
 
+/// A process that stands still until this is dropped.
+struct Standstill(Pid);
+
+impl Standstill {
+    fn of(pid: &str) -> Result<Self> {
+        let pid = Pid::from_raw(pid.parse().with_context(|| format!("{pid:?} is no process"))?);
+        kill(pid, Signal::SIGSTOP)?;
+        Ok(Self(pid))
+    }
+}
+
+impl Drop for Standstill {
+    fn drop(&mut self) {
+        let _ = kill(self.0, Signal::SIGCONT);
+    }
+}
+
+async fn a_voter_that_has_not_received_what_was_acknowledged_does_not_win(store: StoreKind) -> Result<()> {
+    let cluster = Cluster::builder().store(store).dynamic(&json!({"synchronous_mode": "quorum"})).start().await?;
+    let old = cluster.leader().await?;
+    eventually_synchronous(&cluster, old, 2).await?;
+    let mut voters = cluster.others(old);
+    let (ahead, lagging) = (voters.next().context("a voter")?, voters.next().context("another one")?);
+    cluster.eventually_writes().await?;
+
+    let receiver = Standstill::of(&lagging.ask("SELECT pid FROM pg_stat_wal_receiver").await?)?;
+    cluster.eventually_writes().await?;
+    ensure!(standbys(&key(&cluster).await?).contains(&lagging.name), "it is a voter all the same");
+    old.kill().await?;
+    cluster.eventually_leads(ahead).await?;
+    drop(receiver);
+
+    cluster.eventually_follows(lagging, ahead).await?;
+    cluster.eventually_writes().await?;
+    old.start()?;
+    cluster.eventually_follows(old, ahead).await?;
+    cluster.finish(Loss::None).await
+}
+
 async fn no_commit_is_lost_in_a_switchover_and_a_failed_node_comes_back_in_strict_mode(store: StoreKind) -> Result<()> {
     let modes = json!({"synchronous_mode": true, "synchronous_mode_strict": true});
     let cluster = Cluster::builder().store(store).dynamic(&modes).start().await?;
@@ -115,10 +157,15 @@ async fn no_commit_is_lost_in_a_switchover_and_a_failed_node_comes_back_in_stric
 }
 
 async fn a_lost_synchronous_standby_is_replaced_and_commits_go_on(store: StoreKind) -> Result<()> {
-    let cluster = Cluster::builder().store(store).dynamic(&json!({"synchronous_mode": true})).start().await?;
+    // A period so long that what is noticed by it is told apart from what is noticed by a look.
+    let times = Times { ttl: Duration::from_secs(15), loop_wait: Duration::from_secs(8), retry_timeout: Duration::from_secs(3) };
+    let cluster = Cluster::builder().store(store).times(times).dynamic(&json!({"synchronous_mode": true})).start().await?;
     let leader = cluster.leader().await?;
     let before = eventually_synchronous(&cluster, leader, 1).await?;
     let lost = cluster.node(before.first().context("one")?)?;
+    // A cycle begins now, and so the next one is far away.
+    cluster.patch_config(&json!({"synchronous_node_count": 1})).await?;
+    cluster.eventually_writes().await?;
     let heir = cluster.others(leader).find(|node| node.name != lost.name).context("a third node")?;
 
     let died = Instant::now();
@@ -133,7 +180,7 @@ async fn a_lost_synchronous_standby_is_replaced_and_commits_go_on(store: StoreKi
     .await?;
     cluster.eventually_writes().await?;
     let gap = cluster.history()?.longest_gap_since(died);
-    ensure!(gap < cluster.times.ttl, "commits waited for {gap:?}");
+    ensure!(gap < times.loop_wait * 3 / 4, "commits waited for {gap:?}");
     eventually_on_duty(heir, Some("sync")).await?;
 
     lost.start()?;

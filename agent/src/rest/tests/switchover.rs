@@ -28,7 +28,8 @@ async fn set_sync(node: &Node, mode: &str, standbys: &[&str]) {
     node.dcs.set_config(config.as_object().unwrap(), None, deadline()).await.unwrap();
     let standbys = standbys.iter().map(|&name| MemberName::from(name)).collect();
     let record = SyncRecord { leader: Some("a".into()), standbys, quorum: 0 };
-    node.dcs.set_sync(&record, None, deadline()).await.unwrap();
+    let seen = node.dcs.load(deadline()).await.unwrap().sync.revision;
+    assert!(node.dcs.set_sync(&record, seen.as_ref(), deadline()).await.unwrap().is_applied());
 }
 
 /// Plays the leader that steps down, and `winner` that takes over, once the request is there.

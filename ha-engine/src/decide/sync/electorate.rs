@@ -31,6 +31,11 @@ impl Electorate {
         self.sync.lists_or_leads(name)
     }
 
+    /// Q13: whether `name` may race at all; where votes are counted, they decide.
+    pub(crate) fn lets_race(&self, name: &MemberName) -> bool {
+        self.counts_votes() || self.includes(name)
+    }
+
     /// Whether `name` is one of the standbys.
     pub(crate) fn lists(&self, name: &MemberName) -> bool {
         self.sync.lists(name)

@@ -35,7 +35,7 @@ use self::names::{Kind, Names, StandbyNames};
 use self::proven::{Evidence, Proof, Retention};
 use self::sample::{SyncSample, SyncWord};
 use self::watch::SyncWatch;
-use super::action::{Answer, Ask, Effect, Severity};
+use super::action::{Answer, Ask, Effect, Severity, SyncWrite};
 use super::cycle::{Cycle, Outcome};
 use super::journal::{Record, Rule};
 use crate::settings::{GlobalConfig, SyncMode};
@@ -53,6 +53,11 @@ pub struct SyncMemory {
     pub primary_since: Option<Moment>,
     /// Whether the agent has decided about `synchronous_standby_names`; otherwise the configured value is in force.
     pub decides_names: bool,
+    /// Whether every write of `/sync` that this node has sent has come to an end. Otherwise one may still arrive, and nothing
+    /// that is read before the next write of its own can be built on.
+    pub confirmed: bool,
+    /// Whether an operator named this node as the leader: then it leads whatever `/sync` says.
+    pub appointed: bool,
 }
 
 /// What the operator wants.
@@ -229,15 +234,45 @@ pub(super) fn maintain(c: &mut Cycle<'_>) -> Outcome<()> {
         let text = pass.sample.names.clone();
         c.memory.sync.decides_names = matches!(c.need(Ask::SetSynchronousNames { step: 0, text })?, Answer::NamesSet { done: true, .. });
     }
-    let awaited = if waits_for_reconnection(c, &pass, since) { Names::default() } else { run(c, &mut pass)? };
+    let awaited =
+        if !confirm_key(c, &mut pass)? || waits_for_reconnection(c, &pass, since) { Names::default() } else { run(c, &mut pass)? };
     look_out(c, pass, awaited);
     Ok(())
 }
 
+/// Hardening rule X22: the same is written again, so that a write that is still under way, made for the revision before this
+/// one, is refused. False if that did not work.
+fn confirm_key(c: &mut Cycle<'_>, pass: &mut Pass) -> Outcome<bool> {
+    if c.memory.sync.confirmed || pass.record.leader.is_none() {
+        return Ok(true);
+    }
+    let Some(revision) = write_key(c, &pass.record, pass.revision.as_ref())? else {
+        c.warn("Updating sync state failed");
+        return Ok(false);
+    };
+    pass.revision = Some(revision);
+    Ok(true)
+}
+
+/// Writes `/sync`. Nothing if it was not written, or nobody knows.
+fn write_key(c: &mut Cycle<'_>, record: &SyncRecord, expected: Option<&Revision>) -> Outcome<Option<Revision>> {
+    match c.need(Ask::WriteSync(record.clone(), expected.cloned()))? {
+        Answer::SyncWritten(SyncWrite::Applied(revision)) => {
+            c.memory.sync.confirmed = true;
+            Ok(Some(revision.clone()))
+        }
+        Answer::SyncWritten(SyncWrite::Unknown) => {
+            c.memory.sync.confirmed = false;
+            Ok(None)
+        }
+        _ => Ok(None),
+    }
+}
+
 /// Synchronous mode is off: nobody may go by `/sync` any more, then the operator's value comes into force. False if the key
-/// could not be cleared.
+/// could not be cleared, or the value is not in force yet.
 pub(super) fn turn_off(c: &mut Cycle<'_>) -> Outcome<bool> {
-    c.memory.sync.proof = Proof::default();
+    (c.memory.sync.proof, c.memory.sync.confirmed) = (Proof::default(), false);
     if !c.view.sync.is_empty() {
         let revision = c.view.sync.revision.clone();
         if !c.written(Ask::DeleteSync(revision))? {
@@ -246,30 +281,46 @@ pub(super) fn turn_off(c: &mut Cycle<'_>) -> Outcome<bool> {
         c.info("Disabled synchronous replication");
         c.note(Record::new(Rule::SyncKey, "synchronous mode is off: the /sync key is emptied"));
     }
-    if std::mem::take(&mut c.memory.sync.decides_names) {
-        c.push(Effect::UseConfiguredNames);
+    if c.memory.sync.decides_names {
+        c.memory.sync.decides_names = !matches!(c.need(Ask::UseConfiguredNames)?, Answer::NamesSet { done: true, .. });
+        if !c.memory.sync.decides_names {
+            c.note(Record::new(Rule::SyncNames, "the configured synchronous_standby_names come into force"));
+        }
     }
-    Ok(true)
+    Ok(!c.memory.sync.decides_names)
 }
 
-/// 5.8: what must be in place before a promotion. False if it is not.
-pub(super) fn prepare_promotion(c: &mut Cycle<'_>) -> Outcome<bool> {
+/// What came of the preparation of a promotion.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Prepared {
+    /// Everything is in place.
+    Done,
+    /// `/sync` is not what this node was elected by, or is not known to be: somebody else may be the one by now.
+    Outdated,
+    /// Something is not in place yet.
+    NotYet,
+}
+
+/// 5.8: what must be in place before a promotion.
+pub(super) fn prepare_promotion(c: &mut Cycle<'_>) -> Outcome<Prepared> {
     let mode = c.cfg.synchronous_mode;
+    let prepared = |done| if done { Prepared::Done } else { Prepared::NotYet };
     if mode == SyncMode::Off {
-        return turn_off(c);
+        return turn_off(c).map(prepared);
     }
     let promotion::Preparation { record, names } = promotion::prepare(c.me(), &c.view.sync.record, mode, c.cfg.synchronous_mode_strict);
-    if let Some(record) = record.filter(|record| *record != c.view.sync.record) {
-        let written = c.need(Ask::WriteSync(record.clone(), c.view.sync.revision.clone()))?;
-        if !matches!(written, Answer::SyncWritten(Some(_))) {
-            return Ok(false);
+    // Also what is there already is written: so it is known to be what this node was elected by.
+    let expected = c.view.sync.revision.clone();
+    if let Some(record) = record {
+        if write_key(c, &record, expected.as_ref())?.is_none() {
+            return Ok(Prepared::Outdated);
         }
         let before = c.view.sync.record.clone();
         note_record(c, &before, &record);
     }
     let done = matches!(c.need(Ask::SetSynchronousNames { step: 0, text: names })?, Answer::NamesSet { done: true, .. });
     c.memory.sync.decides_names |= done;
-    Ok(done)
+    Ok(prepared(done))
 }
 
 /// B4: a new cluster begins without synchronous standbys; in strict mode nothing is acknowledged before there is one.
@@ -282,23 +333,30 @@ pub(super) fn begin(c: &mut Cycle<'_>) -> Outcome<()> {
     Ok(())
 }
 
+/// Whether there are voters and none of them has come yet. `mine`: the key says that I lead.
+fn awaits_voters(mode: SyncMode, mine: bool, names: &StandbyNames, sample: &SyncSample) -> bool {
+    let named = names.named();
+    let nobody_streams = named.iter().all(|name| sample.walsender(name.as_str()).is_none());
+    mode == SyncMode::Quorum && mine && !named.is_empty() && nobody_streams
+}
+
 /// After a promotion voters need a moment to connect to the new primary; a pass before that would strike them all off.
 fn waits_for_reconnection(c: &mut Cycle<'_>, pass: &Pass, since: Moment) -> bool {
     let Ok(names) = StandbyNames::parse(&pass.sample.names) else { return false };
-    let named = names.named();
-    let somebody_streams = named.iter().any(|name| pass.sample.walsender(name.as_str()).is_some());
     let until = since + c.cfg.loop_wait;
     let mine = pass.record.leader.as_ref().is_some_and(|leader| leader.same_as_standby(c.me().as_str()));
-    let waits = c.cfg.synchronous_mode == SyncMode::Quorum && mine && !named.is_empty() && !somebody_streams && c.now.moment < until;
+    let waits = c.now.moment < until && awaits_voters(c.cfg.synchronous_mode, mine, &names, &pass.sample);
     if waits {
         c.wake_at(until);
     }
     waits
 }
 
-/// Changes one thing after the other until nothing is left to do; the standbys whose proof is awaited.
+/// Changes one thing after the other until nothing is left to do, or the cycle has lasted for a period: the lock comes first,
+/// and the next cycle goes on. The standbys whose proof is awaited.
 fn run(c: &mut Cycle<'_>, pass: &mut Pass) -> Outcome<Names> {
     let wanted = Wanted::of(c.cfg);
+    let until = c.obs.cycle_started + c.cfg.loop_wait;
     for step in 1..=MOST_CHANGES {
         let names = StandbyNames::parse(&pass.sample.names).unwrap_or_else(|unparsable| {
             c.warn(unparsable.to_string());
@@ -314,8 +372,11 @@ fn run(c: &mut Cycle<'_>, pass: &mut Pass) -> Outcome<Names> {
         match next {
             Next::Stop(awaited) => return Ok(awaited),
             Next::Write(record, before, after) => {
+                if !c.has_time_for(&Ask::WriteSync(record.clone(), pass.revision.clone()), until) {
+                    return Ok(names.named());
+                }
                 c.effects.extend(before.map(|(severity, line)| Effect::Log(severity, line)));
-                let Answer::SyncWritten(Some(revision)) = c.need(Ask::WriteSync(record.clone(), pass.revision.clone()))? else {
+                let Some(revision) = write_key(c, &record, pass.revision.as_ref())? else {
                     c.warn("Updating sync state failed");
                     c.note(Record::new(
                         Rule::SyncRefused,
@@ -324,14 +385,18 @@ fn run(c: &mut Cycle<'_>, pass: &mut Pass) -> Outcome<Names> {
                     return Ok(Names::default());
                 };
                 note_record(c, &pass.record, &record);
-                (pass.record, pass.revision) = (record, Some(revision.clone()));
+                (pass.record, pass.revision) = (record, Some(revision));
                 if let Some(line) = after {
                     c.info(line);
                 }
             }
             Next::Set(text, before) => {
+                let ask = Ask::SetSynchronousNames { step, text };
+                if !c.has_time_for(&ask, until) {
+                    return Ok(names.named());
+                }
                 c.effects.extend(before.into_iter().map(|(severity, line)| Effect::Log(severity, line)));
-                let Answer::NamesSet { done: true, sample: Some(sample) } = c.need(Ask::SetSynchronousNames { step, text })? else {
+                let Answer::NamesSet { done: true, sample: Some(sample) } = c.need(ask)? else {
                     return Ok(names.named());
                 };
                 let what = format!("synchronous_standby_names is '{}' now", sample.names);

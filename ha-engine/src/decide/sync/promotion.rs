@@ -9,7 +9,8 @@ use crate::settings::SyncMode;
 /// What is written, in this order, before PostgreSQL is asked to promote.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Preparation {
-    /// `/sync`; nothing if it stays as it is. Refused: no promotion now.
+    /// `/sync`; nothing if it has never been written. Refused: no promotion now. It is written also if it stays as it is, as a
+    /// check of what the node was elected by.
     pub(crate) record: Option<SyncRecord>,
     /// `synchronous_standby_names`.
     pub(crate) names: String,
@@ -40,12 +41,12 @@ pub(crate) fn prepare(me: &MemberName, stored: &SyncRecord, mode: SyncMode, stri
         0 if strict => names::any_of(1, &others),
         number => names::any_of(number, &others),
     };
-    let record = (!leader.same_as_standby(me.as_str())).then(|| SyncRecord {
-        leader: Some(me.clone()),
-        standbys: voters_with(me, leader, stored).sorted(),
-        quorum: stored.quorum,
-    });
-    Preparation { record, names: text }
+    let record = if leader.same_as_standby(me.as_str()) {
+        stored.clone()
+    } else {
+        SyncRecord { leader: Some(me.clone()), standbys: voters_with(me, leader, stored).sorted(), quorum: stored.quorum }
+    };
+    Preparation { record: Some(record), names: text }
 }
 
 #[cfg(test)]
@@ -81,7 +82,7 @@ mod tests {
             ("a voter", "b", stored("a", 1, "bc"), Quorum, false, "b/1/ac", "ANY 1 (a,c)"),
             ("everybody was needed to win", "b", stored("a", 2, "bc"), Quorum, false, "b/2/ac", ""),
             ("everybody was needed to win, strict", "b", stored("a", 2, "bc"), Quorum, true, "b/2/ac", "ANY 1 (a,c)"),
-            ("the leader again", "a", stored("A", 1, "bc"), Quorum, false, "-", "ANY 1 (b,c)"),
+            ("the leader again", "a", stored("A", 1, "bc"), Quorum, false, "A/1/bc", "ANY 1 (b,c)"),
             ("no voter", "d", stored("a", 1, "bc"), Quorum, false, "d/1/abc", "ANY 2 (a,b,c)"),
             ("alone before", "b", stored("a", 0, ""), Quorum, false, "b/0/a", "ANY 1 (a)"),
         ];

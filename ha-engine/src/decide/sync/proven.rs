@@ -28,10 +28,13 @@ pub struct Proof {
 /// What happens to the proven ones when the text changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Retention {
-    /// Those that stay in the text stay proven: commits waited for each of them all the time.
+    /// Those that stay in the text stay proven, if commits waited for each of them all the time.
     Keep,
     /// Nobody stays proven: any of them may have been skipped by any commit (hardening rule X4).
     Restart,
+    /// Those that stay in the text stay proven: what the rule keeps from happening.
+    #[cfg(test)]
+    Careless,
 }
 
 impl Retention {
@@ -56,10 +59,15 @@ pub(crate) struct Evidence<'a> {
     pub(crate) quorum: u64,
 }
 
+/// Whether commits wait for every single one of the names. The text may be somebody else's work.
+fn waits_for_each(names: &StandbyNames) -> bool {
+    names.kind == Kind::Priority && !names.everybody && names.number >= names.names.len()
+}
+
 impl Evidence<'_> {
     /// Whether being listed in `/sync` proves anything: not in quorum mode, and not after it (hardening rule X6).
     fn listing_is_proof(&self) -> bool {
-        self.mode == SyncMode::On && self.quorum == 0 && self.names.kind != Kind::Quorum
+        self.mode == SyncMode::On && self.quorum == 0 && waits_for_each(self.names)
     }
 
     fn proves(&self, name: &str, barrier: Option<Lsn>) -> bool {
@@ -81,13 +89,17 @@ impl Proof {
         let mut proof = self.clone();
         let named = evidence.names.named();
         let same_mode = self.about.as_ref().is_some_and(|(mode, _)| *mode == evidence.mode);
+        let before = self.about.as_ref().and_then(|(_, text)| StandbyNames::parse(text).ok());
+        let each = before.as_ref().is_some_and(waits_for_each) && waits_for_each(evidence.names);
         let same_text = self.about.as_ref().is_some_and(|(_, text)| *text == sample.names);
         if !same_mode || !same_text {
             proof.about = Some((evidence.mode, sample.names.clone()));
             proof.barrier = None;
             proof.proven = match retention {
-                Retention::Keep if same_mode => self.proven.intersection(&named),
-                Retention::Keep | Retention::Restart => Names::default(),
+                Retention::Keep if same_mode && each => self.proven.intersection(&named),
+                #[cfg(test)]
+                Retention::Careless if same_mode => self.proven.intersection(&named),
+                _ => Names::default(),
             };
         }
         let taken = proof.barrier.is_none() && sample.settled;
@@ -189,6 +201,27 @@ mod tests {
         assert!(record && *proof.proven() == names("b"));
         let (proof, _) = ON.after(&proof, &look("c", &[("b", Async, 2000), ("c", Sync, 1000)]));
         assert_eq!(proof.proven(), &names("c"));
+    }
+
+    /// Texts that the agent never writes in this mode: somebody has set them by hand.
+    #[test]
+    fn nobody_stays_proven_whom_commits_may_have_skipped() {
+        let both = [("b", Sync, 1000), ("c", Sync, 1000)];
+        let (proof, _) = ON.after(&Proof::default(), &look("2 (b,c)", &both));
+        assert_eq!(proof.proven(), &names("b c"));
+        let behind = [("b", Sync, 1000), ("c", SyncWord::Potential, 1000)];
+        for text in ["b,c", "1 (b,c)", "ANY 1 (b,c)", "2 (b,c,d)", "*"] {
+            let mut by_hand = look(text, &behind);
+            by_hand.flushed = Lsn(2000);
+            let (loosened, _) = ON.after(&proof, &by_hand);
+            assert_eq!(loosened.proven(), &names(""), "{text}");
+            let mut tightened = look("2 (b,c)", &both);
+            tightened.flushed = Lsn(3000);
+            assert_eq!(ON.after(&loosened, &tightened).0.proven(), &names(""), "{text}, then 2 (b,c) again");
+            let listed = Case { mode: SyncMode::On, listed: "b c", quorum: 0 };
+            assert_eq!(listed.after(&Proof::default(), &by_hand).0.proven(), &names(""), "{text}: being listed proves nothing");
+        }
+        assert_eq!(ON.after(&proof, &look("3 (b,c)", &both)).0.proven(), &names("b c"), "each of them is waited for");
     }
 
     #[test]

@@ -245,26 +245,35 @@ mod tests {
         #[test]
         fn every_state_leads_to_the_goal_safely_and_soon(
             quorum in 0_usize..6, voters in subset(), number in 0_usize..5, names in subset(), active in subset(), count in 1_usize..4,
+            has_everything in subset(),
         ) {
             let (mut quorum, mut voters, mut number, mut names) = (quorum, voters, number.min(names.len()), names);
             let mut was_safe = is_safe(quorum, &voters, number, &names);
             let mut proven = Names::default();
             let mut changes = 0;
+            // Some have everything already, the others when they are waited for.
+            let mut known = has_everything;
             loop {
                 let state = State { quorum, voters: &voters, number, names: &names, active: &active, count, proven: &proven };
                 match next(&state) {
                     Transition::Goal => break,
                     Transition::Wait(awaited) => {
                         prop_assert!(!awaited.is_empty());
-                        proven = proven.union(&awaited);
+                        known = known.union(&awaited);
+                        proven = names.intersection(&known);
                         continue;
                     }
                     Transition::Sync { number: n, names: s } => {
                         prop_assert!((number, &names) != (n, &s), "a change that changes nothing");
-                        (number, names, proven) = (n, s, Names::default());
+                        proven = s.intersection(&known);
+                        (number, names) = (n, s);
                     }
                     Transition::Quorum { quorum: q, voters: v } => {
                         prop_assert!((quorum, &voters) != (q, &v), "a change that changes nothing");
+                        // A winner that was none before: with fewer votes, or one of those that were no voters.
+                        let lowers = q < quorum + v.difference(&voters).len();
+                        let unproven = v.difference(&proven).len();
+                        prop_assert!(v.is_empty() || !lowers || unproven <= q, "{unproven} of {v} may lack something, and q={q}");
                         (quorum, voters) = (q, v);
                     }
                 }

@@ -85,7 +85,8 @@ pub struct SyncSample {
     pub level: CommitLevel,
     /// `synchronous_standby_names`, as the server shows it.
     pub names: String,
-    /// Whether the configuration was loaded long enough ago for every process of the server to have read it.
+    /// Whether every process of the server goes by `names`: those that send WAL, those that wait, and the one that says
+    /// whether anybody waits at all.
     pub settled: bool,
     /// The flushed position of this server.
     pub flushed: Lsn,

@@ -31,7 +31,7 @@ use dcs_core::model::{
 use dcs_core::{Acquisition, LeaderLease, Moment, Renewal};
 use serde_json::{Map, Value, json};
 
-use super::action::{Answer, Answers, Ask, Decision, Effect, Severity, Step};
+use super::action::{Answer, Answers, Ask, Decision, Effect, Severity, Step, SyncWrite};
 use super::failsafe::Extension;
 use super::failsafe::exclusion::Promise;
 use super::memory::Memory;
@@ -74,6 +74,10 @@ pub(super) struct Situation {
     pub(super) names_settable: bool,
     /// Whether the watchdog can be armed, or need not be.
     pub(super) watchdog_works: bool,
+    /// Whether a write of `/sync` that is not applied may still arrive.
+    pub(super) unknown: bool,
+    /// What a load within the cycle finds, if something else.
+    pub(super) reloaded: Option<ClusterView>,
     /// Every question that was asked.
     pub(super) asked: Vec<Ask>,
 }
@@ -140,6 +144,7 @@ impl Situation {
         Self {
             obs: Observation {
                 me: MemberName::from("a"),
+                cycle_started: Moment::from_origin(Duration::from_secs(1000)),
                 tags: Tags::default(),
                 api_url: "http://a.example:8008/patroni".to_owned(),
                 view: Err(StoreFailed),
@@ -176,6 +181,8 @@ impl Situation {
             files: Vec::new(),
             names_settable: true,
             watchdog_works: true,
+            unknown: false,
+            reloaded: None,
             asked: Vec::new(),
         }
     }
@@ -297,9 +304,14 @@ impl Situation {
                 Some(promise) => Answer::Promised(promise.clone()),
                 None => Answer::Acquisition(self.acquisition.clone()),
             },
-            Ask::Load(_) => Answer::View(Ok(Arc::new(self.view.clone()))),
+            Ask::Load(_) => Answer::View(Ok(Arc::new(self.reloaded.clone().unwrap_or_else(|| self.view.clone())))),
             Ask::ClaimBootstrap | Ask::WriteFailover(..) | Ask::DeleteSync(_) => Answer::Written(self.written),
-            Ask::WriteSync(..) => Answer::SyncWritten(self.written.then(|| Revision::from(99_i64))),
+            Ask::WriteSync(..) => Answer::SyncWritten(match self.written {
+                true => SyncWrite::Applied(Revision::from(99_i64)),
+                false if self.unknown => SyncWrite::Unknown,
+                false => SyncWrite::Refused,
+            }),
+            Ask::UseConfiguredNames => Answer::NamesSet { done: self.names_settable, sample: None },
             Ask::SetSynchronousNames { text, .. } => Answer::NamesSet { done: self.names_settable, sample: self.sample_with(text) },
             Ask::Poll(targets) => Answer::Peers(
                 targets

@@ -1,9 +1,9 @@
 //! Synchronous modes within a decision: the passes of the primary, promotions, and who may win.
 
-use dcs_core::model::{Lsn, MemberName, Revision, SyncRecord};
+use dcs_core::model::{Lsn, MemberName, Revision, Role, ServerState, SyncRecord, SyncState};
 use serde_json::{Value, json};
 
-use super::super::action::{Ask, Decision, Effect, Severity, Task};
+use super::super::action::{Ask, Decision, DemoteKind, Effect, Severity, Task};
 use super::super::sync::sample::{SyncSample, SyncWord, Walsender};
 use super::{Situation, global, member, says, standby_answer};
 
@@ -57,13 +57,14 @@ fn changes(situation: &Situation) -> Vec<String> {
         }
         Ask::SetSynchronousNames { text, .. } => Some(format!("'{text}'")),
         Ask::DeleteSync(_) => Some("delete".to_owned()),
+        Ask::UseConfiguredNames => Some("configured".to_owned()),
         _ => None,
     };
     situation.asked.iter().filter_map(shown).collect()
 }
 
 fn decided(situation: &mut Situation) -> Decision {
-    situation.memory.sync.decides_names = true;
+    (situation.memory.sync.decides_names, situation.memory.sync.confirmed) = (true, true);
     situation.decide()
 }
 
@@ -167,6 +168,7 @@ fn after_a_promotion_voters_have_a_moment_to_connect() {
     assert_eq!(decision.wake_at, Some(situation.now + situation.cfg.loop_wait));
     situation.memory = decision.memory;
     situation.now = situation.now + situation.cfg.loop_wait;
+    situation.obs.cycle_started = situation.now;
     decided(&mut situation);
     assert_eq!(changes(&situation), ["a/0/", "''"]);
 }
@@ -195,22 +197,176 @@ fn strict_mode_waits_for_anybody_when_there_is_nobody() {
 fn switching_off_clears_the_key_first_and_gives_the_configured_text_back() {
     let mut situation = key(leader(json!(false), "b", &[("b", Sync, 1000)]), "a", 0, &["b"]);
     let decision = decided(&mut situation);
-    assert_eq!(changes(&situation), ["delete"]);
-    assert!(decision.effects.contains(&Effect::UseConfiguredNames) && says(&decision, Severity::Info, "Disabled synchronous replication"));
+    assert_eq!(changes(&situation), ["delete", "configured"]);
+    assert!(says(&decision, Severity::Info, "Disabled synchronous replication"));
     assert!(!decision.memory.sync.decides_names);
 
     let mut refused = key(leader(json!(false), "b", &[("b", Sync, 1000)]), "a", 0, &["b"]);
     refused.written = false;
-    let decision = decided(&mut refused);
-    assert!(!decision.effects.contains(&Effect::UseConfiguredNames), "as long as somebody may go by the key");
+    decided(&mut refused);
+    assert_eq!(changes(&refused), ["delete"], "as long as somebody may go by the key");
 }
 
 #[test]
 fn an_agent_that_was_restarted_keeps_what_is_in_force() {
     let mut situation = key(leader(json!(true), "b", &[("b", Sync, 10)]), "a", 0, &["b"]);
     let decision = situation.decide();
-    assert_eq!(changes(&situation), ["'b'"], "it only takes over the decision");
+    assert_eq!(changes(&situation), ["'b'", "a/0/b"], "it takes over the decision, and confirms the key");
+    assert!(decision.memory.sync.decides_names && decision.memory.sync.confirmed);
+}
+
+/// A write of unknown outcome may arrive later, over what was decided meanwhile on a view without it.
+#[test]
+fn after_a_write_of_unknown_outcome_the_key_is_confirmed_before_anything_is_changed() {
+    let lost = || key(leader(json!(true), "b", &[("c", Async, 1000)]), "a", 0, &["b"]);
+    let mut unknown = lost();
+    (unknown.written, unknown.unknown) = (false, true);
+    let decision = decided(&mut unknown);
+    assert_eq!(changes(&unknown), ["a/0/"]);
+    assert!(!decision.memory.sync.confirmed);
+
+    // The next view does not show it.
+    let mut next = lost();
+    next.memory = decision.memory;
+    next.decide();
+    assert_eq!(changes(&next), ["a/0/b", "a/0/", "'c'", "a/0/c"]);
+
+    let mut again = lost();
+    again.memory.sync.decides_names = true;
+    (again.written, again.unknown) = (false, true);
+    let decision = again.decide();
+    assert_eq!(changes(&again), ["a/0/b"], "nothing is built on what is not confirmed");
+    assert!(says(&decision, Severity::Warning, "Updating sync state failed"));
+
+    let mut refused = lost();
+    refused.written = false;
+    assert!(decided(&mut refused).memory.sync.confirmed, "a refused write never arrives");
+}
+
+#[test]
+fn text_that_could_not_be_given_back_is_given_back_by_the_next_pass_and_before_a_promotion() {
+    let mut situation = key(leader(json!(false), "b", &[("b", Sync, 1000)]), "a", 0, &[]);
+    situation.view.sync = SyncState::default();
+    situation.names_settable = false;
+    let decision = decided(&mut situation);
+    assert_eq!(changes(&situation), ["configured"]);
     assert!(decision.memory.sync.decides_names);
+    situation.memory = decision.memory;
+    situation.names_settable = true;
+    assert!(!situation.decide().memory.sync.decides_names);
+
+    let mut standby = Situation::replica();
+    standby.memory.sync.decides_names = true;
+    standby.names_settable = false;
+    let decision = standby.decide();
+    assert_eq!((decision.message.as_str(), decision.task), (POSTPONED, None), "E6");
+    assert!(decision.wake_at.is_some_and(|at| at < standby.now + standby.cfg.loop_wait));
+}
+
+#[test]
+fn a_pass_ends_with_its_period_and_the_next_one_goes_on() {
+    let overdue = |mut situation: Situation| {
+        situation.now = situation.obs.cycle_started + situation.cfg.loop_wait;
+        decided(&mut situation);
+        changes(&situation)
+    };
+    let standby_lost = key(leader(json!(true), "b", &[("c", Async, 1000)]), "a", 0, &["b"]);
+    assert_eq!(overdue(standby_lost), Vec::<String>::new(), "the lock comes first");
+    let named = key(leader(json!(true), "", &[("b", Async, 1000)]), "a", 0, &[]);
+    assert_eq!(overdue(named), Vec::<String>::new());
+    let mut promotion = key(in_mode(Situation::replica(), json!(true), false), "b", 0, &["a"]);
+    promotion.now = promotion.obs.cycle_started + promotion.cfg.loop_wait;
+    assert_eq!(promotion.line(), PROMOTED, "what a promotion waits for is no pass");
+}
+
+/// Hardening rule X21.
+#[test]
+fn x21_a_verdict_is_worth_what_the_key_was() {
+    let elected = || key(in_mode(Situation::replica(), json!(true), false), "b", 0, &["a"]);
+    let changed = |mut situation: Situation| {
+        let mut view = situation.view.clone();
+        view.sync.revision = Some(Revision::from(4_i64));
+        view.sync.record.standbys.clear();
+        situation.reloaded = Some(view);
+        situation
+    };
+    let mut outdated = changed(elected());
+    let decision = outdated.decide();
+    assert_eq!((decision.message.as_str(), decision.task), (POSTPONED, None));
+    assert!(decision.effects.contains(&Effect::ReleaseLock(None)) && decision.memory.lease.is_none());
+    assert_eq!((decision.wake_at, changes(&outdated)), (Some(outdated.now), Vec::<String>::new()));
+
+    let mut appointed = changed(elected()).requested(None, Some("a"));
+    assert_eq!(appointed.line(), PROMOTED, "an operator has said so");
+    let mut off = changed(elected());
+    off.cfg = global(json!({}));
+    assert_eq!(off.line(), PROMOTED, "the key means nothing then");
+}
+
+/// Hardening rule X21.
+#[test]
+fn x21_a_refused_or_unknown_write_before_the_promotion_gives_the_lock_back() {
+    for unknown in [false, true] {
+        for held in [false, true] {
+            let mut situation = key(in_mode(Situation::replica(), json!(true), false), "b", 0, &["a"]);
+            if held {
+                situation = situation.led_by("a");
+            }
+            (situation.written, situation.unknown) = (false, unknown);
+            let decision = situation.decide();
+            assert_eq!((decision.message.as_str(), decision.task), (POSTPONED, None), "E6");
+            assert!(decision.effects.contains(&Effect::ReleaseLock(None)), "unknown: {unknown}, held: {held}");
+        }
+    }
+    let mut appointed = key(in_mode(Situation::replica(), json!(true), false), "b", 0, &["c"]).requested(None, Some("a"));
+    appointed.written = false;
+    let decision = appointed.decide();
+    assert_eq!(decision.message, POSTPONED);
+    assert!(!decision.effects.contains(&Effect::ReleaseLock(None)), "an operator has said so");
+    // It is tried again by the next cycle, which has no request any more.
+    let mut next = key(in_mode(Situation::replica(), json!(true), false), "b", 0, &["c"]).led_by("a");
+    (next.memory, next.written) = (decision.memory, false);
+    assert!(!next.decide().effects.contains(&Effect::ReleaseLock(None)));
+}
+
+/// Hardening rule X21: only the history told so far, and it is written last.
+#[test]
+fn x21_a_primary_does_not_take_a_free_lock_that_the_key_gives_to_another() {
+    let primary = |leader: &str| key(in_mode(Situation::primary(), json!(true), false), leader, 0, &["a"]);
+    let decision = primary("b").decide();
+    assert_eq!(decision.message, "demoting self because i am not the healthiest node");
+    assert!(decision.effects.contains(&Effect::Demote(DemoteKind::ImmediateNoLock)));
+    assert!(says(&decision, Severity::Warning, "by the /sync key b was to be promoted after me"));
+    assert_eq!(primary("A").line(), "acquired session lock as a leader");
+    assert_eq!(in_mode(Situation::primary(), json!("quorum"), false).line(), "acquired session lock as a leader", "never in use");
+    assert_eq!(primary("b").paused().line(), "acquired session lock as a leader", "an operator is at work");
+
+    // It was so when the race began.
+    let mut late = primary("a");
+    let mut view = late.view.clone();
+    view.sync.revision = Some(Revision::from(4_i64));
+    view.sync.record.leader = Some(MemberName::from("b"));
+    late.reloaded = Some(view);
+    let decision = late.decide();
+    assert!(decision.effects.contains(&Effect::Demote(DemoteKind::Immediate)), "{}", decision.message);
+}
+
+/// The crashed primary's agent was started anew: nobody has decided yet whom commits wait for, and `/sync` lists `b`.
+#[test]
+fn r6_a_crashed_primary_is_started_as_one_only_by_an_agent_that_knows_whom_commits_wait_for() {
+    let crashed = || {
+        let mut situation = key(in_mode(Situation::stopped(Role::Primary), json!(true), false), "a", 0, &["b"]).led_by("a");
+        situation.obs.server.state = ServerState::Running;
+        situation.obs.rewind_policy.can_rewind = false;
+        situation.control_state("in production")
+    };
+    let mut knows = crashed();
+    knows.memory.sync.decides_names = true;
+    assert_eq!(knows.line(), "starting primary after failure");
+    assert_eq!(crashed().line(), "starting as readonly because i had the session lock");
+    let mut off = crashed();
+    off.cfg = global(json!({}));
+    assert_eq!(off.line(), "starting primary after failure");
 }
 
 #[test]
@@ -236,6 +392,11 @@ fn a_promotion_prepares_both_places_and_waits_if_it_cannot() {
     refused.written = false;
     let decision = refused.decide();
     assert_eq!((decision.message.as_str(), decision.task), (POSTPONED, None), "E6");
+    assert_eq!(changes(&refused), ["a/0/"]);
+
+    let mut again = key(in_mode(Situation::replica(), json!("quorum"), false), "a", 1, &["b", "c"]);
+    assert_eq!(again.line(), PROMOTED);
+    assert_eq!(changes(&again), ["a/1/bc", "'ANY 1 (b,c)'"], "the key is written although it says so already");
 
     let mut unsettable = key(in_mode(Situation::replica(), json!("quorum"), false), "b", 1, &["a", "c"]).peer("c", standby_answer(1000));
     unsettable.names_settable = false;

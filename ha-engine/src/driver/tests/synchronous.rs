@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use dcs_core::Deadline;
-use dcs_core::model::{ClusterView, FailoverRequest, MemberName};
+use dcs_core::model::{ClusterView, FailoverRequest, MemberName, Role};
 use serde_json::{Value, json};
 
 use super::{Cluster, Node, is_leader};
@@ -89,7 +89,7 @@ async fn a_standby_that_is_gone_while_commits_wait_is_replaced_within_seconds() 
     cluster.world.change("a", |server| server.commits_wait = true);
     let took = until_key(&cluster, &a, Duration::from_secs(10), "a/0/c").await;
     assert!(took >= Duration::from_secs(2), "a flapping link shrinks nothing: {took:?}");
-    assert!(took < Duration::from_secs(5), "{took:?}");
+    assert!(took < Duration::from_secs(10) / 2, "noticed by a look and not by the period: {took:?}");
     assert_eq!(cluster.world.server("a").names, "c");
 }
 
@@ -181,14 +181,10 @@ async fn a_quorum_moves_to_the_new_leader_before_that_is_promoted() {
     let request = FailoverRequest { leader: Some(MemberName::from("a")), candidate: Some(MemberName::from("b")), scheduled_at: None };
     a.handle.dcs().set_failover(&request, None, Deadline::after(Duration::from_secs(5))).await.expect("written");
     a.handle.wake();
-    let led_by_b = |world: &super::fake::World| world.writable() == ["b"];
-    while !led_by_b(&cluster.world) {
-        if is_leader(&b) && cluster.world.server("b").primary {
-            assert_eq!(key(&c).await, "b/1/ac");
-        }
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
-    assert!(view(&c).await.sync.record.leader == Some(MemberName::from("b")));
+    let becomes = |role| matches!(role, Role::Promoted | Role::Primary);
+    cluster.until(Duration::from_secs(60), "b is asked to promote", || becomes(b.handle.postgres().local().role)).await;
+    assert_eq!((key(&c).await.as_str(), cluster.world.writable()), ("b/1/ac", Vec::new()));
+    cluster.until(SOON, "b leads", || cluster.world.writable() == ["b"]).await;
     until_key(&cluster, &c, Duration::from_secs(60), "b/1/ac").await;
     cluster.until(SOON, "the text", || cluster.world.server("b").names == "ANY 1 (a,c)").await;
 }

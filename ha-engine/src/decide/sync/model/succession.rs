@@ -5,7 +5,7 @@ use super::*;
 impl World {
     fn view(&self) -> ClusterView {
         ClusterView {
-            sync: SyncState { revision: Some(Revision::from(1_i64)), record: self.sync.clone(), damaged: false },
+            sync: SyncState { revision: Some(Revision::from(self.revision)), record: self.sync.clone(), damaged: false },
             ..ClusterView::default()
         }
     }
@@ -14,7 +14,7 @@ impl World {
     pub(super) fn wins(&self, candidate: usize, reached: &[usize]) -> bool {
         let electorate = Electorate::of(&self.view(), &self.cfg).expect("the key is never empty here");
         let me = &self.nodes[candidate];
-        if !electorate.includes(&me.name) && !electorate.counts_votes() {
+        if !electorate.lets_race(&me.name) {
             return false;
         }
         let mut lineage = Lineage::default();
@@ -52,7 +52,15 @@ impl World {
         }
         let all: Vec<usize> = (0..self.nodes.len()).filter(|at| *at != candidate && self.nodes[*at].up).collect();
         let reached: Vec<usize> = all.into_iter().filter(|_| !mortal || self.dice.u8(0..8) < self.reach).collect();
+        let elected_by = self.revision;
         if !self.wins(candidate, &reached) {
+            return Ok(());
+        }
+        // What the former leader has sent arrives while the winner takes the lock.
+        if self.dice.bool() {
+            self.arrive();
+        }
+        if self.rules.bound_verdict && self.revision != elected_by {
             return Ok(());
         }
         let dies = |world: &mut Self| mortal && world.chance(16);
@@ -65,7 +73,7 @@ impl World {
         // The named mode has no safety without its write.
         let writes = self.rules.key_before_promotion || self.cfg.synchronous_mode == SyncMode::On;
         if let Some(record) = prepared.record.filter(|_| writes) {
-            self.sync = record;
+            self.put(record, self.revision);
         }
         if dies(self) {
             self.nodes[candidate].up = false;
@@ -79,7 +87,7 @@ impl World {
         let newest = self.nodes.iter().map(|node| node.timeline).max().unwrap_or(1);
         let node = &mut self.nodes[at];
         if let Some(missing) = self.acknowledged.iter().find(|commit| node.log.binary_search(commit).is_err()) {
-            return Err(Lost { what: format!("{} was promoted without {missing}; /sync: {:?}", node.name, self.sync) });
+            return Err(Lost::Commit { node: node.name.clone(), commit: *missing, sync: self.sync.clone() });
         }
         let switch =
             HistoryLine { timeline: node.timeline, lsn: Lsn(length(&node.log)), reason: String::new(), timestamp: None, new_leader: None };
@@ -94,7 +102,16 @@ impl World {
         let answered = node.log.len();
         node.log.push(number);
         let names = StandbyNames::parse(text).expect("the rules write what can be read");
-        self.primary = Some(Primary { at, text: text.to_owned(), names, answered, since: self.events, proof: Proof::default() });
+        self.primary = Some(Primary {
+            at,
+            text: text.to_owned(),
+            in_force: names.clone(),
+            names,
+            confirmed: false,
+            answered,
+            since: self.events,
+            proof: Proof::default(),
+        });
         self.answer();
         Ok(())
     }
