@@ -42,6 +42,8 @@ pub enum What {
     BadWeather(Whom, Plane),
     /// The agent is stopped (SIGSTOP).
     AgentStalls(Whom),
+    /// The agent is told to end, which stops PostgreSQL, and started again in the end.
+    AgentEnds(Whom),
     /// The agent is killed, and started again in the end.
     AgentDies(Whom),
     PostgresDies(Whom),
@@ -108,7 +110,8 @@ fn what(rng: &mut Rng, nodes: &[Name]) -> What {
         10 => What::StoreRefuses,
         11 => What::BadWeather(whom, PLANES[rng.usize(..2)]),
         12 | 13 => What::AgentStalls(whom),
-        14 | 15 => What::AgentDies(whom),
+        14 => What::AgentDies(whom),
+        15 => What::AgentEnds(whom),
         16 => What::PostgresDies(whom),
         17 | 18 => What::MachineDies(whom),
         19 => What::MachineSleeps(whom),
@@ -142,6 +145,7 @@ impl What {
             Self::BadWeather(whom, plane) => Self::BadWeather(at(whom)?, plane),
             Self::AgentStalls(whom) => Self::AgentStalls(at(whom)?),
             Self::AgentDies(whom) => Self::AgentDies(at(whom)?),
+            Self::AgentEnds(whom) => Self::AgentEnds(at(whom)?),
             Self::PostgresDies(whom) => Self::PostgresDies(at(whom)?),
             Self::MachineDies(whom) => Self::MachineDies(at(whom)?),
             Self::MachineSleeps(whom) => Self::MachineSleeps(at(whom)?),
@@ -171,9 +175,19 @@ impl What {
             Self::StoreRefuses => sim.world.lock().store_mode = if begins { StoreMode::Refusing } else { StoreMode::Up },
             Self::BadWeather(Whom::Node(node), plane) => {
                 let bad = Weather { lost: 0.15, doubled: 0.1, delay: Duration::from_millis(1_500) };
-                sim.world.lock().network.set_weather(plane, node, if begins { bad } else { Weather::default() });
+                let mut world = sim.world.lock();
+                world.network.changed_at = world.now;
+                world.network.set_weather(plane, node, if begins { bad } else { Weather::default() });
             }
             Self::AgentStalls(Whom::Node(node)) => sim.host(node).stall(begins),
+            Self::AgentEnds(Whom::Node(node)) => {
+                if begins {
+                    sim.host(node).end();
+                } else {
+                    let now = sim.now();
+                    sim.host(node).start_at(now);
+                }
+            }
             Self::AgentDies(Whom::Node(node)) => {
                 if begins {
                     sim.host(node).kill();

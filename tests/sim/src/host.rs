@@ -84,17 +84,20 @@ pub struct Host {
     /// The whole machine sleeps.
     asleep: bool,
     start_at: Option<Duration>,
+    /// Its service was stopped.
+    stays_down: bool,
 }
 
 impl Host {
     /// A machine whose agent has not been started.
     pub fn new(name: Name, world: World, scenario: Arc<Scenario>, rate: f64) -> Self {
-        Self { name, world, scenario, rate, agent: None, stalled: false, asleep: false, start_at: None }
+        Self { name, world, scenario, rate, agent: None, stalled: false, asleep: false, start_at: None, stays_down: false }
     }
 
     /// Starts the agent at `at`, if it does not run then.
     pub fn start_at(&mut self, at: Duration) {
         self.start_at = Some(at);
+        self.stays_down = false;
     }
 
     /// The agent is gone, at once.
@@ -102,6 +105,15 @@ impl Host {
         self.agent = None;
         self.start_at = None;
         self.stalled = false;
+    }
+
+    /// Tells the agent to end in order; it is not started again by itself.
+    pub fn end(&mut self) {
+        self.stays_down = true;
+        if let Some(handle) = self.handle() {
+            // Gone already: that is what was wanted.
+            self.spawn(async move { handle.send(ha_engine::Command::Shutdown).await.unwrap_or_default() });
+        }
     }
 
     /// Stops the agent (SIGSTOP), or lets it go on.
@@ -174,7 +186,7 @@ impl Host {
         if let Some(ended) = ended {
             self.world.lock().trace.note(now, self.name, &format!("agent ended: {ended}"));
             self.kill();
-            self.start_at = Some(until + RESTART);
+            self.start_at = Some(until + RESTART).filter(|_| !self.stays_down);
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Runs scenarios: `sim [--seeds FROM..TO] [--mode async|on|strict|quorum|all] [--minutes N] [--history]`.
+//! Runs scenarios: `sim [--seeds FROM..TO] [--mode async|on|strict|quorum|all] [--minutes N] [--history]
+//! [--no-shrink] [--until-failure] [--same-timelines]`.
 
 use std::process::ExitCode;
 use std::sync::Mutex;
@@ -14,10 +15,27 @@ struct Options {
     span: Duration,
     history: bool,
     shrinks: bool,
+    until_failure: bool,
+    same_timelines: bool,
+}
+
+impl Options {
+    fn scenario(&self, seed: u64, mode: Mode) -> Scenario {
+        Scenario { same_timelines: self.same_timelines, ..Scenario::random(seed, mode, self.span) }
+    }
 }
 
 fn options() -> Result<Options, String> {
-    let mut options = Options { from: 0, to: 100, modes: MODES.to_vec(), span: Duration::from_secs(300), history: false, shrinks: true };
+    let mut options = Options {
+        from: 0,
+        to: 100,
+        modes: MODES.to_vec(),
+        span: Duration::from_secs(300),
+        history: false,
+        shrinks: true,
+        until_failure: false,
+        same_timelines: false,
+    };
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         let mut value = || arguments.next().ok_or_else(|| format!("{argument} needs a value"));
@@ -41,6 +59,8 @@ fn options() -> Result<Options, String> {
             }
             "--minutes" => options.span = Duration::from_secs(60 * number(&value()?)?),
             "--history" => options.history = true,
+            "--until-failure" => options.until_failure = true,
+            "--same-timelines" => options.same_timelines = true,
             "--no-shrink" => options.shrinks = false,
             _ => return Err(format!("`{argument}` is unknown")),
         }
@@ -65,13 +85,16 @@ fn main() -> ExitCode {
         for _ in 0..cores {
             scope.spawn(|| {
                 loop {
+                    if options.until_failure && failed.lock().is_ok_and(|failed| !failed.is_empty()) {
+                        return;
+                    }
                     let index = next.fetch_add(1, Ordering::Relaxed);
                     let Some((seed, mode)) = usize::try_from(index).ok().and_then(|index| jobs.get(index)) else { return };
-                    let scenario = Scenario::random(*seed, *mode, options.span);
+                    let scenario = options.scenario(*seed, *mode);
                     let outcome = run(&scenario, options.history);
                     seconds.fetch_add(outcome.took.as_secs(), Ordering::Relaxed);
                     acknowledged.fetch_add(outcome.acknowledged as u64, Ordering::Relaxed);
-                    promotions.fetch_add(u64::from(outcome.promotions), Ordering::Relaxed);
+                    promotions.fetch_add(outcome.promotions.len() as u64, Ordering::Relaxed);
                     if options.history {
                         println!("{}", outcome.history.join("\n"));
                     }
@@ -97,7 +120,7 @@ fn main() -> ExitCode {
     );
     let Some((seed, mode)) = failed.first() else { return ExitCode::SUCCESS };
     if options.shrinks {
-        let (smallest, outcome) = shrink(&Scenario::random(*seed, *mode, options.span));
+        let (smallest, outcome) = shrink(&options.scenario(*seed, *mode));
         println!("seed {seed}, mode {mode}, shrunk to {} faults:", smallest.faults.len());
         smallest.faults.iter().for_each(|fault| println!("    {fault}"));
         println!("{}", outcome.history.join("\n"));

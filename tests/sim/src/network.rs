@@ -36,6 +36,8 @@ pub struct Network {
     /// How many faults keep a direction closed.
     closed: BTreeMap<(Plane, Name, Name), u32>,
     weather: BTreeMap<(Plane, Name), Weather>,
+    /// When anything of this was last changed.
+    pub changed_at: Duration,
 }
 
 impl Network {

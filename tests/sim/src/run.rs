@@ -29,8 +29,12 @@ pub struct Outcome {
     pub took: Duration,
     /// How many rows clients were told to be safe.
     pub acknowledged: usize,
-    /// How many promotions there were.
-    pub promotions: u32,
+    /// Who was promoted when, to which timeline.
+    pub promotions: Vec<(Duration, Name, u32)>,
+    /// When the cluster was complete and faults could begin.
+    pub complete_at: Duration,
+    /// When it was whole again after the last of them.
+    pub whole_at: Duration,
 }
 
 /// A simulation under way.
@@ -40,6 +44,8 @@ pub struct Simulation {
     scenario: Arc<Scenario>,
     hosts: Vec<Host>,
     trace: SharedTrace,
+    complete_at: Duration,
+    whole_at: Duration,
 }
 
 /// Runs a scenario. `keep` its history for people to read.
@@ -51,26 +57,35 @@ pub fn run(scenario: &Scenario, keep: bool) -> Outcome {
     sim.play();
     let now = sim.now();
     let world = sim.world.lock();
-    let promotions = world.checker.promotions;
+    let promotions = world.checker.promotions.clone();
     let (violations, acknowledged) = (world.checker.violations.clone(), world.checker.acknowledged.len());
     drop(world);
     let (hash, history) = {
         let trace = trace.lock();
         (trace.hash(), trace.lines().to_vec())
     };
-    Outcome { violations, hash, history, took: now, acknowledged, promotions }
+    let (complete_at, whole_at) = (sim.complete_at, sim.whole_at);
+    Outcome { violations, hash, history, took: now, acknowledged, promotions, complete_at, whole_at }
 }
 
 impl Simulation {
     fn new(scenario: &Scenario, trace: SharedTrace) -> Self {
-        let checker = Checker { synchronous: scenario.mode != Mode::Async, ..Checker::default() };
+        let checker = Checker {
+            synchronous: scenario.mode != Mode::Async,
+            quorum: scenario.mode == Mode::Quorum,
+            maximum_lag: scenario.maximum_lag,
+            ..Checker::default()
+        };
         let world = World::new(scenario.seed, scenario.names(), QUANTUM, checker, trace.clone());
+        if scenario.same_timelines {
+            world.lock().newest_timeline = None;
+        }
         let shared = Arc::new(scenario.clone());
         let mut rng = fastrand::Rng::with_seed(scenario.seed.rotate_left(17));
         // Rates differ by less than one percent.
         let rate = |rng: &mut fastrand::Rng| 1.0 + (rng.f64() - 0.5) / 125.0;
         let hosts = scenario.names().iter().map(|name| Host::new(name, world.clone(), Arc::clone(&shared), rate(&mut rng))).collect();
-        Self { world, scenario: shared, hosts, trace }
+        Self { world, scenario: shared, hosts, trace, complete_at: Duration::ZERO, whole_at: Duration::ZERO }
     }
 
     /// The time.
@@ -102,7 +117,10 @@ impl Simulation {
 
     /// Closes or opens one direction.
     pub fn cut_way(&mut self, plane: Plane, from: Name, to: Name, close: bool) {
-        let network = &mut self.world.lock().network;
+        let mut world = self.world.lock();
+        let now = world.now;
+        let network = &mut world.network;
+        network.changed_at = now;
         if close { network.close(plane, from, to) } else { network.open(plane, from, to) }
     }
 
@@ -207,6 +225,7 @@ impl Simulation {
             return;
         }
         self.note("the cluster is complete");
+        self.complete_at = self.now();
         self.run_faults();
         if self.broken() {
             return;
@@ -217,6 +236,7 @@ impl Simulation {
         if !self.until(bound, Self::is_whole) && !self.broken() {
             return self.fails("LIV6: the cluster does not become whole again");
         }
+        self.whole_at = self.now();
         let before = self.world.lock().checker.acknowledged.len();
         let bound = scenario.loop_wait() * 3 + Duration::from_secs(10);
         if !self.until(bound, |sim| sim.world.lock().checker.acknowledged.len() > before) && !self.broken() {
@@ -301,6 +321,7 @@ fn same_process(one: What, other: What) -> bool {
     let victim = |what| match what {
         What::AgentStalls(Whom::Node(node))
         | What::AgentDies(Whom::Node(node))
+        | What::AgentEnds(Whom::Node(node))
         | What::MachineDies(Whom::Node(node))
         | What::MachineSleeps(Whom::Node(node)) => Some(node),
         What::StoreSilent | What::StoreRefuses => Some(STORE),

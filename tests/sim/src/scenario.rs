@@ -44,6 +44,11 @@ pub struct Scenario {
     pub use_pg_rewind: bool,
     /// ttl, loop_wait, retry_timeout
     pub timing: [u64; 3],
+    /// `maximum_lag_on_failover`
+    pub maximum_lag: u64,
+    /// Whether a promotion that does not know of another one may choose the same timeline (hard case 58). Nothing tells two
+    /// such servers apart, so that one damages itself when it follows the other.
+    pub same_timelines: bool,
     pub faults: Vec<Fault>,
     /// How long faults may begin.
     pub span: Duration,
@@ -61,11 +66,30 @@ impl Scenario {
             count: if nodes > 3 { rng.u32(1..=2) } else { 1 },
             use_pg_rewind: rng.u8(..) < 200,
             timing: if rng.bool() { [30, 10, 10] } else { [20, 5, 5] },
+            maximum_lag: if rng.bool() { 1_048_576 } else { 4_000 },
+            same_timelines: false,
             faults: Vec::new(),
             span,
         };
         scenario.faults = faults::schedule(&mut rng, scenario.names(), span);
         scenario
+    }
+
+    /// Three nodes with the usual settings and these faults.
+    pub fn with(mode: Mode, faults: Vec<Fault>) -> Self {
+        let span = faults.iter().map(|fault| fault.at + fault.lasts).max().unwrap_or_default();
+        Self {
+            seed: 1,
+            mode,
+            nodes: 3,
+            count: 1,
+            use_pg_rewind: true,
+            timing: [30, 10, 10],
+            maximum_lag: 1_048_576,
+            same_timelines: false,
+            faults,
+            span,
+        }
     }
 
     /// The names of its nodes.
@@ -102,6 +126,7 @@ impl Scenario {
             "synchronous_mode": mode,
             "synchronous_mode_strict": self.mode == Mode::Strict,
             "synchronous_node_count": self.count,
+            "maximum_lag_on_failover": self.maximum_lag,
         });
         let dcs = document.as_object().cloned().unwrap_or_default();
         let bootstrap = BootstrapSettings { dcs, ..BootstrapSettings::default() };

@@ -191,6 +191,7 @@ pub struct Process {
     pub walsenders: BTreeMap<Name, Walsender>,
     pub receiver: Receiver,
     pub next_write: Duration,
+    pub accepting_since: Duration,
     pub next_restartpoint: Duration,
 }
 
@@ -317,6 +318,7 @@ impl Server {
             walsenders: BTreeMap::new(),
             receiver: Receiver { next_attempt: redo, ..Receiver::default() },
             next_write: now,
+            accepting_since: now,
             next_restartpoint: now + RESTARTPOINT,
         });
         self.changed();
@@ -380,7 +382,7 @@ impl Server {
     }
 
     /// Lets time pass.
-    pub fn tick(&mut self, now: Duration, rng: &mut Rng, rows: &mut u64, busy: bool) -> Vec<Happening> {
+    pub fn tick(&mut self, now: Duration, rng: &mut Rng, rows: &mut u64, busy: bool, newest: &mut Option<u32>) -> Vec<Happening> {
         let mut happenings = Vec::new();
         if self.frozen {
             return happenings;
@@ -410,6 +412,7 @@ impl Server {
                     data.wal.replayed = data.wal.flushed;
                     if !accepting && data.wal.replayed >= data.control.minimum {
                         process.phase = Phase::Recovery { redo_until, accepting: true };
+                        process.accepting_since = now;
                         changed = true;
                     }
                 }
@@ -422,7 +425,10 @@ impl Server {
             Phase::Promoting { until } if until <= now && disk => {
                 data.wal.flush();
                 let at = data.wal.end();
-                data.known_timeline = data.known_timeline.max(data.wal.timeline) + 1;
+                data.known_timeline = data.known_timeline.max(data.wal.timeline).max(newest.unwrap_or(0)) + 1;
+                if newest.is_some() {
+                    *newest = Some(data.known_timeline);
+                }
                 data.wal.switch_to(data.known_timeline);
                 data.wal.flush();
                 data.control.state = ControlState::InProduction;

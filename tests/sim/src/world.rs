@@ -74,6 +74,8 @@ pub struct Inner {
     /// Whether clients write.
     pub busy: bool,
     pub rows: u64,
+    /// The newest timeline of all, if promotions may not choose one that somebody has chosen before.
+    pub newest_timeline: Option<u32>,
     watchers: Vec<Watcher>,
     inboxes: BTreeMap<Name, mpsc::UnboundedSender<PeerCall>>,
     events: BTreeMap<(Duration, u64), Event>,
@@ -102,6 +104,7 @@ impl World {
             checker,
             busy: true,
             rows: 0,
+            newest_timeline: Some(1),
             watchers: Vec::new(),
             inboxes: BTreeMap::new(),
             events: BTreeMap::new(),
@@ -272,7 +275,7 @@ impl Inner {
         let names: Vec<Name> = self.servers.keys().copied().collect();
         for name in names {
             let Some(mut server) = self.servers.remove(name) else { continue };
-            let happenings = server.tick(self.now, &mut self.rng, &mut self.rows, self.busy);
+            let happenings = server.tick(self.now, &mut self.rng, &mut self.rows, self.busy, &mut self.newest_timeline);
             self.servers.insert(name, server);
             for happening in happenings {
                 self.happened(name, happening);
@@ -291,7 +294,7 @@ impl Inner {
             }
             Happening::Promoted { timeline, at } => {
                 self.trace.note(self.now, node, &format!("PROMOTED to timeline {timeline} at {at}"));
-                self.check_promotion(node);
+                self.check_promotion(node, timeline);
             }
         }
     }

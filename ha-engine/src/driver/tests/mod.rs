@@ -207,6 +207,24 @@ async fn a_loop_that_hangs_does_not_keep_the_fence_from_stopping_postgresql() {
     assert!(cluster.clock.now() < lease.valid_until(), "stopped only after the lease had ended");
 }
 
+/// Found by the simulation: the restart brought it up as a primary, and nothing knew about it until the next cycle.
+#[tokio::test(start_paused = true)]
+async fn a_restart_does_not_bring_up_a_primary_that_has_lost_its_lease() {
+    let cluster = Cluster::new();
+    let [a, _b, _c] = cluster.of_three().await;
+    a.plan.set_connection(Connection::Silent);
+    cluster.world.change("a", |server| server.stuck = true);
+    cluster.until(Duration::from_secs(40), "a has stopped", || !cluster.world.server("a").running).await;
+    let asked = a.handle.restart(crate::handle::RestartRequest::default());
+    let never_writable = cluster.until(Duration::from_secs(60), "somebody else leads", || {
+        let writable = cluster.world.writable();
+        assert_ne!(writable, ["a"], "it has no lease");
+        writable.first().is_some_and(|name| name != "a")
+    });
+    let (answer, _) = tokio::join!(asked, never_writable);
+    assert_eq!(answer.expect("it runs"), crate::handle::RestartAnswer::Failed);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_crashed_primary_is_noticed_at_once_and_started_again() {
     let cluster = Cluster::new();
