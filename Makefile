@@ -4,9 +4,11 @@
 # make bench   the embedded store beside etcd, our agent beside Patroni (QUICK=1: one round of each; ONLY=stores, agents or
 #              requests, those of idle agents to each store: that part alone; STORE="Kubernetes Endpoints": to that store alone)
 # make conformance   the contract of a store on every store, as one table
+# make sim     simulated clusters under faults (SEEDS=0..1000: which; MODE=async, on, strict, quorum or all; MINUTES=5: how long
+#              faults may begin in each). A failing seed is shrunk, and its history printed
 # make fmt     formats
 
-.PHONY: demo test check bench conformance fmt build
+.PHONY: demo test check bench conformance sim fmt build
 .DELETE_ON_ERROR:
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -58,6 +60,14 @@ bench:
 conformance:
 	@scripts/install-deps test
 	@scripts/conformance
+
+sim: SEEDS ?= 0..100
+sim: MODE ?= all
+sim: MINUTES ?= 5
+sim:
+	@scripts/install-deps build
+	@$(CARGO) build --quiet -p simulation --bins
+	@$(TARGET)/debug/sim --seeds $(SEEDS) --mode $(MODE) --minutes $(MINUTES)
 
 fmt:
 	$(CARGO) fmt --all

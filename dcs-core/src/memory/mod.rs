@@ -21,7 +21,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 pub use self::client::Client;
-use self::state::State;
+pub use self::state::{State, handle_id};
 use crate::adapter::KeyValueDcs;
 use crate::keys::ClusterPath;
 use crate::model::{HandleId, MemberName};

@@ -9,8 +9,10 @@ use crate::{Change, ChangeKind, Cursor, Deletion, Entry, Expect, Moment, Write};
 /// How many changes are remembered for those who wait.
 const REMEMBERED_CHANGES: usize = 4_096;
 
+/// Keys, handles and changes. Whoever has a clock and a way to reach it makes a store of it: [`Server`](super::Server), or a
+/// simulation with a network of its own.
 #[derive(Default)]
-pub(super) struct State {
+pub struct State {
     revision: u64,
     keys: BTreeMap<String, Stored>,
     handles: HashMap<u64, Life>,
@@ -32,27 +34,32 @@ struct Life {
 }
 
 impl State {
-    pub(super) fn revision(&self) -> u64 {
+    /// The revision of the last change.
+    pub fn revision(&self) -> u64 {
         self.revision
     }
 
-    pub(super) fn entries(&self, prefix: &str) -> Vec<Entry> {
+    /// Every key that begins with `prefix`, in order.
+    pub fn entries(&self, prefix: &str) -> Vec<Entry> {
         let from = self.keys.range(prefix.to_owned()..);
         from.take_while(|(key, _)| key.starts_with(prefix)).map(|(key, stored)| stored.entry(key)).collect()
     }
 
-    pub(super) fn get(&self, key: &str) -> Option<Entry> {
+    /// One key.
+    pub fn get(&self, key: &str) -> Option<Entry> {
         self.keys.get(key).map(|stored| stored.entry(key))
     }
 
-    pub(super) fn put(&mut self, key: &str, value: &[u8], expect: Expect<'_>) -> Write {
+    /// Writes a permanent key, if `expect` holds.
+    pub fn put(&mut self, key: &str, value: &[u8], expect: Expect<'_>) -> Write {
         if !self.holds(key, expect) {
             return Write::Refused;
         }
         Write::Applied(self.write(key, value, None))
     }
 
-    pub(super) fn delete(&mut self, key: &str, expect: Expect<'_>) -> Deletion {
+    /// Deletes a key, if `expect` holds.
+    pub fn delete(&mut self, key: &str, expect: Expect<'_>) -> Deletion {
         if !self.keys.contains_key(key) {
             return Deletion::Absent;
         }
@@ -62,25 +69,27 @@ impl State {
         Deletion::Deleted(Some(self.remove(key)))
     }
 
-    pub(super) fn delete_prefix(&mut self, prefix: &str) {
+    /// Deletes every key that begins with `prefix`.
+    pub fn delete_prefix(&mut self, prefix: &str) {
         for entry in self.entries(prefix) {
             self.remove(&entry.key);
         }
     }
 
     /// Writes a key bound to `handle`; nothing if that is gone.
-    pub(super) fn put_bound(&mut self, key: &str, value: &[u8], handle: u64) -> Option<Revision> {
+    pub fn put_bound(&mut self, key: &str, value: &[u8], handle: u64) -> Option<Revision> {
         self.handles.contains_key(&handle).then(|| self.write(key, value, Some(handle)))
     }
 
-    pub(super) fn grant(&mut self, ttl: Duration, now: Moment) -> u64 {
+    /// Makes a new handle; its number.
+    pub fn grant(&mut self, ttl: Duration, now: Moment) -> u64 {
         self.granted += 1;
         self.handles.insert(self.granted, Life { ttl, expires_at: now + ttl });
         self.granted
     }
 
     /// Refreshes a handle. Returns whether it was still there.
-    pub(super) fn refresh(&mut self, handle: u64, now: Moment) -> bool {
+    pub fn refresh(&mut self, handle: u64, now: Moment) -> bool {
         let life = self.handles.get_mut(&handle);
         let found = life.is_some();
         if let Some(life) = life {
@@ -89,7 +98,8 @@ impl State {
         found
     }
 
-    pub(super) fn revoke(&mut self, handle: &HandleId) -> bool {
+    /// Ends a handle with all its keys. Returns whether it was still there.
+    pub fn revoke(&mut self, handle: &HandleId) -> bool {
         let Ok(handle) = handle.as_str().parse::<u64>() else { return false };
         let existed = self.handles.remove(&handle).is_some();
         let bound: Vec<_> = self.keys.iter().filter(|(_, stored)| stored.handle == Some(handle)).map(|(key, _)| key.clone()).collect();
@@ -99,7 +109,8 @@ impl State {
         existed
     }
 
-    pub(super) fn expire(&mut self, now: Moment) {
+    /// Ends every handle that is due.
+    pub fn expire(&mut self, now: Moment) {
         let mut due: Vec<_> =
             self.handles.iter().filter(|(_, life)| life.expires_at <= now).map(|(id, life)| (life.expires_at, *id)).collect();
         // In the order of their ends, so that one seed is one history.
@@ -109,17 +120,19 @@ impl State {
         }
     }
 
-    pub(super) fn next_expiry(&self) -> Option<Moment> {
+    /// When the next handle ends.
+    pub fn next_expiry(&self) -> Option<Moment> {
         self.handles.values().map(|life| life.expires_at).min()
     }
 
-    pub(super) fn compact(&mut self) {
+    /// Forgets the changes.
+    pub fn compact(&mut self) {
         self.changes.clear();
         self.compacted = self.revision;
     }
 
     /// The changes under `prefix` after `after`, or nothing if they are forgotten.
-    pub(super) fn changes_after(&self, prefix: &str, after: Cursor) -> Option<Vec<Change>> {
+    pub fn changes_after(&self, prefix: &str, after: Cursor) -> Option<Vec<Change>> {
         if after.0 < self.compacted {
             return None;
         }
@@ -175,6 +188,7 @@ impl Stored {
     }
 }
 
-pub(super) fn handle_id(handle: u64) -> HandleId {
+/// The identity of a handle, by its number.
+pub fn handle_id(handle: u64) -> HandleId {
     HandleId::new(handle.to_string())
 }

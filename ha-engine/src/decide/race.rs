@@ -142,6 +142,14 @@ pub(super) fn may_primary_lead(c: &mut Cycle<'_>) -> bool {
         c.warn(format!("I am a primary, but by the /sync key {leader} was to be promoted after me"));
         return false;
     }
+    // The history may be behind: who leads writes `/sync` before it is promoted, and its timeline only afterwards. What another
+    // leader acknowledged since is not here.
+    if let Some(electorate) = Electorate::of(&c.view, c.cfg)
+        && !electorate.is_led_by(c.me())
+    {
+        c.warn("not taking the leader lock: the /sync key says that somebody else was promoted since");
+        return false;
+    }
     true
 }
 

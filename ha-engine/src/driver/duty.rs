@@ -28,8 +28,9 @@ async fn wait_for_release(dcs: &dyn Dcs, me: &MemberName, limit: Duration, cance
         }
         let interest = Interest { sync: true, ..Interest::FOLLOWER };
         tokio::select! {
-            _ = dcs.wait(interest, deadline.remaining().min(LOOK_AGAIN)) => {}
+            biased;
             () = cancel.cancelled() => {}
+            _ = dcs.wait(interest, deadline.remaining().min(LOOK_AGAIN)) => {}
         }
     }
 }

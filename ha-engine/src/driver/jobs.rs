@@ -423,6 +423,10 @@ impl Tools {
             }
             Task::Follow { plan, .. } => TaskResult::Start(self.postgres.follow(&plan, false, None, &self.cancel).await),
             Task::Promote => TaskResult::Promote(self.promote().await),
+            Task::Restart { .. } if self.would_start_without_the_lock() => {
+                tracing::warn!("not restarting: it would come up as a primary, and the leader lock was not confirmed in time");
+                TaskResult::Start(StartOutcome::Failed)
+            }
             Task::Restart { timeout } => {
                 self.leave_sync_duty().await;
                 TaskResult::Start(self.postgres.restart(timeout, &self.cancel).await)
@@ -442,6 +446,12 @@ impl Tools {
     fn may_be_primary(&self) -> bool {
         let lease = *self.lease.borrow();
         self.settings.global.pause || lease.is_some_and(|lease| self.clock.now() < Fence::stop_at(lease))
+    }
+
+    /// Whether a start of the server as it is would make a primary of it that has no right to be one: it was one until
+    /// somebody, the fence above all, stopped it.
+    fn would_start_without_the_lock(&self) -> bool {
+        matches!(self.postgres.local().role, Role::Primary | Role::Promoted | Role::Demoted) && !self.may_be_primary()
     }
 
     fn how_to_bootstrap(&self) -> BootstrapSettings {

@@ -63,12 +63,22 @@ impl Engine {
         let mut renewals = tokio::time::interval(self.settings.global.loop_wait);
         let outcome = loop {
             tokio::select! {
+                // Renewals come before questions, which may take longer than the pause between them.
+                biased;
                 outcome = &mut stop => break outcome.unwrap_or(StopOutcome::Failed),
                 event = heard.recv(), if listening => match event {
                     Some(StopEvent::ShutDown(position)) => shut_down_at = Some(position),
                     Some(StopEvent::BackendsGone) => self.watchdog.disable().await,
                     None => listening = false,
                 },
+                // Hardening rule X13: a stop that takes longer than the lock lives must not lose it half way.
+                _ = renewals.tick(), if leads && !released && renewing => {
+                    if let Some(view) = &view && self.renew(view).await == Ok(Renewal::Lost) {
+                        // Somebody else may lead now: nothing more may be acknowledged here.
+                        released = true;
+                        self.stop_immediately().await;
+                    }
+                }
                 _ = asks.tick(), if leads && !released && shut_down_at.is_some() => {
                     if let (Some(view), Some(position)) = (&view, &shut_down_at)
                         && ask_whether_somebody_has_everything(
@@ -88,14 +98,6 @@ impl Engine {
                     if matches!(command, Command::Shutdown) && renewing {
                         tracing::warn!("asked to end once more: the leader lock is not renewed any longer");
                         renewing = false;
-                    }
-                }
-                // Hardening rule X13: a stop that takes longer than the lock lives must not lose it half way.
-                _ = renewals.tick(), if leads && !released && renewing => {
-                    if let Some(view) = &view && self.renew(view).await == Ok(Renewal::Lost) {
-                        // Somebody else may lead now: nothing more may be acknowledged here.
-                        released = true;
-                        self.stop_immediately().await;
                     }
                 }
             }

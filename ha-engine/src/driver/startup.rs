@@ -60,12 +60,13 @@ impl Engine {
         let until = tokio::time::Instant::now() + pause;
         loop {
             tokio::select! {
-                () = tokio::time::sleep_until(until) => return false,
+                biased;
                 command = self.mailbox.recv() => {
                     if matches!(command, None | Some(crate::handle::Command::Shutdown)) {
                         return true;
                     }
                 }
+                () = tokio::time::sleep_until(until) => return false,
             }
         }
     }

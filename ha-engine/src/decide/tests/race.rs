@@ -240,6 +240,19 @@ fn q1_after_a_failed_pre_promote_script_the_node_stays_out_for_a_ttl() {
     assert_eq!(situation.line(), PROMOTED);
 }
 
+/// Found by the simulation: a leader that was stopped for longer than its lock lived came back after its successor had lost the
+/// store before it could write the history.
+#[test]
+fn q5_in_synchronous_mode_a_primary_that_does_not_lead_the_sync_key_does_not_take_the_lock_back() {
+    let mut situation = Situation::primary();
+    situation.cfg = super::global(json!({"synchronous_mode": true}));
+    situation.view.sync.record.leader = Some(MemberName::from("b"));
+    let decision = situation.decide();
+    assert_eq!(decision.message, "demoting self because i am not the healthiest node");
+    situation.view.sync.record.leader = Some(MemberName::from("a"));
+    assert_eq!(situation.line(), "acquired session lock as a leader");
+}
+
 #[test]
 fn q5_a_primary_on_an_old_timeline_does_not_take_the_lock_back() {
     let mut situation = Situation::primary().history(&[(1, 800)]);

@@ -139,6 +139,7 @@ impl Tools {
                 return true;
             }
             tokio::select! {
+                biased;
                 // The channel closes when the postmaster has gone.
                 event = heard.recv() => if event.is_none() { return false },
                 () = tokio::time::sleep(ASK_CANDIDATES) => {}

@@ -238,6 +238,20 @@ async fn a_loop_that_hangs_does_not_keep_the_fence_from_stopping_postgresql() {
     assert!(cluster.clock.now() < lease.valid_until(), "stopped only after the lease had ended");
 }
 
+/// Found by the simulation: the restart brought it up as a primary, and nothing knew about it until the next cycle.
+#[tokio::test(start_paused = true)]
+async fn a_restart_does_not_bring_up_a_primary_that_has_lost_its_lease() {
+    let cluster = Cluster::new();
+    let [a, _b, _c] = cluster.of_three().await;
+    // It crashes while the store is away, so nobody starts it; and its lease ends.
+    a.plan.set_connection(Connection::Silent);
+    cluster.world.change("a", |server| server.running = false);
+    cluster.until(Duration::from_secs(40), "its lease is over", || !is_leader(&a)).await;
+    let answer = a.handle.restart(crate::handle::RestartRequest::default()).await.expect("it runs");
+    assert_eq!(answer, crate::handle::RestartAnswer::Failed);
+    assert!(!cluster.world.writable().contains(&"a".to_owned()));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_crashed_primary_is_noticed_at_once_and_started_again() {
     let cluster = Cluster::new();
