@@ -153,7 +153,7 @@ async fn two_clusters_change_places_and_back_and_no_row_is_lost(store: StoreKind
     change_places(&dr, &main).await?;
     // Where WAL is archived, the end of it is there too, and the former primary leads the standby cluster.
     let log = new.read_log();
-    let archived = log.lines().filter_map(|line| line.split("Trying to archive ").nth(1)).filter_map(|rest| rest.split(':').next()).last();
+    let archived = log.rsplit("Trying to archive ").next().and_then(|rest| rest.split(':').next()).filter(|name| name.len() == 24);
     let archived = archived.with_context(|| format!("nothing was archived by the agent of {}", new.name))?;
     ensure!(new.directory.join(format!("archived-{archived}")).is_file(), "{archived} is not in the archive");
     ensure!(eventually_standby_leader(&dr, None).await?.name == new.name, "{} gave the lock away", new.name);
