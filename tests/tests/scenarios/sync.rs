@@ -115,8 +115,8 @@ async fn a_voter_that_has_not_received_what_was_acknowledged_does_not_win(store:
     let cluster = Cluster::builder().store(store).dynamic(&json!({"synchronous_mode": "quorum"})).start().await?;
     let old = cluster.leader().await?;
     eventually_synchronous(&cluster, old, 2).await?;
-    let mut voters = cluster.others(old);
-    let (ahead, lagging) = (voters.next().context("a voter")?, voters.next().context("another one")?);
+    let voters: Vec<&Node> = cluster.others(old).collect();
+    let [ahead, lagging] = voters[..] else { anyhow::bail!("two voters, and not {}", voters.len()) };
     cluster.eventually_writes().await?;
 
     let receiver = Standstill::of(&lagging.ask("SELECT pid FROM pg_stat_wal_receiver").await?)?;
