@@ -2,7 +2,7 @@
 # make test    every test there is
 # make check   everything CI checks besides; never writes to the tree
 # make bench   the embedded store beside etcd, our agent beside Patroni (QUICK=1: one round of each; ONLY=stores, agents or
-#              requests, those of idle agents to each store: that part alone)
+#              requests, those of idle agents to each store: that part alone; STORE="Kubernetes Endpoints": to that store alone)
 # make conformance   the contract of a store on every store, as one table
 # make fmt     formats
 
@@ -53,7 +53,7 @@ check:
 bench:
 	@scripts/install-deps bench
 	@$(CARGO) build --release --quiet -p agent -p tests --bins
-	@$(TARGET)/release/bench $(if $(QUICK),--quick) $(if $(ONLY),--only $(ONLY))
+	@$(TARGET)/release/bench $(if $(QUICK),--quick) $(if $(ONLY),--only $(ONLY)) $(if $(STORE),--store '$(STORE)')
 
 conformance:
 	@scripts/install-deps test

@@ -1,5 +1,6 @@
 //! Asking the other agents over HTTP.
 
+use std::collections::BTreeMap;
 use std::sync::{PoisonError, RwLock};
 use std::time::Duration;
 
@@ -8,14 +9,18 @@ use dcs_core::Deadline;
 use dcs_core::model::{Lsn, MemberName, Tags, Timeline};
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
+use ha_engine::decide::failsafe::exclusion::FailsafeCall;
 use ha_engine::decide::observation::{PeerAnswer, PeerStatus, PeerTarget};
 use ha_engine::ports::Peers;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use crate::http_client::{endpoint_url, explain};
 
 /// How long one agent may take to tell its state.
 const STATUS_LIMIT: Duration = Duration::from_secs(2);
+
+/// How long one agent has at least to give its word, the first time that it is asked.
+const WORD_LIMIT: Duration = Duration::from_secs(2);
 
 /// How long one agent may take to show that it is alive.
 const LIVENESS_LIMIT: Duration = Duration::from_secs(3);
@@ -57,11 +62,66 @@ impl Peers for HttpPeers {
         answers
     }
 
+    async fn ask_for_word(&self, targets: &[PeerTarget], call: &FailsafeCall, deadline: Deadline) -> Option<BTreeMap<MemberName, Lsn>> {
+        let client = self.client();
+        let mut body = json!({"name": call.name, "conn_url": call.conn_url, "api_url": call.api_url});
+        if let Some(slots) = &call.slots {
+            body["slots"] = json!(slots);
+        }
+        let body = body.to_string();
+        let mut asked: FuturesUnordered<_> = targets.iter().map(|target| ask_one_for_word(&client, target, &body, deadline)).collect();
+        let mut positions = BTreeMap::new();
+        // One "no" is enough: who has not answered yet need not any more.
+        while let Some((name, word)) = asked.next().await {
+            positions.extend(word?.map(|position| (name, position)));
+        }
+        Some(positions)
+    }
+
     async fn is_alive(&self, api_url: &str, deadline: Deadline) -> bool {
         let Some(url) = endpoint_url(api_url, "liveness") else { return false };
         let limit = LIVENESS_LIMIT.min(deadline.remaining());
         self.client().get(url).timeout(limit).send().await.is_ok()
     }
+}
+
+/// Whether one member gives its word; if so, with its position, if it told that. Who cannot be reached is asked again, with
+/// what time there is: a link may be slow, and nothing is left to do with the time otherwise.
+async fn ask_one_for_word(
+    client: &reqwest::Client,
+    target: &PeerTarget,
+    body: &str,
+    deadline: Deadline,
+) -> (MemberName, Option<Option<Lsn>>) {
+    let PeerTarget { name, api_url } = target;
+    let Some(url) = endpoint_url(api_url, "failsafe") else {
+        tracing::warn!("Request failed to {name}: POST {api_url} (not a URL)");
+        return (name.clone(), None);
+    };
+    let first = WORD_LIMIT.max(deadline.remaining() / 2);
+    let mut answer = post(client, &url, body, first.min(deadline.remaining())).await;
+    if answer.is_err() && !deadline.has_passed() {
+        answer = post(client, &url, body, deadline.remaining()).await;
+    }
+    match answer {
+        Ok((accepted, position, text)) => {
+            tracing::info!("Got response from {name} {url}: {text}");
+            (name.clone(), accepted.then_some(position))
+        }
+        Err(problem) => {
+            tracing::warn!("Request failed to {name}: POST {url} ({problem})");
+            (name.clone(), None)
+        }
+    }
+}
+
+/// Whether the answer is a clear yes, the position in it, and what it says.
+async fn post(client: &reqwest::Client, url: &str, body: &str, limit: Duration) -> Result<(bool, Option<Lsn>, String), String> {
+    let request = client.post(url).header(http::header::CONTENT_TYPE, "application/json").body(body.to_owned());
+    let mut response = request.timeout(limit).send().await.map_err(explain)?;
+    let position = response.headers().get("lsn").and_then(|lsn| lsn.to_str().ok()?.trim().parse().ok()).map(Lsn);
+    let text = read(&mut response).await?;
+    Ok((response.status() == http::StatusCode::OK && text == b"Accepted", position, String::from_utf8_lossy(&text).into_owned()))
 }
 
 async fn ask(client: &reqwest::Client, target: &PeerTarget, deadline: Deadline) -> (MemberName, PeerAnswer) {
@@ -81,6 +141,10 @@ async fn ask(client: &reqwest::Client, target: &PeerTarget, deadline: Deadline) 
 
 async fn fetch(client: &reqwest::Client, url: &str, limit: Duration) -> Result<Vec<u8>, String> {
     let mut response = client.get(url).timeout(limit).send().await.map_err(explain)?;
+    read(&mut response).await
+}
+
+async fn read(response: &mut reqwest::Response) -> Result<Vec<u8>, String> {
     let mut body = Vec::new();
     while let Some(chunk) = response.chunk().await.map_err(explain)? {
         if body.len() + chunk.len() > MAX_BODY {
@@ -223,6 +287,89 @@ mod tests {
         assert_eq!(names, ["bad", "good", "silent"]);
         assert!(matches!(&answers[1].1, PeerAnswer::Status(status) if status.position == Lsn(5)));
         assert_eq!(answers[2].1, PeerAnswer::Unreachable);
+    }
+
+    const ACCEPTED: &str = "HTTP/1.0 200 OK\r\nlsn: 5\r\n\r\nAccepted";
+
+    fn call() -> FailsafeCall {
+        let slots = Some(BTreeMap::from([("a".to_owned(), Lsn(7))]));
+        FailsafeCall {
+            name: "a".into(),
+            conn_url: "postgres://a:5432/postgres".to_owned(),
+            api_url: "http://a:8008/patroni".to_owned(),
+            slots,
+        }
+    }
+
+    async fn ask_for_word(targets: &[PeerTarget], limit: Duration) -> Option<BTreeMap<MemberName, Lsn>> {
+        let peers = HttpPeers::new(HttpClientSettings::default().client().unwrap());
+        let deadline = Deadline::after(limit);
+        // Whoever is silent must not be waited for after a "no".
+        tokio::time::timeout(Duration::from_secs(60), peers.ask_for_word(targets, &call(), deadline)).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn only_a_clear_yes_of_everybody_counts() {
+        let long = Duration::from_secs(600);
+        let yes = target("yes", server(Some(ACCEPTED)).await);
+        let without_position = target("brief", server(Some("HTTP/1.0 200 OK\r\n\r\nAccepted")).await);
+        let both = [yes.clone(), without_position];
+        assert_eq!(ask_for_word(&both, long).await, Some(BTreeMap::from([("yes".into(), Lsn(5))])));
+        assert_eq!(ask_for_word(&[], long).await, Some(BTreeMap::new()), "who is alone needs nobody's word");
+        let silent = target("silent", server(None).await);
+        for no in [
+            "HTTP/1.0 500 x\r\n\r\nRunning as a leader",
+            "HTTP/1.0 502 x\r\n\r\n",
+            "HTTP/1.0 200 OK\r\n\r\nAccepted, I think",
+            "HTTP/1.0 201 x\r\n\r\nAccepted",
+        ] {
+            let no = target("no", server(Some(no)).await);
+            assert_eq!(ask_for_word(&[silent.clone(), yes.clone(), no], long).await, None);
+        }
+        assert_eq!(ask_for_word(&[silent, yes.clone()], Duration::from_millis(500)).await, None);
+        assert_eq!(ask_for_word(&[yes, target("bad", "nonsense".to_owned())], long).await, None);
+    }
+
+    /// What it says is what Patroni's agents read.
+    #[tokio::test]
+    async fn the_question_is_a_document_with_the_names_that_patroni_knows() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let asked = target("b", format!("http://{}/patroni", listener.local_addr().unwrap()));
+        let heard = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let (mut text, mut part) = (String::new(), [0; 1024]);
+            while !text.ends_with('}') {
+                let length = stream.read(&mut part).await.unwrap();
+                text.push_str(std::str::from_utf8(&part[..length]).unwrap());
+            }
+            stream.write_all(ACCEPTED.as_bytes()).await.unwrap();
+            text
+        });
+        assert!(ask_for_word(&[asked], Duration::from_secs(10)).await.is_some());
+        let heard = heard.await.unwrap();
+        let (head, body) = heard.split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with("POST /failsafe HTTP/1.1\r\n") && head.to_lowercase().contains("content-length: "), "{head}");
+        let expected = json!({
+            "name": "a", "conn_url": "postgres://a:5432/postgres", "api_url": "http://a:8008/patroni", "slots": {"a": 7},
+        });
+        assert_eq!(serde_json::from_str::<Value>(body).unwrap(), expected);
+    }
+
+    /// Must hold: X7.
+    #[tokio::test]
+    async fn hard_case_97_a_slow_link_is_given_the_time_that_is_left_and_a_broken_one_a_second_chance() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let slow = target("slow", format!("http://{}/patroni", listener.local_addr().unwrap()));
+        tokio::spawn(async move {
+            // The first connection breaks.
+            drop(listener.accept().await);
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let _ = stream.read(&mut [0; 1024]).await;
+                tokio::time::sleep(WORD_LIMIT + Duration::from_millis(500)).await;
+                let _ = stream.write_all(ACCEPTED.as_bytes()).await;
+            }
+        });
+        assert!(ask_for_word(&[slow], Duration::from_secs(30)).await.is_some());
     }
 
     #[tokio::test]

@@ -163,6 +163,16 @@ impl<W: Wire> Client<W> {
         self.shared.in_use.subscribe()
     }
 
+    /// The serial of the connection in use, if there is one.
+    pub(crate) fn serial_in_use(&self) -> Option<u64> {
+        self.shared.lock().connection.as_ref().map(|connection| connection.serial())
+    }
+
+    /// The newest raft term that an answer has told.
+    pub(crate) fn term(&self) -> u64 {
+        self.shared.lock().memory.term()
+    }
+
     /// How long one server may take: a fair part of `retry_timeout`.
     pub(crate) fn share(&self) -> Duration {
         let state = self.shared.lock();

@@ -58,6 +58,11 @@ impl Memory {
         self.newest.revision
     }
 
+    /// The newest term seen.
+    pub(crate) const fn term(&self) -> u64 {
+        self.newest.term
+    }
+
     /// Takes note of an answer.
     pub(crate) fn observe(&mut self, header: Header, proof: Proof) -> Standing {
         if header == Header::default() {

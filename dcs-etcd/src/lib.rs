@@ -12,6 +12,7 @@ mod history;
 mod http;
 mod lease;
 mod members;
+mod mirror;
 mod servers;
 #[cfg(feature = "srv")]
 mod srv;

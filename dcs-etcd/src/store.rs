@@ -49,6 +49,7 @@ pub struct Etcd {
     leases: Keeper,
     watcher: Watcher<Connection>,
     own_writes: OwnWrites,
+    clock: Arc<dyn Clock>,
 }
 
 impl fmt::Debug for Etcd {
@@ -61,9 +62,9 @@ impl Etcd {
     /// A store at the servers of `config`. Nothing is sent yet.
     pub fn new(config: Config, timing: Timing, clock: Arc<dyn Clock>) -> Self {
         let client = Client::new(config, timing);
-        let leases = Keeper::new(client.clone(), clock);
+        let leases = Keeper::new(client.clone(), Arc::clone(&clock));
         let watcher = Watcher::new(client.clone());
-        Self { client, leases, watcher, own_writes: OwnWrites::default() }
+        Self { client, leases, watcher, own_writes: OwnWrites::default(), clock }
     }
 
     /// Goes on with the user, the password and the certificates of `config`, without losing the lease. The servers stay those
@@ -87,12 +88,20 @@ impl Etcd {
 
     async fn transact(&self, call: Call, key: &str, txn: Txn, deadline: Deadline) -> Result<Answer<TxnResponse>, Error> {
         let _writing = (call.repeat == Repeat::IfNotApplied).then(|| self.own_writes.begin(key));
-        self.client
+        let answer = self
+            .client
             .run(call, deadline, |connection: Arc<Connection>| {
                 let (mut kv, txn) = (connection.kv(), txn.clone());
                 async move { kv.txn(txn).await }
             })
-            .await
+            .await?;
+        match (call.repeat, answer.value.succeeded()) {
+            (Repeat::IfNotApplied, true) => self.watcher.must_show(answer.header.revision),
+            // Whatever the condition was made of is out of date.
+            (_, false) => self.watcher.forget_entries(),
+            (Repeat::Freely, true) => {}
+        }
+        Ok(answer)
     }
 
     async fn range(
@@ -119,12 +128,31 @@ impl Etcd {
         deadline: Deadline,
     ) -> Result<Answer<etcd_client::PutResponse>, Error> {
         let _writing = self.own_writes.begin(key);
-        self.client
+        let answer = self
+            .client
             .run(write(operation), deadline, |connection: Arc<Connection>| {
                 let (mut kv, key, value, options) = (connection.kv(), key.to_owned(), value.to_vec(), options.clone());
                 async move { kv.put(key, value, Some(options)).await }
             })
-            .await
+            .await?;
+        self.watcher.must_show(answer.header.revision);
+        Ok(answer)
+    }
+
+    /// Everything under `prefix`, if that can be told without asking: a watch runs, and the server has answered a question
+    /// of ours (the keepalive of each cycle) within one period and the time that one server may take. Whoever holds no
+    /// lease has no such proof, and asks.
+    fn mirrored(&self, prefix: &str) -> Option<Snapshot> {
+        let answered = self.leases.held()?.lease.sent_at();
+        let silence = self.clock.now().saturating_since(answered);
+        (silence <= self.client.timing().loop_wait + self.client.share()).then(|| self.watcher.mirrored(prefix))?
+    }
+
+    fn read_through(&self, prefix: &str, answer: Answer<etcd_client::GetResponse>) -> Snapshot {
+        let entries = answer.value.kvs().iter().filter_map(entry).collect();
+        let snapshot = Snapshot { entries, cursor: self.client.cursor(answer.header.revision) };
+        self.watcher.has_read(prefix, &snapshot);
+        snapshot
     }
 
     /// The lease of a lock that a transaction under `term` has just shown to be bound to `held`; nothing if that lease
@@ -218,21 +246,28 @@ impl KeyValueStore for Etcd {
         const OPERATION: &str = "load the cluster";
         let options = GetOptions::new().with_prefix();
         if consistency == Consistency::Relaxed {
+            if let Some(snapshot) = self.mirrored(prefix) {
+                return Ok(snapshot);
+            }
             let call = read(OPERATION, Backing::OneServer);
             let answer = self.range(call, prefix, options.clone().with_serializable(), deadline).await?;
             if answer.standing == Standing::Current {
-                return Ok(self.snapshot(answer));
+                return Ok(self.read_through(prefix, answer));
             }
             // The server is behind what we have seen. If it can still reach the others, this makes it catch up.
         }
         let answer = self.range(read(OPERATION, Backing::Majority), prefix, options, deadline).await?;
-        Ok(self.snapshot(answer))
+        Ok(self.read_through(prefix, answer))
     }
 
     async fn get(&self, key: &str, deadline: Deadline) -> Result<Option<Entry>, Error> {
         let call = read("read a key", Backing::Majority);
         let answer = self.range(call, key, GetOptions::new(), deadline).await?;
-        Ok(answer.value.kvs().first().and_then(entry))
+        let found = answer.value.kvs().first();
+        if let Some(kv) = found {
+            self.watcher.must_show(u64::try_from(kv.mod_revision()).unwrap_or_default());
+        }
+        Ok(found.and_then(entry))
     }
 
     async fn put(&self, key: &str, value: &[u8], expect: Expect<'_>, deadline: Deadline) -> Result<Write, Error> {
@@ -258,12 +293,14 @@ impl KeyValueStore for Etcd {
     }
 
     async fn delete_prefix(&self, prefix: &str, deadline: Deadline) -> Result<(), Error> {
-        self.client
+        let answer = self
+            .client
             .run(write("delete the cluster"), deadline, |connection: Arc<Connection>| {
                 let (mut kv, prefix) = (connection.kv(), prefix.to_owned());
                 async move { kv.delete(prefix, Some(DeleteOptions::new().with_prefix())).await }
             })
             .await?;
+        self.watcher.must_show(answer.header.revision);
         Ok(())
     }
 
@@ -402,10 +439,6 @@ impl Step {
 }
 
 impl Etcd {
-    fn snapshot(&self, answer: Answer<etcd_client::GetResponse>) -> Snapshot {
-        Snapshot { entries: answer.value.kvs().iter().filter_map(entry).collect(), cursor: self.client.cursor(answer.header.revision) }
-    }
-
     async fn delete_as(&self, operation: &'static str, key: &str, expect: Expect<'_>, deadline: Deadline) -> Result<Deletion, Error> {
         let condition = match expect {
             Expect::Any => Some(Compare::create_revision(key, CompareOp::Greater, 0)),
@@ -458,7 +491,7 @@ fn put_op(key: &str, value: impl Into<Vec<u8>>, lease: Option<i64>) -> TxnOp {
 }
 
 /// A key that is not valid UTF-8 is somebody else's.
-fn entry(kv: &KeyValue) -> Option<Entry> {
+pub(crate) fn entry(kv: &KeyValue) -> Option<Entry> {
     Some(Entry {
         key: kv.key_str().ok()?.to_owned(),
         value: kv.value().to_vec(),

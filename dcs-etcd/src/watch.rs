@@ -11,13 +11,16 @@ use crate::client::Client;
 use crate::connect::Connection;
 use crate::failure::Failure;
 use crate::history::{Header, Proof, Standing};
-use crate::watcher::{Ended, Log, Watches, give_up, switched};
+use crate::store::entry;
+use crate::watcher::{Ended, Log, Seen, Watches, give_up, switched};
 use crate::wire::Wire;
 
 #[async_trait]
 impl Watches for Connection {
     async fn watch(client: &Client<Self>, connection: &Arc<Self>, prefix: &str, log: &Log) -> Ended {
-        stream(client, connection, prefix, log).await
+        let ended = stream(client, connection, prefix, log).await;
+        log.hears_nothing();
+        ended
     }
 }
 
@@ -56,6 +59,7 @@ async fn stream(client: &Client<Connection>, connection: &Connection, prefix: &s
                 Err(error) => return give_up(client, connection, error.into()),
             },
             () = switched(&mut in_use, connection.serial()) => return Ended::Again,
+            () = log.has_to_renew() => return Ended::Again,
         };
     }
 }
@@ -75,7 +79,8 @@ fn take_in(client: &Client<Connection>, connection: &Connection, response: &Watc
         let status = tonic::Status::unknown(response.cancel_reason());
         return Some(give_up(client, connection, etcd_client::Error::GRpcStatus(status).into()));
     }
-    let mut changes = Vec::new();
+    log.hears(connection.serial(), header.term);
+    let mut events = Vec::new();
     for event in response.events() {
         let Some(kv) = event.kv() else { continue };
         let kind = match event.event_type() {
@@ -86,10 +91,12 @@ fn take_in(client: &Client<Connection>, connection: &Connection, response: &Watc
         // A key that is not valid UTF-8 is somebody else's; that something happened is told all the same.
         let key = String::from_utf8_lossy(kv.key()).into_owned();
         let at = client.cursor(u64::try_from(kv.mod_revision()).unwrap_or_default());
-        changes.push((at, Change { key, kind, revision: Some(Revision::from(kv.mod_revision())) }));
+        let change = Change { key, kind, revision: Some(Revision::from(kv.mod_revision())) };
+        let entry = if kind == ChangeKind::Deleted { None } else { entry(kv) };
+        events.push(Seen { at, change, entry });
     }
-    if !changes.is_empty() {
-        log.add(changes);
+    if !events.is_empty() {
+        log.add(events);
     }
     // Only a message without events says how far the server has come: one with events may be followed by older ones than
     // its header.

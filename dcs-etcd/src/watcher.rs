@@ -9,19 +9,22 @@
 //! Nothing is lost when a watch ends: the next one begins at the revision after the last one that was seen, and etcd
 //! plays back what happened in between. Only if that is not there any more, or if the cluster's history went back, the log
 //! says that something unnamed may have changed. How one watch is done is the protocol's: [`Watches`].
+//!
+//! A watch that tells values keeps a [`Mirror`] of the prefix besides, which relaxed reads are served from.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use dcs_core::{Change, Changes, Cursor, Deadline};
-use tokio::sync::watch;
+use dcs_core::{Change, Changes, Cursor, Deadline, Entry, Snapshot};
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::client::Client;
 use crate::failure::{Class, Failure};
+use crate::mirror::Mirror;
 use crate::wire::Wire;
 
 /// A watch that breaks at once is not begun again before this.
@@ -92,16 +95,69 @@ impl<W: Watches> Watcher<W> {
         }
     }
 
+    /// Everything under `prefix` as the watch knows it; nothing if it does not run, is not known to see what the server in
+    /// use sees, or has not seen everything yet.
+    pub(crate) fn mirrored(&self, prefix: &str) -> Option<Snapshot> {
+        let log = self.running(prefix)?;
+        let (serial, term) = (self.client.serial_in_use()?, self.client.term());
+        let entries = log.entries();
+        match entries.stream {
+            Some(stream) if stream.serial == serial && stream.term >= term => {}
+            Some(stream) if stream.serial == serial => {
+                // Another answer came from a newer leader of etcd. If the watch is served by the same server, beginning
+                // it anew shows that.
+                log.renew.notify_one();
+                return None;
+            }
+            _ => return None,
+        }
+        let snapshot = entries.mirror.snapshot(entries.seen)?;
+        // One of a history that is over shows nothing.
+        self.client.revision(snapshot.cursor).map(|_| snapshot)
+    }
+
+    /// Everything under `prefix` was read.
+    pub(crate) fn has_read(&self, prefix: &str, snapshot: &Snapshot) {
+        if let Some(log) = self.running(prefix) {
+            let mut entries = log.entries();
+            let seen = entries.seen;
+            entries.mirror.replace(snapshot, seen);
+        }
+    }
+
+    /// A key has changed at `revision`: the next read has to show it.
+    pub(crate) fn must_show(&self, revision: u64) {
+        let at = self.client.cursor(revision);
+        if let Some(running) = &*self.lock() {
+            running.log.entries().mirror.must_show(at);
+        }
+    }
+
+    /// The store has something else than was read from here.
+    pub(crate) fn forget_entries(&self) {
+        if let Some(running) = &*self.lock() {
+            running.log.entries().mirror.forget();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Running>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The log of the watch on `prefix`, if that is running.
+    fn running(&self, prefix: &str) -> Option<Arc<Log>> {
+        let running = self.lock();
+        let running = running.as_ref().filter(|running| running.prefix == prefix && !running.task.is_finished())?;
+        Some(Arc::clone(&running.log))
+    }
+
     /// The log of the running watch on `prefix`; begun at `after` if there is none. A client watches one prefix; asking
     /// for another one ends the first.
     fn log(&self, prefix: &str, after: Cursor) -> Arc<Log> {
-        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(running) = &*running
-            && running.prefix == prefix
-            && !running.task.is_finished()
-        {
-            return Arc::clone(&running.log);
+        if let Some(log) = self.running(prefix) {
+            return log;
         }
+        let mut running = self.lock();
         let log = Arc::new(Log::beginning_at(after));
         let task = tokio::spawn(follow(self.client.clone(), prefix.to_owned(), Arc::clone(&log)));
         *running = Some(Running { prefix: prefix.to_owned(), log: Arc::clone(&log), task });
@@ -115,10 +171,32 @@ pub(crate) struct Log {
     entries: Mutex<Entries>,
     /// Counts the additions.
     changed: watch::Sender<u64>,
+    /// Tells the stream to begin anew.
+    renew: Notify,
+}
+
+/// One key has changed, as a watch tells it.
+#[derive(Debug)]
+pub(crate) struct Seen {
+    pub(crate) at: Cursor,
+    pub(crate) change: Change,
+    /// What the key holds since; nothing if it is gone, or if the protocol has no use for it.
+    pub(crate) entry: Option<Entry>,
+}
+
+/// The stream that the log is written from, while it is open.
+#[derive(Clone, Copy, Debug)]
+struct Stream {
+    /// The serial of its connection.
+    serial: u64,
+    /// The raft term of the server when it last said something.
+    term: u64,
 }
 
 #[derive(Debug)]
 struct Entries {
+    mirror: Mirror,
+    stream: Option<Stream>,
     /// The last change of each key.
     changes: BTreeMap<String, (Cursor, Change)>,
     /// Whatever happened up to here and after `named_after` is in `changes`.
@@ -130,8 +208,9 @@ struct Entries {
 impl Log {
     /// An empty one.
     pub(crate) fn beginning_at(cursor: Cursor) -> Self {
-        let entries = Entries { changes: BTreeMap::new(), seen: cursor, named_after: cursor };
-        Self { entries: Mutex::new(entries), changed: watch::Sender::new(0) }
+        let (mirror, changes) = (Mirror::default(), BTreeMap::new());
+        let entries = Entries { mirror, stream: None, changes, seen: cursor, named_after: cursor };
+        Self { entries: Mutex::new(entries), changed: watch::Sender::new(0), renew: Notify::new() }
     }
 
     fn entries(&self) -> MutexGuard<'_, Entries> {
@@ -163,9 +242,13 @@ impl Log {
 
     /// The changes of one message were seen. They are added together: etcd never spreads one revision over two messages,
     /// and whoever is told of a part of one must not take it for all of it.
-    pub(crate) fn add(&self, changes: Vec<(Cursor, Change)>) {
+    pub(crate) fn add(&self, events: Vec<Seen>) {
         let mut entries = self.entries();
-        for (at, change) in changes {
+        let before = entries.seen;
+        for Seen { at, change, entry } in events {
+            if at > before {
+                entries.mirror.apply(at, &change.key, entry);
+            }
             entries.seen = entries.seen.max(at);
             entries.changes.insert(change.key.clone(), (at, change));
         }
@@ -188,8 +271,24 @@ impl Log {
         let mut entries = self.entries();
         entries.seen = entries.seen.max(at);
         entries.named_after = entries.named_after.max(at);
+        entries.mirror.missed(at);
         drop(entries);
         self.changed.send_modify(|count| *count += 1);
+    }
+
+    /// The stream on connection `serial` is open, and its server at `term`.
+    pub(crate) fn hears(&self, serial: u64, term: u64) {
+        self.entries().stream = Some(Stream { serial, term });
+    }
+
+    /// The stream is over.
+    pub(crate) fn hears_nothing(&self) {
+        self.entries().stream = None;
+    }
+
+    /// Completes when the stream has to begin anew.
+    pub(crate) async fn has_to_renew(&self) {
+        self.renew.notified().await;
     }
 }
 
@@ -242,8 +341,9 @@ mod tests {
 
     use super::*;
 
-    fn change(key: &str) -> Change {
-        Change { key: key.to_owned(), kind: ChangeKind::Changed, revision: None }
+    fn change(at: u64, key: &str) -> Seen {
+        let change = Change { key: key.to_owned(), kind: ChangeKind::Changed, revision: None };
+        Seen { at: Cursor(at), change, entry: None }
     }
 
     fn names(changes: &Changes) -> Vec<&str> {
@@ -254,8 +354,8 @@ mod tests {
     fn changes_are_reported_once_in_order_and_with_the_position_to_go_on_from() {
         let log = Log::beginning_at(Cursor(10));
         assert_eq!(log.since(Cursor(10)), None);
-        log.add(vec![(Cursor(12), change("b")), (Cursor(13), change("a"))]);
-        log.add(vec![(Cursor(14), change("b"))]);
+        log.add(vec![change(12, "b"), change(13, "a")]);
+        log.add(vec![change(14, "b")]);
         let changes = log.since(Cursor(10)).unwrap();
         assert_eq!((names(&changes), changes.unnamed, changes.cursor), (vec!["a", "b"], false, Cursor(14)));
         assert_eq!(names(&log.since(Cursor(13)).unwrap()), ["b"]);
@@ -267,7 +367,7 @@ mod tests {
     #[test]
     fn several_keys_of_one_transaction_are_all_reported() {
         let log = Log::beginning_at(Cursor(10));
-        log.add(vec![(Cursor(12), change("a")), (Cursor(12), change("b"))]);
+        log.add(vec![change(12, "a"), change(12, "b")]);
         assert_eq!(names(&log.since(Cursor(10)).unwrap()), ["a", "b"]);
     }
 
@@ -285,7 +385,7 @@ mod tests {
     fn a_log_that_grows_too_long_forgets_names_but_not_that_something_happened() {
         let log = Log::beginning_at(Cursor(0));
         for number in 0..=LONGEST_LOG {
-            log.add(vec![(Cursor(number as u64 + 1), change(&number.to_string()))]);
+            log.add(vec![change(number as u64 + 1, &number.to_string())]);
         }
         assert!(log.since(Cursor(5)).unwrap().unnamed);
     }

@@ -6,6 +6,8 @@ mod access;
 mod injection;
 #[path = "specific/leases.rs"]
 mod leases;
+#[path = "specific/mirror.rs"]
+mod mirror;
 #[path = "specific/responses.rs"]
 mod responses;
 #[path = "specific/saboteur.rs"]

@@ -1,7 +1,7 @@
 //! What is known of the cluster's objects, and since when the lock has not changed.
 //!
-//! Fed by two watches, by the answers to our own writes, and by reading the lock's object with every load. Whatever comes in
-//! counts only if its resource version is newer than what is here, so that it does not matter in which order these arrive.
+//! Fed by two watches, by the answers to our own writes, and by the loads that read the lock's object. Whatever comes in counts
+//! only if its resource version is newer than what is here, so that it does not matter in which order these arrive.
 //!
 //! No object lives as long as somebody refreshes it: a leader that stopped renewing is one whose annotations have not changed
 //! for longer than its ttl, by our own clock. Clocks of different nodes are never compared.
@@ -13,6 +13,7 @@ use std::time::Duration;
 use dcs_core::{Clock, ErrorKind, Moment};
 use tokio::sync::watch;
 
+use crate::freshness::Told;
 use crate::object::{List, Names, Object, annotation, version_number};
 
 /// The two collections that are watched.
@@ -53,6 +54,18 @@ pub(crate) struct Cache {
     changes: watch::Sender<u64>,
 }
 
+/// A watch that is open.
+pub(crate) struct Following<'a> {
+    cache: &'a Cache,
+    kind: Kind,
+}
+
+impl Drop for Following<'_> {
+    fn drop(&mut self) {
+        self.cache.state().shelf(self.kind).followed = false;
+    }
+}
+
 #[derive(Default)]
 struct State {
     own_ttl: Duration,
@@ -73,6 +86,10 @@ struct Shelf {
     listed: u64,
     /// What the watch has reported up to now.
     reported: u64,
+    /// When it got there.
+    reported_at: Option<Moment>,
+    /// The watch is open.
+    followed: bool,
     /// Why the list does not arrive.
     problem: Option<(ErrorKind, String)>,
 }
@@ -137,6 +154,8 @@ impl Cache {
             }
             shelf.listed = before.listed + 1;
             shelf.reported = at;
+            shelf.reported_at = Some(asked);
+            shelf.followed = before.followed;
             state.observe(names, now);
         });
     }
@@ -173,13 +192,27 @@ impl Cache {
 
     /// The watch has reported everything up to here.
     pub(crate) fn reported(&self, kind: Kind, version: u64) {
+        let now = self.clock.now();
         let mut state = self.state();
         let shelf = state.shelf(kind);
-        shelf.reported = shelf.reported.max(version);
+        // A server that repeats itself may have nobody to ask.
+        if version > shelf.reported {
+            shelf.reported = version;
+            shelf.reported_at = Some(now);
+        }
     }
 
-    pub(crate) fn reported_up_to(&self, kind: Kind) -> u64 {
-        self.state().shelf(kind).reported
+    /// The watch is open, until what is returned is dropped.
+    pub(crate) fn follow(&self, kind: Kind) -> Following<'_> {
+        self.state().shelf(kind).followed = true;
+        Following { cache: self, kind }
+    }
+
+    /// What the watches have told up to now.
+    pub(crate) fn told(&self) -> Told {
+        let state = self.state();
+        let Shelf { reported, reported_at, followed, .. } = state.objects;
+        Told { follows: followed && state.pods.followed, version: reported, at: reported_at }
     }
 
     /// How many lists of this kind have arrived.
@@ -413,5 +446,34 @@ mod tests {
         cache.is_absent(Kind::Objects, "s", Some(&leader(5, json!({}))));
         assert!(cache.lock().object.is_none());
         assert!(cache.apply(Kind::Objects, leader(5, json!({"leader": "b"}))), "it is there after all");
+    }
+
+    #[test]
+    fn the_watches_follow_while_both_are_open() {
+        let (cache, _) = cache();
+        let objects = cache.follow(Kind::Objects);
+        assert!(!cache.told().follows);
+        let pods = cache.follow(Kind::Pods);
+        assert!(cache.told().follows);
+        drop(objects);
+        assert!(!cache.told().follows);
+        let _objects = cache.follow(Kind::Objects);
+        assert!(cache.told().follows);
+        drop(pods);
+        assert!(!cache.told().follows);
+    }
+
+    #[test]
+    fn what_was_told_again_is_no_newer() {
+        let (cache, clock) = cache();
+        cache.reported(Kind::Objects, 5);
+        let told = cache.told();
+        assert_eq!((told.version, told.at), (5, Some(clock.now())));
+        clock.pass(1);
+        cache.reported(Kind::Objects, 5);
+        cache.reported(Kind::Objects, 4);
+        assert_eq!(cache.told(), told);
+        cache.reported(Kind::Pods, 7);
+        assert_eq!(cache.told(), told, "pods say nothing of the lock");
     }
 }

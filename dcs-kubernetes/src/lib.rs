@@ -6,6 +6,7 @@ mod client;
 mod config;
 mod connect;
 mod error;
+mod freshness;
 mod known;
 mod lock;
 mod object;

@@ -12,18 +12,19 @@ use dcs_core::model::{ClusterView, FailoverRequest, Leader, Lsn, MemberName, Mem
 use dcs_core::own_writes::OwnWrites;
 use dcs_core::tries::{Jitter, Tries};
 use dcs_core::{
-    Acquisition, Clock, Dcs, Deadline, Error, ErrorKind, Fate, InitializeWrite, Interest, LeaderLease, Moment, Renewal, Timing, Touched,
-    Wake, Write,
+    Acquisition, Clock, Dcs, Deadline, Error, ErrorKind, Fate, InitializeWrite, Interest, LeaderLease, Renewal, Timing, Touched, Wake,
+    Write,
 };
 use http::Method;
 use serde_json::{Map, Value};
 use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
 
-use crate::cache::{Cache, Kind};
+use crate::cache::{Cache, Content, Kind};
 use crate::client::{Ask, Client};
 use crate::config::Config;
 use crate::error::{Class, Failure, STORE};
+use crate::freshness::Freshness;
 use crate::known::Known;
 use crate::object::{Annotations, Names, Object};
 use crate::paths::Paths;
@@ -46,8 +47,8 @@ pub struct Kubernetes {
     who: Who,
     /// The watches, once they run. They end with this.
     watches: Mutex<Vec<AbortHandle>>,
-    /// When the watch of the objects was found to be behind what the server says, and how far it had to come.
-    behind: Mutex<Option<(u64, Moment)>>,
+    /// Whether what the watches told is as good as asking.
+    freshness: Mutex<Freshness>,
     /// Holds one permit at most: a wake-up before a wait ends the next one.
     pub(crate) wake: Notify,
     pub(crate) known: Mutex<Option<Known>>,
@@ -120,7 +121,7 @@ impl Kubernetes {
             shared: Arc::new(shared),
             who,
             watches: Mutex::default(),
-            behind: Mutex::default(),
+            freshness: Mutex::default(),
             wake: Notify::new(),
             known: Mutex::default(),
             claimed: Mutex::default(),
@@ -159,8 +160,9 @@ impl Kubernetes {
         }
     }
 
-    /// The watches have told something that is not so: they begin anew.
+    /// The watches have told something that is not so: they begin anew, and the next load asks.
     pub(crate) fn distrust_watches(&self) {
+        self.freshness().failed();
         self.shared.distrust.send_modify(|times| *times += 1);
     }
 
@@ -229,49 +231,70 @@ impl Kubernetes {
 
     /// Everything that one load does, once.
     async fn load_once(&self, deadline: Deadline) -> Result<ClusterView, Failure> {
-        if self.who == Who::Agent {
-            self.know(deadline).await?;
-            self.shared.client.refresh_servers(deadline).await;
-            self.read_lock(deadline).await?;
-        } else {
-            self.list_everything(deadline).await?;
-        }
-        let content = self.shared.cache.content();
+        let content = match self.who {
+            Who::Agent => {
+                self.know(deadline).await?;
+                self.shared.client.refresh_servers(deadline).await;
+                match self.remember() {
+                    Some(content) => content,
+                    None => self.ask(deadline).await?,
+                }
+            }
+            Who::ControlTool => {
+                self.list_everything(deadline).await?;
+                self.shared.cache.content()
+            }
+        };
         *self.known() = Some(Known::of(&content));
         Ok(view_of(&content))
     }
 
-    /// Reads the lock's object. So a load cannot succeed without a server that answers, shows the lock as it is, and finds out
-    /// whether the watch still follows.
-    async fn read_lock(&self, deadline: Deadline) -> Result<(), Failure> {
-        match self.read(&self.shared.names.leader, deadline).await {
-            Ok(object) => self.compare_with_watch(object.map_or(0, |object| object.version())),
+    /// What the watches told, if that is as good as asking, and somebody else holds the lock. Both are judged of the same look:
+    /// the lock may expire at any moment.
+    fn remember(&self) -> Option<Content> {
+        let now = self.shared.clock.now();
+        let mut freshness = self.freshness();
+        let told = self.shared.cache.told();
+        let content = self.shared.cache.content();
+        let is_led_by_another = content.holder.as_deref().is_some_and(|holder| holder != self.shared.name.as_str());
+        if !is_led_by_another || !freshness.suffices(told, self.shared.timing().loop_wait, now) {
+            return None;
+        }
+        freshness.loads(now);
+        Some(content)
+    }
+
+    /// Reads the lock's object, and then everything else as the watches told it. So such a load cannot succeed without a server
+    /// that answers, shows the lock as it is, and finds out whether the watch still follows.
+    async fn ask(&self, deadline: Deadline) -> Result<Content, Failure> {
+        // Should it fail, or be given up half way.
+        self.freshness().failed();
+        let version = match self.read(&self.shared.names.leader, deadline).await {
+            Ok(object) => object.map_or(0, |object| object.version()),
             Err(failure) if failure.class == Class::Denied && !failure.may_pass() => {
                 self.shared.once.say("get", || {
                     tracing::warn!(error = %failure.cause, "reading the leader's object is forbidden; going by what the watch tells");
                 });
+                return Ok(self.shared.cache.content());
             }
             Err(failure) => return Err(failure),
+        };
+        let now = self.shared.clock.now();
+        let told = self.shared.cache.told().version;
+        let has_lost_track = {
+            let mut freshness = self.freshness();
+            freshness.loads(now);
+            freshness.has_lost_track(version, told, self.shared.timing().loop_wait, now)
+        };
+        if has_lost_track {
+            tracing::info!("the watch does not tell what the API server says; listing again");
+            self.distrust_watches();
         }
-        Ok(())
+        Ok(self.shared.cache.content())
     }
 
-    /// A watch that has not come as far as the server was a cycle ago reports nothing any more.
-    fn compare_with_watch(&self, version: u64) {
-        let reported = self.shared.cache.reported_up_to(Kind::Objects);
-        let now = self.shared.clock.now();
-        let patience = self.shared.timing().loop_wait.max(Duration::from_secs(2));
-        let mut behind = self.behind.lock().unwrap_or_else(PoisonError::into_inner);
-        match *behind {
-            _ if reported >= version => *behind = None,
-            Some((far, since)) if reported < far && now - since >= patience => {
-                tracing::info!("the watch does not tell what the API server says; listing again");
-                *behind = None;
-                self.distrust_watches();
-            }
-            Some((far, _)) if reported < far => {}
-            _ => *behind = Some((version, now)),
-        }
+    fn freshness(&self) -> MutexGuard<'_, Freshness> {
+        self.freshness.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Tells about damaged values, once.

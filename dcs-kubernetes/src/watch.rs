@@ -151,6 +151,7 @@ async fn watch(shared: &Shared, kind: Kind, from: &str) -> Result<End, Failure> 
         body = opening => body?,
         _ = distrust.changed() => return Ok(End::ListAgain),
     };
+    let _following = shared.cache.follow(kind);
     let mut reader = Reader { shared, kind, version: from.to_owned(), said_something: false, line: Vec::new() };
     loop {
         let chunk = tokio::select! {
@@ -208,12 +209,14 @@ impl Reader<'_> {
         self.said_something = true;
         match event.kind.as_str() {
             "ADDED" | "MODIFIED" => {
-                let object = self.object(event.object)?;
+                let (object, version) = object(event.object)?;
                 self.shared.cache.apply(self.kind, object);
+                self.reached(&version);
             }
             "DELETED" => {
-                let object = self.object(event.object)?;
+                let (object, version) = object(event.object)?;
                 self.shared.cache.remove(self.kind, &object);
+                self.reached(&version);
             }
             "BOOKMARK" => {
                 let bookmark: Bookmark = serde_json::from_value(event.object).map_err(Failure::strange)?;
@@ -234,18 +237,20 @@ impl Reader<'_> {
         Ok(None)
     }
 
-    fn object(&mut self, object: Value) -> Result<Object, Failure> {
-        let object: Object = serde_json::from_value(object).map_err(Failure::strange)?;
-        self.reached(&object.metadata.resource_version);
-        Ok(object)
-    }
-
+    /// Everything up to here is in the cache.
     fn reached(&mut self, version: &str) {
         if !version.is_empty() {
             self.version = version.to_owned();
             self.shared.cache.reported(self.kind, version_number(version));
         }
     }
+}
+
+/// An object, and its version.
+fn object(object: Value) -> Result<(Object, String), Failure> {
+    let object: Object = serde_json::from_value(object).map_err(Failure::strange)?;
+    let version = object.metadata.resource_version.clone();
+    Ok((object, version))
 }
 
 /// Waits until both lists have arrived.

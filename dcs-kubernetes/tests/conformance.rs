@@ -176,8 +176,11 @@ fn has_all(view: &ClusterView, strong: &ClusterView) -> bool {
             (seen, wanted) => seen.is_some() == wanted.is_some(),
         }
     };
+    // Whoever sees no leader has asked, and may have seen one expire.
+    let leader = view.leader.as_ref().is_none_or(|leader| newer(Some(&leader.revision), strong.leader.as_ref().map(|key| &key.revision)));
     let members = |view: &ClusterView| view.members.iter().map(|member| member.name.clone()).collect::<Vec<_>>();
-    newer(view.config.as_ref().map(|config| &config.revision), strong.config.as_ref().map(|config| &config.revision))
+    leader
+        && newer(view.config.as_ref().map(|config| &config.revision), strong.config.as_ref().map(|config| &config.revision))
         && newer(view.failover.as_ref().map(|key| &key.revision), strong.failover.as_ref().map(|key| &key.revision))
         && newer(view.sync.revision.as_ref(), strong.sync.revision.as_ref())
         && members(view) == members(strong)

@@ -74,6 +74,7 @@ fn all() -> Vec<(&'static str, Test)> {
             a_watch_that_ends_goes_on,
             a_list_is_asked_for_again_in_the_next_cycle_whatever_pause_was_asked_for,
             a_watch_that_tells_nothing_any_more_is_found_out,
+            a_followers_cycle_asks_nothing_while_the_leader_renews_and_something_otherwise,
         }
         access: {
             a_token_that_was_exchanged_is_read_again_at_once,

@@ -8,6 +8,7 @@
 //! PostgreSQL refuses to run as root. Two machines need a store that both reach (`dcs-etcd`, `dcs-raft` and the others in
 //! the place of `dcs_core::memory`), and peers that ask each other over the network.
 
+use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,8 +17,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use dcs_core::keys::ClusterPath;
 use dcs_core::memory::Server;
-use dcs_core::model::MemberName;
+use dcs_core::model::{Lsn, MemberName};
 use dcs_core::{BootClock, Deadline};
+use ha_engine::decide::failsafe::exclusion::FailsafeCall;
 use ha_engine::decide::observation::{PeerAnswer, PeerTarget};
 use ha_engine::driver::{Engine, Parts};
 use ha_engine::ports::Peers;
@@ -105,6 +107,16 @@ impl Peers for InThisProgram {
             answers.push((target.name.clone(), answer));
         }
         answers
+    }
+
+    async fn ask_for_word(&self, targets: &[PeerTarget], call: &FailsafeCall, _: Deadline) -> Option<BTreeMap<MemberName, Lsn>> {
+        let nodes = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut positions = BTreeMap::new();
+        for target in targets {
+            let position = nodes.iter().find(|node| node.me == target.name)?.give_word(call.clone()).ok()?;
+            positions.extend(position.map(|position| (target.name.clone(), position)));
+        }
+        Some(positions)
     }
 
     async fn is_alive(&self, _: &str, _: Deadline) -> bool {

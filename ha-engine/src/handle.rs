@@ -8,9 +8,12 @@ use dcs_core::{Clock, Dcs, Deadline, LeaderLease, Moment};
 use serde_json::{Map, Value};
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::decide::failsafe::FailsafeMemory;
+use crate::decide::failsafe::exclusion::FailsafeCall;
 use crate::decide::observation::{Monitor, PeerAnswer, PeerStatus, ServerObservation};
 use crate::decide::restart::ScheduledRestart;
-use crate::ports::Postgres;
+use crate::driver::SharedExclusion;
+use crate::ports::{LocalState, Postgres};
 use crate::settings::EffectiveSettings;
 
 /// What the engine knows, at one moment. Written by the engine alone.
@@ -26,6 +29,10 @@ pub struct Snapshot {
     pub settings: Arc<EffectiveSettings>,
     /// Until when this node may believe to be the leader.
     pub lease: Option<LeaderLease>,
+    /// Failsafe mode: the map as last known, and whether this node leads without the store.
+    pub failsafe: FailsafeMemory,
+    /// The last own position.
+    pub last_wal_lsn: Option<Lsn>,
     /// The tags to tell whoever asks: those in force, and `nofailover` while the bare position of this node would keep
     /// Patroni's agents on a newer timeline from promoting.
     pub tags: Tags,
@@ -59,6 +66,17 @@ impl Snapshot {
     pub fn is_paused(&self) -> bool {
         self.settings.global.pause
     }
+}
+
+/// Why a leader without the store does not get this node's word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoWord {
+    /// Failsafe mode is off.
+    #[error("failsafe mode is off")]
+    Off,
+    /// This node is a primary, or has the lock, or may be about to get it.
+    #[error("Running as a leader")]
+    RunningAsLeader,
 }
 
 /// What a request for a restart wants.
@@ -137,6 +155,7 @@ pub struct EngineHandle {
     pub(crate) dcs: Arc<dyn Dcs>,
     pub(crate) postgres: Arc<dyn Postgres>,
     pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) exclusion: SharedExclusion,
 }
 
 impl EngineHandle {
@@ -150,7 +169,7 @@ impl EngineHandle {
         postgres: Arc<dyn Postgres>,
         clock: Arc<dyn Clock>,
     ) -> Self {
-        Self { me, mailbox, snapshot, dcs, postgres, clock }
+        Self { me, mailbox, snapshot, dcs, postgres, clock, exclusion: SharedExclusion::default() }
     }
 
     /// What the engine knows now.
@@ -216,6 +235,34 @@ impl EngineHandle {
         })
     }
 
+    /// A leader that has lost the store asks whether it may go on. If so, this node does not race for `ttl` from now on; the
+    /// result is its position, if known. Answered at once, whatever the loop is waiting for.
+    ///
+    /// # Errors
+    ///
+    /// It may not, as far as this node has a say.
+    pub fn give_word(&self, call: FailsafeCall) -> Result<Option<Lsn>, NoWord> {
+        let snapshot = self.snapshot();
+        let global = &snapshot.settings.global;
+        if !global.failsafe_mode {
+            return Err(NoWord::Off);
+        }
+        let local = self.postgres.local();
+        // Somebody with the name of this node cannot be its leader.
+        if may_write(&local) || call.name == self.me {
+            return Err(NoWord::RunningAsLeader);
+        }
+        self.exclusion.answer(call, global.ttl, self.clock.now()).map_err(|_| NoWord::RunningAsLeader)?;
+        Ok(snapshot.last_wal_lsn)
+    }
+
+    /// Whether failsafe mode is active here: this node leads without the store, or has given its word to one that does.
+    pub fn failsafe_is_active(&self) -> bool {
+        let (snapshot, now) = (self.snapshot(), self.clock.now());
+        let ttl = snapshot.settings.global.ttl;
+        snapshot.failsafe.is_active(ttl, now) || self.exclusion.promise(ttl, now).is_some()
+    }
+
     /// Sends a command.
     ///
     /// # Errors
@@ -275,4 +322,11 @@ impl EngineHandle {
         self.send(Command::Reinitialize { force, from_leader, reply }).await?;
         answer.await.map_err(|_| EngineGone)
     }
+}
+
+/// Whether the server takes writes, or may be about to.
+fn may_write(local: &LocalState) -> bool {
+    let is_down =
+        matches!(local.state, ServerState::Stopped | ServerState::Crashed | ServerState::StartFailed | ServerState::RestartFailed);
+    matches!(local.role, Role::Primary | Role::Promoted) && !is_down
 }

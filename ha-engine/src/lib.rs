@@ -10,4 +10,4 @@ pub mod postgres;
 pub mod settings;
 
 pub use crate::cancel::{Cancel, CancelSource};
-pub use crate::handle::{Command, EngineGone, EngineHandle, RestartAnswer, RestartRequest, Snapshot};
+pub use crate::handle::{Command, EngineGone, EngineHandle, NoWord, RestartAnswer, RestartRequest, Snapshot};

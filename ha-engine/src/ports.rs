@@ -1,6 +1,7 @@
 //! Every effect the engine can have on the world, as traits. The real ones are small and dumb; simulated ones live in
 //! the tests.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,6 +12,7 @@ use dcs_core::model::{HistoryLine, Lsn, MemberName, Role, ServerState, Timeline}
 use tokio::sync::{mpsc, watch};
 
 use crate::cancel::Cancel;
+use crate::decide::failsafe::exclusion::FailsafeCall;
 use crate::decide::observation::{Monitor, PeerAnswer, PeerTarget, PendingRestarts, ServerObservation, SlotObservation, Upstream};
 use crate::decide::slots::{LogicalReport, LogicalSlot, LogicalWork, SlotPlan};
 use crate::decide::sync::sample::SyncSample;
@@ -434,6 +436,11 @@ pub trait Peers: Send + Sync + fmt::Debug {
     /// `GET <api_url>` of every target at once; 2 s each, no retry. The answers in order of arrival; every target is in
     /// the result.
     async fn poll(&self, targets: &[PeerTarget], deadline: Deadline) -> Vec<(MemberName, PeerAnswer)>;
+
+    /// `POST <api_url>/failsafe` to every target at once: this leader has lost the store, may it go on? Only if every one of
+    /// them says so there is a result: the positions of those that told one. Whoever cannot be reached is tried once more,
+    /// within the deadline; a "no" ends it at once.
+    async fn ask_for_word(&self, targets: &[PeerTarget], call: &FailsafeCall, deadline: Deadline) -> Option<BTreeMap<MemberName, Lsn>>;
 
     /// Whether anything answers `GET /liveness` at `api_url`, with any status (the duplicate name check).
     async fn is_alive(&self, api_url: &str, deadline: Deadline) -> bool;

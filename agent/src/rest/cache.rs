@@ -163,12 +163,14 @@ impl Cache {
         any_report: bool,
     ) -> Arc<Status> {
         let view_is_fresh = snapshot.fresh_view(self.handle.clock().now()).is_some();
+        let failsafe = self.handle.failsafe_is_active();
         let local = {
             // Held no longer than it takes to look: PostgreSQL's side writes here.
             let local = self.local.borrow();
             if let Some(last) = last
                 && Arc::ptr_eq(&last.snapshot, &snapshot)
                 && last.facts.has_view == view_is_fresh
+                && last.facts.failsafe == failsafe
                 && last.local == *local
                 && (any_report || (last.timeline == timeline && same(last.report.as_ref(), report.as_ref())))
             {
@@ -177,7 +179,7 @@ impl Cache {
             local.clone()
         };
         let me = &self.handle.me;
-        let facts = Facts::gather(&snapshot, me, &local, report.as_deref(), view_is_fresh);
+        let facts = Facts::gather(&snapshot, me, &local, report.as_deref(), view_is_fresh, failsafe);
         let mut status = Status { snapshot, local, report, timeline, facts, body: Bytes::new() };
         status.body = Bytes::from(Value::Object(status_json(&status, me)).to_string());
         let status = Arc::new(status);

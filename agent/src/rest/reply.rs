@@ -97,6 +97,13 @@ impl Reply {
         Self { status: StatusCode::NOT_IMPLEMENTED, shape, headers: Vec::new() }
     }
 
+    /// The same with one more header.
+    #[must_use]
+    pub fn with_header(mut self, name: &'static str, value: impl Into<HeaderValue>) -> Self {
+        self.headers.push((HeaderName::from_static(name), value.into()));
+        self
+    }
+
     /// Credentials are missing or wrong.
     pub fn unauthorized(reason: &'static str) -> Self {
         let mut reply = Self::text(StatusCode::UNAUTHORIZED, reason);

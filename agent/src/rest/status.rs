@@ -74,13 +74,15 @@ pub fn received(standby: &StandbyMonitor) -> Lsn {
 }
 
 impl Facts {
-    /// Puts the facts together. `view_is_fresh` says whether the snapshot's view can still be used.
+    /// Puts the facts together. `view_is_fresh` says whether the snapshot's view can still be used, `failsafe` whether failsafe
+    /// mode is active here.
     pub fn gather(
         snapshot: &Snapshot,
         me: &dcs_core::model::MemberName,
         local: &LocalState,
         report: Option<&StatusReport>,
         view_is_fresh: bool,
+        failsafe: bool,
     ) -> Self {
         let global = &snapshot.settings.global;
         let view = snapshot.view.as_deref().filter(|_| view_is_fresh);
@@ -114,8 +116,7 @@ impl Facts {
             replayed: monitor.map_or(Lsn::ZERO, |standby| standby.replayed),
             received: monitor.map_or(Lsn::ZERO, received),
             streaming: monitor.is_some_and(|standby| standby.replication_state.as_deref() == Some("streaming")),
-            // Failsafe mode is refused by the configuration until it is there.
-            failsafe: false,
+            failsafe,
         }
     }
 

@@ -7,7 +7,7 @@ use super::Need::{
     ExpiringMembers, Link, OneHandle, Outside, RequestCount, RestartAll, Revoke, StopAll, ThreeServers, UniqueRevisions, WatchOfEverything,
 };
 use super::{Need, Scene};
-use super::{cancel, content, expiry, faults, leader, members, values, watching};
+use super::{cancel, content, expiry, faults, leader, members, values, watched, watching};
 
 /// One trial.
 pub(super) struct Case {
@@ -97,6 +97,11 @@ pub(super) fn all() -> Vec<Case> {
             a53_nothing_happening_ends_a_wait_in_time,
             a54_a_change_during_a_cut_is_noticed_after_it [Link],
             a55_a_thousand_status_writes_do_not_make_the_waiter_spin,
+        }
+        watched: {
+            a76_what_woke_a_member_is_in_its_next_view [WatchOfEverything],
+            a77_a_member_is_shown_its_own_writes_while_its_watch_runs,
+            a78_a_member_that_is_cut_off_is_not_shown_the_past_for_long [Link],
         }
         faults: {
             a56_a_server_that_is_not_in_use_may_stop [ThreeServers],

@@ -19,6 +19,7 @@
 
 mod cases;
 mod harness;
+mod in_process;
 pub mod proxy;
 mod scene;
 
@@ -29,6 +30,7 @@ mod faults;
 mod leader;
 mod members;
 mod values;
+mod watched;
 mod watching;
 
 use std::sync::Arc;
@@ -36,6 +38,7 @@ use std::sync::Arc;
 use libtest_mimic::Trial;
 
 pub use self::harness::{AsyncRevoke, Harness, KeyValueOutside, Link, Need, NotOffered, Outside, Profile, Stage, Who};
+pub use self::in_process::{InProcess, InVirtualTime};
 use self::scene::Scene;
 
 /// All trials, for libtest-mimic. Each makes its own members in a scope of its own, so that they run beside each other.

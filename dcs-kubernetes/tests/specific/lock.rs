@@ -237,12 +237,9 @@ pub(super) async fn a_leader_cycle_needs_three_requests(servers: Arc<Servers>) -
         let sent: Vec<_> = after.iter().zip(before).map(|(after, before)| after - before).collect();
         assert_eq!(sent, [1, 0, 2, 0, 0], "one look, the renewal, and the status");
     }
-    // A follower's cycle is the look.
     let before = count();
     let _ = a.dcs.wait(dcs_core::Interest::LEADER, Duration::from_millis(300)).await;
     assert_eq!(count(), before, "waiting sends nothing");
-    let _ = a.dcs.load(Deadline::after(TIMING.retry_timeout)).await?;
-    assert_eq!(count()[0], before[0] + 1);
     Ok(())
 }
 

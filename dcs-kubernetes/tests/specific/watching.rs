@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use dcs_core::{Dcs, Interest, Wake};
+use dcs_core::{Dcs, Interest, Timing, Wake};
 use serde_json::Map;
 use store_servers::{Servers, eventually};
 
@@ -65,8 +65,13 @@ pub(super) async fn a_watch_that_tells_nothing_any_more_is_found_out(servers: Ar
     b.dcs.load(b.soon()).await?;
     // What is open stays open and tells nothing, for longer than an attempt may take.
     link.cut();
-    let failed = b.dcs.load(b.soon()).await;
-    assert!(failed.is_err());
+    eventually("nothing is remembered any more", TIMING.retry_timeout * 2, || async {
+        match b.dcs.load(b.soon()).await {
+            Ok(view) => Err(format!("{view:?}")),
+            Err(_) => Ok(()),
+        }
+    })
+    .await;
     let config = Map::from_iter([("ttl".to_owned(), 30.into())]);
     a.dcs.set_config(&config, None, a.soon()).await?;
     link.heal();
@@ -75,6 +80,53 @@ pub(super) async fn a_watch_that_tells_nothing_any_more_is_found_out(servers: Ar
         if view.config.is_some_and(|config| config.is_usable()) { Ok(()) } else { Err("not yet".to_owned()) }
     })
     .await;
+    Ok(())
+}
+
+pub(super) async fn a_followers_cycle_asks_nothing_while_the_leader_renews_and_something_otherwise(servers: Arc<Servers>) -> Outcome {
+    let place = Place::with_endpoints(Arc::clone(&servers)).await?;
+    let middle = Middle::before(&servers).await?;
+    let (a, b) = (place.member("a", "10.0.0.1").await?, place.member_behind("b", &middle).await?);
+    // Longer than the machine may need to pass an event on.
+    b.dcs.set_timing(Timing { loop_wait: Duration::from_secs(10), ..TIMING });
+    let count = || [Request::Get, Request::List, Request::Patch, Request::PatchPod, Request::Create].map(|kind| middle.count(kind));
+    let waits = || b.dcs.wait(Interest::FOLLOWER, TIMING.loop_wait);
+    a.wins().await?;
+    b.touches("running", "replica").await?;
+    assert_eq!(b.leader().await?.as_deref(), Some("a"));
+
+    let idle = count();
+    for _ in 0..3 {
+        let (kept, wake) = tokio::join!(a.keeps(), waits());
+        kept?;
+        assert_eq!(wake, Wake::TimedOut, "a renewal is no news");
+        assert_eq!(b.leader().await?.as_deref(), Some("a"));
+        b.touches("running", "replica").await?;
+    }
+    assert_eq!(count(), idle, "the renewals that the watch told of say enough");
+
+    // Nobody renews any more.
+    let asked = |before: [usize; 5]| [before[0] + 1, before[1], before[2], before[3], before[4]];
+    b.dcs.set_timing(TIMING);
+    eventually("the server is asked", TIMING.loop_wait * 5, || async {
+        let leader = b.leader().await.map_err(|error| error.to_string())?;
+        if leader.as_deref() == Some("a") && count() == asked(idle) { Ok(()) } else { Err(format!("{leader:?}, {:?}", count())) }
+    })
+    .await;
+    // Nobody leads.
+    let before = count();
+    let (released, wake) = tokio::join!(a.dcs.release_leader(None, a.soon()), waits());
+    assert_eq!((released?, wake), (true, Wake::Changed));
+    assert_eq!(b.leader().await?, None);
+    assert_eq!(count(), asked(before), "whoever may lead next looks for itself");
+    // And whoever leads.
+    b.wins().await?;
+    let before = count();
+    for _ in 0..2 {
+        b.keeps().await?;
+        assert_eq!(b.leader().await?.as_deref(), Some("b"));
+    }
+    assert_eq!(count()[0], before[0] + 2);
     Ok(())
 }
 

@@ -6,6 +6,8 @@ use std::time::Duration;
 use dcs_core::model::{ClusterView, FailoverRequest, Lsn, MemberName, Revision, Role, ServerState, Status, SyncRecord, SystemId};
 use dcs_core::{Acquisition, InitializeWrite, Moment, Renewal};
 
+use super::failsafe::exclusion::Promise;
+use super::failsafe::{Appeal, Extension};
 use super::memory::Memory;
 use super::observation::{PeerAnswer, PeerTarget, StoreFailed, Upstream};
 use super::slots::{LogicalSlot, LogicalWork, SlotPlan};
@@ -67,6 +69,8 @@ pub enum Ask {
     ClaimBootstrap,
     /// Ask members for their state.
     Poll(Vec<PeerTarget>),
+    /// Ask all other members for their word that they do not race, because the store is lost.
+    Word(Appeal),
     /// Read the control file.
     ControlData,
     /// Compare histories with this node.
@@ -101,6 +105,8 @@ pub enum Answer {
     Renewal(Result<Renewal, StoreFailed>),
     /// To [`Ask::AcquireLock`] and [`Ask::TakeLock`].
     Acquisition(Result<Acquisition, StoreFailed>),
+    /// To [`Ask::AcquireLock`] and [`Ask::TakeLock`]: nothing was sent, because this node has given its word meanwhile.
+    Promised(Promise),
     /// To [`Ask::Load`].
     View(Result<Arc<ClusterView>, StoreFailed>),
     /// To [`Ask::ClaimBootstrap`], [`Ask::WriteFailover`] and [`Ask::DeleteSync`]: whether it was written. A store error
@@ -117,6 +123,8 @@ pub enum Answer {
     },
     /// To [`Ask::Poll`], in order of arrival.
     Peers(Vec<(MemberName, PeerAnswer)>),
+    /// To [`Ask::Word`]; nothing unless everybody has given it, in time.
+    Word(Option<Extension>),
     /// To [`Ask::ControlData`]; nothing if it could not be read.
     ControlData(Option<ControlData>),
     /// To [`Ask::Divergence`]; nothing if it was inconclusive.
@@ -223,6 +231,8 @@ pub enum Effect {
     WriteConfig,
     /// Write `status` (directly after a renewal).
     WriteStatus(Status),
+    /// Write the map of members for failsafe mode (directly after a renewal), if it differs.
+    WriteFailsafe(serde_json::Map<String, serde_json::Value>),
     /// Write the timeline history.
     WriteHistory(serde_json::Value),
     /// Call the operator's command.

@@ -6,6 +6,7 @@ use dcs_core::model::{ClusterView, FailoverRequest, Lsn, Member, MemberName, Tag
 use super::action::{Ask, Effect};
 use super::ballot::{self, Ballot, Said};
 use super::cycle::{Cycle, Outcome};
+use super::failsafe;
 use super::observation::{PeerAnswer, PeerStatus, PeerTarget};
 use super::position::{Lineage, Position};
 use super::sync::electorate::Electorate;
@@ -59,10 +60,17 @@ pub(super) fn cluster_timeline(view: &ClusterView) -> Option<Timeline> {
     view.history.as_ref().and_then(|history| history.cluster_timeline())
 }
 
-/// The members to compare with: those of the last view that had a leader, and those of the current one, which replace them
-/// by name.
+/// The members to compare with: those of the last view that had a leader, those in the map of failsafe mode, and those of
+/// the current view; the later replace the former by name.
 pub(super) fn known_members(c: &Cycle<'_>) -> Vec<Member> {
     let mut members: Vec<Member> = c.view.members.clone();
+    if c.cfg.failsafe_mode {
+        for member in failsafe::bare_members(&c.view) {
+            if members.iter().all(|known| known.name != member.name) {
+                members.push(member);
+            }
+        }
+    }
     if let Some(remembered) = &c.memory.last_locked_view {
         for member in &remembered.members {
             if members.iter().all(|known| known.name != member.name) {
@@ -144,6 +152,10 @@ pub(super) fn is_healthiest(c: &mut Cycle<'_>, comparison: &Comparison<'_>) -> O
     };
 
     let answers = c.poll(&targets)?;
+    if failsafe::may_have_promised(c, answers, comparison.except.as_ref()) {
+        c.info("not taking part in the leader race yet: this agent may have promised that before it was restarted");
+        return Ok(false);
+    }
     let usable: Vec<(&MemberName, &PeerStatus)> = answers
         .iter()
         .filter_map(|(name, answer)| match answer {

@@ -10,6 +10,8 @@ use dcs_core::model::{ClusterView, FailoverKey, FailoverRequest, MemberName, Rol
 use dcs_core::{Acquisition, Moment, Renewal};
 
 use super::action::{Answer, Answers, Ask, Effect, Reload, Severity, Task};
+use super::failsafe;
+use super::failsafe::exclusion::Promise;
 use super::memory::{Memory, RewindState};
 use super::observation::{Observation, PeerAnswer, PeerTarget};
 use super::sync::watch::SyncWatch;
@@ -47,6 +49,8 @@ pub(super) struct Cycle<'a> {
     answers: &'a Answers,
     /// The view that rows work with: as observed, or as loaded again.
     pub(super) view: Arc<ClusterView>,
+    /// The word that binds this node not to race.
+    pub(super) promise: Option<Promise>,
     /// The next memory.
     pub(super) memory: Memory,
     /// What is wanted so far.
@@ -76,6 +80,7 @@ impl<'a> Cycle<'a> {
             now,
             answers,
             view,
+            promise: obs.promise.clone(),
             memory: memory.clone(),
             effects: Vec::new(),
             task: None,
@@ -154,6 +159,19 @@ impl<'a> Cycle<'a> {
         self.wake_at = Some(self.wake_at.map_or(moment, |earlier| earlier.min(moment)));
     }
 
+    /// With a promise in force the leader is whoever was promised; a lock that came to this node all the same (a request
+    /// that arrived late) is let go, unless there is still something to stop first.
+    pub(super) fn stand_back(&mut self) {
+        let view = failsafe::complete(&self.view, self.obs, self.promise.as_ref());
+        let unwanted = self.lock_is_mine() && view.leader_name() != Some(self.me());
+        self.view = view;
+        let released = self.effects.iter().any(|effect| matches!(effect, Effect::ReleaseLock(_)));
+        if unwanted && !released && !self.obs.server.is_or_becomes_primary() {
+            self.warn("releasing the leader lock: another node was promised to stay the leader without the store");
+            self.release_lock();
+        }
+    }
+
     /// Lets go of the lock: gives up the belief, then orders the release.
     pub(super) fn release_lock(&mut self) {
         self.memory.lease = None;
@@ -169,7 +187,7 @@ impl<'a> Cycle<'a> {
 
     // ---- asking --------------------------------------------------------------------------------------------------
 
-    fn answer(&self, ask: &Ask) -> Option<&'a Answer> {
+    pub(super) fn answer(&self, ask: &Ask) -> Option<&'a Answer> {
         self.answers.get(ask)
     }
 
@@ -189,6 +207,7 @@ impl<'a> Cycle<'a> {
         match self.need(Ask::RenewLock)? {
             Answer::Renewal(Ok(Renewal::Renewed(lease))) => {
                 self.memory.lease = Some(self.memory.lease.map_or(*lease, |known| known.latest(*lease)));
+                failsafe::publish(self);
                 Ok(true)
             }
             Answer::Renewal(Ok(Renewal::Lost)) => {
@@ -212,6 +231,11 @@ impl<'a> Cycle<'a> {
                 Ok(true)
             }
             Answer::Acquisition(Ok(Acquisition::Lost(_))) => Ok(false),
+            Answer::Promised(promise) => {
+                self.promise = Some(promise.clone());
+                self.stand_back();
+                Ok(false)
+            }
             _ => Err(Interrupt::StoreFailed),
         }
     }
@@ -221,6 +245,7 @@ impl<'a> Cycle<'a> {
         match self.need(Ask::Load(which))? {
             Answer::View(Ok(view)) => {
                 self.view = Arc::clone(view);
+                self.stand_back();
                 Ok(())
             }
             _ => Err(Interrupt::StoreFailed),

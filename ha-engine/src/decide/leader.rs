@@ -77,6 +77,7 @@ pub(super) fn enforce_primary(c: &mut Cycle<'_>, as_primary: &str, promoting: &s
     }
     // E7
     slots::warn_before_promotion(c);
+    c.memory.failsafe.extension = None;
     c.memory.own_last_timeline = None;
     c.memory.critical = Critical::Pending;
     c.task = Some(Task::Promote);

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use dcs_core::model::{ClusterView, Lsn, MemberName, SystemId, Timeline};
 use dcs_core::{LeaderLease, Moment};
 
+use super::failsafe::FailsafeMemory;
 use super::reconnect::UpstreamSeen;
 use super::repeat::Repeat;
 use super::restart::ScheduledRestart;
@@ -61,6 +62,8 @@ pub struct Memory {
     pub upstream: Option<UpstreamSeen>,
     /// The members that wait for consistency, and when a record is written for them again.
     pub helped_members: BTreeMap<MemberName, Repeat>,
+    /// Failsafe mode.
+    pub failsafe: FailsafeMemory,
     /// What this node, as the primary, knows about synchronous replication.
     pub sync: SyncMemory,
     /// The scheduled time of a failover request that is being waited for, with its log already written.

@@ -15,6 +15,8 @@
 //!   I lead ──────────────────► leader (H, E), requests (M), sync, history
 //!   somebody else leads ─────► replica (F), rewind (W), reconnect
 //!   then, if all is calm ────► slots, consistency
+//!
+//!   (failsafe has a word in what is the view, who may race, and what a primary does without the store)
 //! ```
 
 pub mod action;
@@ -24,6 +26,7 @@ mod busy;
 mod candidates;
 mod consistency;
 mod cycle;
+pub mod failsafe;
 mod history;
 mod leader;
 pub mod member;
@@ -69,15 +72,18 @@ use crate::settings::GlobalConfig;
 /// same step.
 pub fn decide(obs: &Observation, cfg: &GlobalConfig, memory: &Memory, now: Now, answers: &Answers) -> Step {
     let Ok(view) = &obs.view else {
-        return without_store(obs, cfg, memory);
+        return without_store(obs, cfg, memory, now, answers);
     };
     let mut c = Cycle::new(obs, cfg, memory, now, answers, view.clone());
     match run(&mut c) {
         Ok(message) => {
             // C4, and not before what is urgent: files are written for it.
             slots::enforce_feedback(&mut c);
+            // C24
+            if c.memory.lease.is_some_and(|lease| lease.is_valid(now.moment)) {
+                c.memory.failsafe.extension = None;
+            }
             if !c.effects.iter().any(|effect| matches!(effect, Effect::Exit(_))) {
-                // C24
                 c.push(Effect::TouchMember);
             }
             Step::Done(Box::new(Decision {
@@ -91,13 +97,19 @@ pub fn decide(obs: &Observation, cfg: &GlobalConfig, memory: &Memory, now: Now, 
             }))
         }
         Err(Interrupt::Ask(asks)) => Step::Ask(asks),
-        Err(Interrupt::StoreFailed) => without_store(obs, cfg, memory),
+        Err(Interrupt::StoreFailed) => without_store(obs, cfg, memory, now, answers),
     }
 }
 
-fn without_store(obs: &Observation, cfg: &GlobalConfig, memory: &Memory) -> Step {
-    let mut memory = memory.clone();
-    let (effects, message) = store_lost::decide(obs, cfg, &mut memory);
+fn without_store(obs: &Observation, cfg: &GlobalConfig, memory: &Memory, now: Now, answers: &Answers) -> Step {
+    // The last view that is known of: for what goes on without the store.
+    let view = memory.last_locked_view.clone().unwrap_or_default();
+    let mut c = Cycle::new(obs, cfg, memory, now, answers, view);
+    let message = match store_lost::decide(&mut c) {
+        Ok(message) => message,
+        Err(ask) => return Step::Ask(vec![ask]),
+    };
+    let Cycle { memory, effects, .. } = c;
     Step::Done(Box::new(Decision { memory, effects, task: None, message, wake_at: None, watch_members: false, sync_watch: None }))
 }
 
@@ -182,6 +194,7 @@ fn remember_view(c: &mut Cycle<'_>) {
     if !c.view.is_unlocked() || c.memory.last_locked_view.is_none() {
         c.memory.last_locked_view = Some(c.view.clone());
     }
+    c.stand_back();
     if !c.view.is_unlocked() {
         c.memory.misleads_by_position = false;
     }
@@ -265,9 +278,9 @@ fn look_after(c: &mut Cycle<'_>) -> Outcome<Option<String>> {
     }
     note_own_timeline(c)?;
     c.memory.last_wal_lsn = c.obs.server.monitor.lsn().or(c.memory.last_wal_lsn);
-    let copying = slots::maintain(c);
+    let missing = slots::maintain(c);
     consistency::help_waiting_members(c);
-    Ok(copying)
+    Ok(slots::copy(c, missing))
 }
 
 /// The timeline of a standby: what its WAL receiver says, otherwise what it says itself, asked once per timeline of the

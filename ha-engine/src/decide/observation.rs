@@ -5,6 +5,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use super::failsafe::exclusion::Promise;
 use super::slots::LogicalReport;
 use super::sync::sample::SyncSample;
 use dcs_core::Moment;
@@ -24,6 +25,10 @@ pub struct Observation {
     pub api_url: String,
     /// The cluster as just loaded, or that the store failed.
     pub view: Result<Arc<ClusterView>, StoreFailed>,
+    /// When the agent was started. What it had promised before that is forgotten.
+    pub started_at: Moment,
+    /// The word that this node has given not to race, if it is in force.
+    pub promise: Option<Promise>,
     /// The local server.
     pub server: ServerObservation,
     /// What a primary shows of its standbys; read only in synchronous mode.

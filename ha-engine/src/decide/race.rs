@@ -5,6 +5,7 @@ use dcs_core::model::{FailoverRequest, MemberName};
 use super::action::Ask;
 use super::candidates::{self, Comparison, NOT_REACHABLE, action_word, known_lineage, limitation, target};
 use super::cycle::{Cycle, Outcome};
+use super::failsafe;
 use super::observation::{Monitor, PeerAnswer, PeerTarget};
 use super::sync::electorate::Electorate;
 use super::unsupported;
@@ -62,6 +63,11 @@ pub(super) fn should_i_lead(c: &mut Cycle<'_>) -> Outcome<bool> {
     // Q10
     if let Some(request) = request {
         return Ok(race_with_request(c, &request)?.unwrap_or(false));
+    }
+    // Q12
+    if c.cfg.failsafe_mode && failsafe::keeps_out(&c.view, c.me()) {
+        c.info(format!("not taking part in the leader race: {} is not listed in the /failsafe key", c.me()));
+        return Ok(false);
     }
     // Q13
     if outsider && electorate.as_ref().is_some_and(|electorate| !electorate.counts_votes()) {

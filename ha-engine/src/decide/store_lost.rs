@@ -1,35 +1,44 @@
 //! The store cannot be used (rows D of section 1.6).
 
-use super::action::{DemoteKind, Effect};
-use super::memory::Memory;
-use super::observation::{Observation, TaskKind};
-use crate::settings::GlobalConfig;
+use super::action::{Ask, DemoteKind, Effect};
+use super::cycle::Cycle;
+use super::failsafe;
+use super::observation::TaskKind;
 
-/// What to do without the store: effects, and the line of the cycle. A primary stops, whether it holds the lock or not: it
-/// must be down before the lock can expire.
-pub(super) fn decide(obs: &Observation, cfg: &GlobalConfig, memory: &mut Memory) -> (Vec<Effect>, String) {
-    use super::action::Severity;
-
-    // D1, D2. With hardening rule X10 a promotion under way counts as a primary.
-    // A new cluster has no lock yet that could be lost.
-    if cfg.pause || memory.bootstrapping || !obs.server.postmaster.is_running() || !obs.server.is_or_becomes_primary() {
-        return (Vec::new(), "DCS is not accessible".to_owned());
+/// What to do without the store. A primary stops, whether it holds the lock or not: it must be down before the lock can
+/// expire. In failsafe mode it goes on if everybody else agrees. The only question is to those; the line of the cycle otherwise.
+pub(super) fn decide(c: &mut Cycle<'_>) -> Result<String, Ask> {
+    if c.cfg.failsafe_mode {
+        // C1
+        c.memory.last_wal_lsn = c.obs.server.monitor.lsn().or(c.memory.last_wal_lsn);
     }
-    let mut effects = Vec::new();
+    // D1. A new cluster has no lock yet that could be lost.
+    if c.paused() || c.memory.bootstrapping || !c.obs.server.postmaster.is_running() {
+        return Ok("DCS is not accessible".to_owned());
+    }
+    // D2. With hardening rule X10 a promotion under way counts as a primary.
+    if !c.obs.server.is_or_becomes_primary() {
+        failsafe::maintain_slots(c);
+        return Ok("DCS is not accessible".to_owned());
+    }
+    // D3
+    if failsafe::may_go_on(c)? {
+        failsafe::maintain_slots(c);
+        return Ok("continue to run as a leader because failsafe mode is enabled and all members are accessible".to_owned());
+    }
     // D4
-    effects.push(Effect::Log(Severity::Info, "demoting self because DCS is not accessible and I was a leader".to_owned()));
-    if obs.rewind_policy.can_act() && memory.rewind != super::memory::RewindState::Need {
-        memory.rewind = super::memory::RewindState::Check;
-    }
-    match &obs.task {
+    c.memory.failsafe.extension = None;
+    c.info("demoting self because DCS is not accessible and I was a leader");
+    c.arm_rewind_check();
+    match &c.obs.task {
         // A demotion that is under way already goes on; doubling it would help nobody.
         Some(task) if task.kind == TaskKind::Demote => {}
         // Hardening rule X9: the task must not start the server again behind our back.
         Some(_) => {
-            effects.push(Effect::CancelTask);
-            effects.push(Effect::Demote(DemoteKind::Offline));
+            c.push(Effect::CancelTask);
+            c.push(Effect::Demote(DemoteKind::Offline));
         }
-        None => effects.push(Effect::Demote(DemoteKind::Offline)),
+        None => c.push(Effect::Demote(DemoteKind::Offline)),
     }
-    (effects, "demoted self because DCS is not accessible and I was a leader".to_owned())
+    Ok("demoted self because DCS is not accessible and I was a leader".to_owned())
 }

@@ -81,6 +81,7 @@ impl Engine {
                 let outcome = self.dcs.write_status(&status, legacy, self.short_write()).await;
                 report("write the status to the store", outcome);
             }
+            Effect::WriteFailsafe(map) => self.write_failsafe(map).await,
             Effect::WriteHistory(history) => {
                 let outcome = self.dcs.set_history(&history, self.short_write()).await;
                 report("write the timeline history to the store", outcome);
@@ -137,8 +138,14 @@ impl Engine {
     /// Releases the lock, unless PostgreSQL might still acknowledge something.
     pub(super) async fn release_lock(&mut self, last_lsn: Option<Lsn>) {
         match self.dcs.release_leader(last_lsn, self.store_deadline_without_lease()).await {
-            Ok(true) => tracing::info!("Leader key released"),
-            Ok(false) => tracing::info!("the leader key was not ours to release"),
+            Ok(true) => {
+                self.exclusion.let_go();
+                tracing::info!("Leader key released");
+            }
+            Ok(false) => {
+                self.exclusion.let_go();
+                tracing::info!("the leader key was not ours to release");
+            }
             Err(error) => tracing::error!("could not release the leader key: {}", error.chain()),
         }
         let mut memory = self.memory.clone();

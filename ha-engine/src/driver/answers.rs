@@ -5,7 +5,9 @@ use futures::future::join_all;
 use dcs_core::{Deadline, InitializeWrite, Interest, MemberInterest, Wake, Write};
 
 use super::Engine;
+use super::failsafe::settled_by_acquisition;
 use crate::decide::action::{Answer, Ask};
+use crate::decide::failsafe::exclusion::Wanted;
 use crate::decide::observation::StoreFailed;
 
 /// A peer has this long to answer.
@@ -34,6 +36,7 @@ impl Engine {
         let deadline = Deadline::after(LOOK);
         Some(match ask {
             Ask::Poll(targets) => Answer::Peers(self.peers.poll(targets, Deadline::after(PEER)).await),
+            Ask::Word(appeal) => self.ask_for_word(appeal).await,
             Ask::ControlData => Answer::ControlData(self.postgres.control_data(deadline).await.ok()),
             Ask::Divergence(leader) => match self.postgres.observe_divergence(leader, deadline).await {
                 Ok(facts) => Answer::Divergence(Some(facts)),
@@ -66,12 +69,17 @@ impl Engine {
                     None => Err(StoreFailed),
                 })
             }
-            Ask::AcquireLock => {
-                let outcome = self.dcs.attempt_to_acquire_leader(self.store_deadline()).await;
-                Answer::Acquisition(outcome.map_err(|error| self.store_failed(&error)))
-            }
-            Ask::TakeLock => {
-                let outcome = self.dcs.take_leader(self.store_deadline()).await;
+            Ask::AcquireLock | Ask::TakeLock => {
+                let request = match self.begin(Wanted::New) {
+                    Ok(request) => request,
+                    Err(promise) => return Answer::Promised(promise),
+                };
+                let deadline = self.store_deadline();
+                let outcome = match ask {
+                    Ask::TakeLock => self.dcs.take_leader(deadline).await,
+                    _ => self.dcs.attempt_to_acquire_leader(deadline).await,
+                };
+                self.exclusion.settle(request, settled_by_acquisition(&outcome));
                 Answer::Acquisition(outcome.map_err(|error| self.store_failed(&error)))
             }
             Ask::Load(_) => Answer::View(match self.dcs.load(self.store_deadline()).await {
@@ -138,6 +146,7 @@ const fn only_looks(ask: &Ask) -> bool {
     matches!(
         ask,
         Ask::Poll(_)
+            | Ask::Word(_)
             | Ask::ControlData
             | Ask::Divergence(_)
             | Ask::RecoveryDiff(_)

@@ -16,6 +16,7 @@ mod act;
 mod answers;
 mod commands;
 mod duty;
+mod failsafe;
 mod fence;
 mod jobs;
 mod lookout;
@@ -36,11 +37,13 @@ use dcs_core::{Clock, Dcs, Deadline, Interest, LeaderLease, MemberInterest, Mome
 use serde_json::{Map, Value};
 use tokio::sync::{mpsc, watch};
 
+pub(crate) use self::failsafe::SharedExclusion;
 use self::fence::Fence;
 use self::jobs::{RunningJob, TaskEvent};
 use self::lookout::Lookout;
 use self::slot_work::SlotWork;
 use crate::decide::action::ExitReason;
+use crate::decide::failsafe::FailsafeMemory;
 use crate::decide::memory::Memory;
 use crate::decide::observation::ServerObservation;
 use crate::handle::{Command, EngineHandle, Snapshot};
@@ -122,6 +125,8 @@ pub struct Engine {
     /// The WAL record for waiting members, beside the loop.
     wal_record: Option<tokio::task::JoinHandle<()>>,
     fence: Fence,
+    exclusion: SharedExclusion,
+    started_at: Moment,
     lookout: Lookout,
     lease: watch::Sender<Option<LeaderLease>>,
     mailbox: mpsc::Receiver<Command>,
@@ -150,6 +155,8 @@ impl Engine {
             dcs_last_seen: 0,
             settings: Arc::clone(&settings),
             lease: None,
+            failsafe: FailsafeMemory::default(),
+            last_wal_lsn: None,
             tags: settings.tags.clone(),
             server: None,
             task: None,
@@ -159,6 +166,7 @@ impl Engine {
             timeline: None,
         };
         let snapshot = watch::Sender::new(Arc::new(initial));
+        let exclusion = SharedExclusion::default();
         let handle = EngineHandle {
             me: settings.name.clone(),
             mailbox: commands,
@@ -166,10 +174,13 @@ impl Engine {
             dcs: Arc::clone(&dcs),
             postgres: Arc::clone(&postgres),
             clock: Arc::clone(&clock),
+            exclusion: exclusion.clone(),
         };
         let engine = Self {
             me: settings.name.clone(),
             fence: Fence::start(Arc::clone(&clock), Arc::clone(&postgres)),
+            exclusion,
+            started_at: now,
             lookout: Lookout::start(Arc::clone(&clock), Arc::clone(&postgres)),
             dcs,
             peers,

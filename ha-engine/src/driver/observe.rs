@@ -9,12 +9,15 @@ use dcs_core::{Deadline, Error, Moment, Renewal};
 use super::Engine;
 use super::fence::Fence;
 use crate::decide::action::{Answer, Answers, Ask, Step};
+use crate::decide::failsafe::exclusion::{Settled, Wanted};
 use crate::decide::observation::{Monitor, Observation, RewindPolicy, StoreFailed};
 use crate::decide::{self, Now};
 use crate::settings::{EffectiveSettings, ReplicaMethod, SyncMode};
 
 /// How long looking at the server may take: its statement timeout, twice, and a little.
 const OBSERVE_SERVER: Duration = Duration::from_secs(6);
+/// And how long it may take at least, however late it is: a server that is well answers in milliseconds.
+const OBSERVE_AT_LEAST: Duration = Duration::from_secs(1);
 /// More rounds of questions than any cycle asks; past it something is wrong with a rule.
 const MOST_ROUNDS: usize = 32;
 
@@ -28,6 +31,7 @@ impl Engine {
         // Nothing slow stands between a loaded view and the renewal.
         if let Ok(loaded) = view.clone()
             && loaded.leader_name() == Some(&self.me)
+            && self.promise().is_none()
         {
             let renewal = self.renew(&loaded).await;
             // A store that cannot renew is a store that is lost, whatever it could tell a moment ago.
@@ -70,8 +74,8 @@ impl Engine {
     /// What is left of `retry_timeout`, and, for a leader, of the time before its lease ends.
     pub(super) fn store_deadline(&self) -> Deadline {
         let retry_timeout = self.settings.global.retry_timeout;
-        let budget = match self.stop_at() {
-            Some(stop_at) => retry_timeout.min(stop_at.saturating_since(self.clock.now())),
+        let budget = match self.store_must_answer_by() {
+            Some(limit) => retry_timeout.min(limit.saturating_since(self.clock.now())),
             None => retry_timeout,
         };
         Deadline::after(budget)
@@ -86,12 +90,12 @@ impl Engine {
         }
     }
 
-    /// What a leader does before a renewal leaves time for it: it ends by `min(start + R, stop_at − min(R, (stop_at − start)/2))`.
+    /// What a leader does before a renewal leaves time for it: it ends by `min(start + R, limit − min(R, (limit − start)/2))`.
     pub(super) fn deadline_before_renewal(&self, started: Moment) -> Deadline {
         let retry_timeout = self.settings.global.retry_timeout;
-        let budget = match self.stop_at() {
-            Some(stop_at) => {
-                let left = stop_at.saturating_since(started);
+        let budget = match self.store_must_answer_by() {
+            Some(limit) => {
+                let left = limit.saturating_since(started);
                 retry_timeout.min(left.saturating_sub(retry_timeout.min(left / 2)))
             }
             None => retry_timeout,
@@ -120,6 +124,10 @@ impl Engine {
         self.dcs_last_seen = self.clock.wall().as_second();
         self.view = Some(Arc::clone(&view));
         self.take_config(&view);
+        self.exclusion.see(view.leader_name() == Some(&self.me), self.settings.global.ttl, self.clock.now());
+        let mut memory = self.memory.clone();
+        memory.failsafe.map.clone_from(&view.failsafe);
+        self.remember(memory);
         view
     }
 
@@ -143,13 +151,26 @@ impl Engine {
         let Some(leader) = &view.leader else {
             return Ok(Renewal::Lost);
         };
-        match self.dcs.renew_leader(leader, self.store_deadline()).await {
+        let Ok(request) = self.begin(Wanted::Again) else {
+            return Ok(Renewal::Lost);
+        };
+        let outcome = self.dcs.renew_leader(leader, self.store_deadline()).await;
+        let now = self.clock.now();
+        self.exclusion.settle(
+            request,
+            match &outcome {
+                Ok(Renewal::Renewed(lease)) if lease.is_valid(now) => Settled::Ours(*lease),
+                Ok(Renewal::Lost) => Settled::NotOurs,
+                Ok(Renewal::Renewed(_)) | Err(_) => Settled::Unknown,
+            },
+        );
+        match outcome {
+            Ok(Renewal::Renewed(lease)) if !lease.is_valid(now) => {
+                // An answer that comes after its own end proves nothing.
+                tracing::error!("the renewal of the leader lock took longer than the lock lives");
+                Err(StoreFailed)
+            }
             Ok(Renewal::Renewed(lease)) => {
-                if !lease.is_valid(self.clock.now()) {
-                    // An answer that comes after its own end proves nothing.
-                    tracing::error!("the renewal of the leader lock took longer than the lock lives");
-                    return Err(StoreFailed);
-                }
                 let mut memory = self.memory.clone();
                 memory.lease = Some(memory.lease.map_or(lease, |known| known.latest(lease)));
                 self.remember(memory);
@@ -179,7 +200,11 @@ impl Engine {
     async fn observe(&mut self, view: Result<Arc<ClusterView>, StoreFailed>) -> Observation {
         // Nothing is done about slots while the store is lost, unless the primary may go on.
         let with_slots = view.is_ok() || self.settings.global.failsafe_mode;
-        let deadline = self.within_lease(Deadline::after(OBSERVE_SERVER));
+        let mut deadline = self.within_lease(Deadline::after(OBSERVE_SERVER));
+        if let Some(limit) = self.store_must_answer_by() {
+            // A server that is sick must not take the time in which the others can be asked.
+            deadline = deadline.at_most(limit.saturating_since(self.clock.now()).max(OBSERVE_AT_LEAST));
+        }
         let server = self.postgres.observe(with_slots, deadline).await;
         self.server = Some(Arc::new(server.clone()));
         let synchronous = match (self.settings.global.synchronous_mode, &server.monitor) {
@@ -193,6 +218,8 @@ impl Engine {
             tags: settings.tags.clone(),
             api_url: settings.api_url.clone(),
             view,
+            started_at: self.started_at,
+            promise: self.promise(),
             rewind_policy: self.rewind_policy(&settings).await,
             server,
             task: self.job.as_ref().map(|job| job.describe()),

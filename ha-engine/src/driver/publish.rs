@@ -78,6 +78,8 @@ impl Engine {
             dcs_last_seen: self.dcs_last_seen,
             settings: Arc::clone(&self.settings),
             lease: self.memory.lease,
+            failsafe: self.memory.failsafe.clone(),
+            last_wal_lsn: self.memory.last_wal_lsn,
             tags: self.tags_to_tell(),
             server,
             task: self.job.as_ref().map(|job| job.name().to_owned()),

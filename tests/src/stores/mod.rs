@@ -226,8 +226,8 @@ impl dyn Store {
     /// # Errors
     ///
     /// If it cannot be started.
-    pub fn resurrect(&self, server: usize) -> Result<()> {
-        self.server(server)?.start()
+    pub async fn resurrect(&self, server: usize) -> Result<()> {
+        self.server(server)?.resurrect().await
     }
 
     /// Sends a signal to one server.

@@ -4,13 +4,14 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use store_servers::Plan;
 use tokio::process::Child;
 
-use crate::process::Program;
+use crate::poll::{self, PATIENCE};
+use crate::process::{self, Program};
 use crate::sandbox::Sandbox;
 
 /// One server of a store.
@@ -63,7 +64,24 @@ impl Server {
         &self.log
     }
 
-    /// Starts it, for the first time or after it was killed.
+    /// Starts it again after it was killed. A process that was killed has its addresses until it has ended.
+    ///
+    /// # Errors
+    ///
+    /// If the former one does not end, or this one cannot be started.
+    pub(super) async fn resurrect(&self) -> Result<()> {
+        let former = self.child.lock().unwrap_or_else(PoisonError::into_inner).as_ref().and_then(Child::id);
+        if let Some(former) = former.map(|id| Pid::from_raw(id.cast_signed())) {
+            poll::until(&format!("{} has ended", self.name), PATIENCE, async || {
+                ensure!(!process::is_alive(former), "{former} lives");
+                Ok(())
+            })
+            .await?;
+        }
+        self.start()
+    }
+
+    /// Starts it, for the first time.
     ///
     /// # Errors
     ///

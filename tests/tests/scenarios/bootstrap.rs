@@ -10,7 +10,7 @@ use tests::poll::{self, PATIENCE};
 use tests::{Cluster, Loss, StoreKind};
 
 on_every_store! {
-    every_form: [
+    every_store: [
         three_empty_nodes_become_one_leader_and_two_streaming_replicas,
     ]
     etcd_and_raft: [

@@ -9,10 +9,8 @@ use tests::{Agent, Cluster, Loss, StoreKind};
 use tokio::time::Instant;
 
 on_every_store! {
-    every_form: [
-        when_the_primary_node_dies_a_replica_takes_over_soon_after_the_lock_expires,
-    ]
     every_store: [
+        when_the_primary_node_dies_a_replica_takes_over_soon_after_the_lock_expires,
         when_only_the_postmaster_dies_the_primary_recovers_in_place,
         when_the_agent_of_the_primary_is_frozen_another_takes_over_and_it_follows_when_it_wakes,
         a_cluster_killed_as_a_whole_comes_back,

@@ -17,17 +17,17 @@ macro_rules! on {
     };
 }
 
-/// Makes tests of scenarios: `etcd::NAME`, `raft::NAME` and so on. What an agent does with a store is tried on every one of them, and the
-/// plainest of it also in the older forms that two of them have; what it does with PostgreSQL, on etcd and on the embedded store.
+/// Makes tests of scenarios: `etcd::NAME`, `raft::NAME` and so on. What an agent does with a store is tried on every one of them, and in both
+/// forms that two of them have; what it does with PostgreSQL, on etcd and on the embedded store.
 macro_rules! on_every_store {
-    ($(every_form: [$($form:ident,)+])? $(every_store: [$($every:ident,)+])? $(etcd_and_raft: [$($most:ident,)+])?) => {
-        on!(etcd, Etcd, $($($form,)+)? $($($every,)+)? $($($most,)+)?);
-        on!(etcd_v2, EtcdV2, $($($form,)+)?);
-        on!(raft, Raft, $($($form,)+)? $($($every,)+)? $($($most,)+)?);
-        on!(consul, Consul, $($($form,)+)? $($($every,)+)?);
-        on!(zookeeper, ZooKeeper, $($($form,)+)? $($($every,)+)?);
-        on!(kubernetes, Kubernetes, $($($form,)+)? $($($every,)+)?);
-        on!(kubernetes_configmaps, ConfigMaps, $($($form,)+)?);
+    ($(every_store: [$($every:ident,)+])? $(etcd_and_raft: [$($most:ident,)+])?) => {
+        on!(etcd, Etcd, $($($every,)+)? $($($most,)+)?);
+        on!(etcd_v2, EtcdV2, $($($every,)+)?);
+        on!(raft, Raft, $($($every,)+)? $($($most,)+)?);
+        on!(consul, Consul, $($($every,)+)?);
+        on!(zookeeper, ZooKeeper, $($($every,)+)?);
+        on!(kubernetes, Kubernetes, $($($every,)+)?);
+        on!(kubernetes_configmaps, ConfigMaps, $($($every,)+)?);
     };
 }
 
@@ -35,9 +35,11 @@ macro_rules! on_every_store {
 macro_rules! on_every_outside_store {
     ($($scenario:ident,)+) => {
         on!(etcd, Etcd, $($scenario,)+);
+        on!(etcd_v2, EtcdV2, $($scenario,)+);
         on!(consul, Consul, $($scenario,)+);
         on!(zookeeper, ZooKeeper, $($scenario,)+);
         on!(kubernetes, Kubernetes, $($scenario,)+);
+        on!(kubernetes_configmaps, ConfigMaps, $($scenario,)+);
     };
 }
 
@@ -47,6 +49,7 @@ mod damage;
 mod disk;
 mod embedding;
 mod failover;
+mod failsafe;
 mod moving;
 mod partition;
 mod pause;

@@ -25,6 +25,16 @@ async fn a_cluster_moves_from_etcd_to_consul_and_writes_go_on() -> Result<()> {
     moves(StoreKind::Etcd, StoreKind::Consul).await
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_moves_from_zookeeper_to_etcd_and_writes_go_on() -> Result<()> {
+    moves(StoreKind::ZooKeeper, StoreKind::Etcd).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_moves_from_kubernetes_to_the_embedded_store_and_writes_go_on() -> Result<()> {
+    moves(StoreKind::Kubernetes, StoreKind::Raft).await
+}
+
 async fn moves(from: StoreKind, to: StoreKind) -> Result<()> {
     if skip::unless_there(from, 1)? || skip::unless_there(to, 1)? {
         return Ok(());

@@ -64,7 +64,7 @@ async fn when_every_server_of_the_store_is_killed_and_restarted_the_cluster_come
     cluster.store.signal_all(Signal::SIGKILL)?;
     eventually_nobody_takes_writes(&cluster).await?;
     for server in 0..3 {
-        cluster.store.resurrect(server)?;
+        cluster.store.resurrect(server).await?;
     }
 
     cluster.eventually_settled().await?;
@@ -87,7 +87,7 @@ async fn each_of_three_servers_dies_hangs_and_restarts_in_turn_and_every_role_st
     for server in 0..3 {
         cluster.store.signal(server, Signal::SIGKILL)?;
         eventually_has_read_the_store_for(leader, patience).await?;
-        cluster.store.resurrect(server)?;
+        cluster.store.resurrect(server).await?;
         cluster.store.eventually_all_healthy().await?;
         cluster.store.signal(server, Signal::SIGSTOP)?;
         eventually_has_read_the_store_for(leader, patience).await?;
@@ -97,7 +97,7 @@ async fn each_of_three_servers_dies_hangs_and_restarts_in_turn_and_every_role_st
     // One after the other, each as soon as the one before is back, as an upgrade does.
     for server in 0..3 {
         cluster.store.signal(server, Signal::SIGKILL)?;
-        cluster.store.resurrect(server)?;
+        cluster.store.resurrect(server).await?;
         cluster.store.eventually_all_healthy().await?;
     }
 

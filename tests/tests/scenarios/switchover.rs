@@ -5,10 +5,8 @@ use serde_json::json;
 use tests::{Cluster, Loss, StoreKind};
 
 on_every_store! {
-    every_form: [
-        a_switchover_without_a_candidate_makes_some_replica_the_leader,
-    ]
     every_store: [
+        a_switchover_without_a_candidate_makes_some_replica_the_leader,
         the_control_tool_switches_over_there_and_back,
     ]
     etcd_and_raft: [

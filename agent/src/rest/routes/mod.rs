@@ -121,7 +121,7 @@ impl Action {
             Self::Switchover => switchover::post(app, headers, body, switchover::Kind::Switchover).await,
             Self::Failover => switchover::post(app, headers, body, switchover::Kind::Failover).await,
             Self::DeleteSwitchover => switchover::delete(app).await,
-            Self::Failsafe => failsafe::post(),
+            Self::Failsafe => failsafe::post(app, headers, body).await,
             // Patroni obeys only in tests on Windows.
             Self::Sigterm => Reply::text(StatusCode::ACCEPTED, "shutdown scheduled"),
         }

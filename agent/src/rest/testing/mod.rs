@@ -2,7 +2,7 @@
 
 pub(crate) mod postgres;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -14,6 +14,8 @@ use dcs_core::keys::ClusterPath;
 use dcs_core::memory::Server;
 use dcs_core::model::{ClusterView, Lsn, MemberName, MemberRecord, Role, ServerState, Tags};
 use dcs_core::{Clock, Dcs, Deadline, LeaderLease, Moment, Timing};
+use ha_engine::decide::failsafe::FailsafeMemory;
+use ha_engine::decide::failsafe::exclusion::FailsafeCall;
 use ha_engine::decide::observation::{PeerAnswer, PeerStatus, PeerTarget};
 use ha_engine::ports::Peers;
 use ha_engine::settings::{EffectiveSettings, SettingsSource as _};
@@ -141,6 +143,10 @@ impl Peers for FakePeers {
             answers.push((target.name.clone(), answer.unwrap_or(PeerAnswer::Unreachable)));
         }
         answers
+    }
+
+    async fn ask_for_word(&self, _: &[PeerTarget], _: &FailsafeCall, _: Deadline) -> Option<BTreeMap<MemberName, Lsn>> {
+        None
     }
 
     async fn is_alive(&self, _: &str, _: Deadline) -> bool {
@@ -344,6 +350,8 @@ fn snapshot(clock: &HandClock) -> Snapshot {
         tags: settings.tags.clone(),
         settings,
         lease: None,
+        failsafe: FailsafeMemory::default(),
+        last_wal_lsn: None,
         server: None,
         task: None,
         scheduled_restart: None,

@@ -371,12 +371,42 @@ async fn failsafe_members_are_told_as_last_loaded() {
     let node = Node::start().await;
     assert_eq!(node.code("/failsafe").await, 502);
     let members = json!({"a": "http://a:8008/patroni"});
-    node.change(|snapshot| Arc::make_mut(snapshot.view.as_mut().unwrap()).failsafe = Some(members.clone()));
+    // Also while the store is away.
+    node.change(|snapshot| (snapshot.view, snapshot.failsafe.map) = (None, Some(members.clone())));
     assert_eq!(node.get("/failsafe").await.json(), members);
-    node.change(|snapshot| (snapshot.view, snapshot.dcs_last_seen) = (None, 0));
+    node.change(|snapshot| snapshot.failsafe.map = Some(json!([1])));
+    assert_eq!(node.code("/failsafe").await, 502);
+    node.change(|snapshot| (snapshot.failsafe.map, snapshot.dcs_last_seen) = (None, 0));
     assert_eq!(node.get("/failsafe").await.said(), (200, "{}"));
-    let asked = node.send("POST", "/failsafe", Some(r#"{"name": "b", "conn_url": "x", "api_url": "y"}"#)).await;
-    assert_eq!(asked.status, 502);
+}
+
+/// Must hold: rest-api.md 6 (8), on the side of the replica; section 3, when failsafe mode is active.
+#[tokio::test]
+async fn a_leader_without_the_store_gets_this_nodes_word_as_patroni_would_give_it() {
+    const CALL: &str = r#"{"name": "b", "conn_url": "postgres://b:5432/postgres", "api_url": "http://b:8008/patroni", "slots": {"b": 7}}"#;
+    let node = Node::start().await;
+    assert_eq!(node.send("POST", "/failsafe", Some(CALL)).await.status, 502, "the mode is off");
+    node.configure(&json!({"failsafe_mode": true}));
+    for (body, status) in [(None, 411), (Some("{}"), 400), (Some("no"), 400), (Some(r#"{"name": "b", "conn_url": "x"}"#), 400)] {
+        assert_eq!(node.send("POST", "/failsafe", body).await.status, status, "{body:?}");
+    }
+    let is_active = async || node.get("/patroni").await.json().get("failsafe_mode_is_active").cloned();
+    assert_eq!(is_active().await, None);
+
+    node.postgres.change(|local| (local.state, local.role) = (ServerState::Running, Role::Primary));
+    assert_eq!(node.send("POST", "/failsafe", Some(CALL)).await.said(), (500, "Running as a leader"));
+    assert_eq!(is_active().await, None, "nothing was promised");
+
+    node.postgres.change(|local| (local.state, local.role) = (ServerState::Running, Role::Replica));
+    let accepted = node.send("POST", "/failsafe", Some(CALL)).await;
+    assert_eq!((accepted.said(), accepted.header("lsn")), ((200, "Accepted"), None));
+    assert_eq!(is_active().await, Some(json!(true)));
+    assert!(node.get("/metrics").await.body.contains("patroni_failsafe_mode_is_active{scope=\"batman\",name=\"a\"} 1"));
+    node.change(|snapshot| snapshot.last_wal_lsn = Some(Lsn(67_109_120)));
+    assert_eq!(node.send("POST", "/failsafe", Some(CALL)).await.header("lsn"), Some("67109120"));
+
+    node.clock.advance(Duration::from_secs(30));
+    assert_eq!(is_active().await, None, "a promise lasts for ttl");
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 mod busy;
 mod consistency;
 mod desired_slots;
+mod failsafe;
 mod leader;
 mod logical_slots;
 mod pause;
@@ -27,6 +28,8 @@ use dcs_core::{Acquisition, LeaderLease, Moment, Renewal};
 use serde_json::{Map, Value, json};
 
 use super::action::{Answer, Answers, Ask, Decision, Effect, Severity, Step};
+use super::failsafe::Extension;
+use super::failsafe::exclusion::Promise;
 use super::memory::Memory;
 use super::observation::{
     DataDir, Monitor, Observation, PeerAnswer, PeerStatus, PeerTarget, Postmaster, PrimaryMonitor, RewindPolicy, RunningTask,
@@ -53,6 +56,10 @@ pub(super) struct Situation {
     pub(super) acquisition: Result<Acquisition, StoreFailed>,
     pub(super) peers: BTreeMap<String, PeerAnswer>,
     pub(super) control: Option<ControlData>,
+    /// What this node has promised by the time it asks for the lock.
+    pub(super) promised: Option<Promise>,
+    /// What asking everybody for their word brings.
+    pub(super) word: Option<Extension>,
     pub(super) divergence: Option<DivergenceFacts>,
     pub(super) recovery_diff: RecoveryDiff,
     pub(super) own_timeline: Option<Timeline>,
@@ -128,6 +135,8 @@ impl Situation {
                 tags: Tags::default(),
                 api_url: "http://a.example:8008/patroni".to_owned(),
                 view: Err(StoreFailed),
+                started_at: Moment::ZERO,
+                promise: None,
                 server,
                 synchronous: None,
                 slot_report: None,
@@ -149,6 +158,8 @@ impl Situation {
             acquisition: Ok(Acquisition::Won(lease())),
             peers: BTreeMap::new(),
             control: None,
+            promised: None,
+            word: None,
             divergence: None,
             recovery_diff: RecoveryDiff::None,
             own_timeline: Some(Timeline(1)),
@@ -271,7 +282,10 @@ impl Situation {
     fn answer(&self, ask: &Ask) -> Answer {
         match ask {
             Ask::RenewLock => Answer::Renewal(self.renewal),
-            Ask::AcquireLock | Ask::TakeLock => Answer::Acquisition(self.acquisition.clone()),
+            Ask::AcquireLock | Ask::TakeLock => match &self.promised {
+                Some(promise) => Answer::Promised(promise.clone()),
+                None => Answer::Acquisition(self.acquisition.clone()),
+            },
             Ask::Load(_) => Answer::View(Ok(Arc::new(self.view.clone()))),
             Ask::ClaimBootstrap | Ask::WriteFailover(..) | Ask::DeleteSync(_) => Answer::Written(self.written),
             Ask::WriteSync(..) => Answer::SyncWritten(self.written.then(|| Revision::from(99_i64))),
@@ -284,6 +298,7 @@ impl Situation {
                     })
                     .collect(),
             ),
+            Ask::Word(_) => Answer::Word(self.word.clone()),
             Ask::ControlData => Answer::ControlData(self.control.clone()),
             Ask::Divergence(_) => Answer::Divergence(self.divergence.clone()),
             Ask::RecoveryDiff(_) => Answer::RecoveryDiff(self.recovery_diff),

@@ -12,7 +12,7 @@ use super::{Situation, lease, standby_answer};
 
 /// What happens to be the case, as small numbers.
 #[derive(Clone, Debug)]
-struct Dice {
+pub(super) struct Dice {
     server: u8,
     role: u8,
     state: u8,
@@ -27,7 +27,7 @@ struct Dice {
     flags: [bool; 10],
 }
 
-fn dice() -> impl Strategy<Value = Dice> {
+pub(super) fn dice() -> impl Strategy<Value = Dice> {
     let first = (0..4u8, 0..6u8, 0..15u8, 0..4u8, (0..4u8, 0..4u8), 0..3u8);
     let second = (0..3u8, (0..5u8, 0..5u8), 0..7u8, 0..7u8, 0..4u8, any::<[bool; 10]>());
     (first, second).prop_map(|((server, role, state, leader, request, renewal), (acquisition, peers, task, rewind, critical, flags))| {
@@ -52,7 +52,7 @@ fn peer(number: u8) -> PeerAnswer {
     }
 }
 
-fn situation(dice: &Dice) -> Situation {
+pub(super) fn situation(dice: &Dice) -> Situation {
     let roles = [Role::Primary, Role::Replica, Role::Demoted, Role::Promoted, Role::Uninitialized, Role::StandbyLeader];
     let role = roles[usize::from(dice.role)];
     let mut situation = match dice.server {

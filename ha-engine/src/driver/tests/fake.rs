@@ -11,6 +11,7 @@ use dcs_core::{Clock, Deadline};
 use tokio::sync::{mpsc, watch};
 
 use crate::cancel::Cancel;
+use crate::decide::failsafe::exclusion::FailsafeCall;
 use crate::decide::observation::{
     DataDir, Monitor, PeerAnswer, PeerStatus, PeerTarget, Postmaster, PrimaryMonitor, ServerObservation, SlotObservation, StandbyMonitor,
     TransactionId, Upstream,
@@ -18,6 +19,7 @@ use crate::decide::observation::{
 use crate::decide::slots::{LeaderSlots, LogicalReport, LogicalSlot, LogicalWork, SlotPlan};
 use crate::decide::sync::names::{Kind, StandbyNames};
 use crate::decide::sync::sample::{SyncSample, SyncWord, Walsender};
+use crate::handle::EngineHandle;
 use crate::ports::{
     CallbackEvent, CloneSource, ControlData, DivergenceFacts, FollowPlan, Inconclusive, LocalState, OperationFailed, Peers, Postgres,
     PromoteOutcome, RecoveryDiff, RewindOutcome, ShutdownPosition, SlotState, StartOutcome, StatusReport, StopEvent, StopMode, StopOutcome,
@@ -75,6 +77,10 @@ pub(super) struct Server {
 pub(super) struct World {
     servers: Mutex<BTreeMap<String, Server>>,
     changed: watch::Sender<u64>,
+    /// The agents, by the name of their member.
+    agents: Mutex<BTreeMap<String, EngineHandle>>,
+    /// The agents whose requests and answers are lost.
+    unreachable: Mutex<BTreeSet<String>>,
 }
 
 impl World {
@@ -90,6 +96,27 @@ impl World {
         let result = change(self.servers().entry(name.to_owned()).or_default());
         self.changed.send_modify(|count| *count += 1);
         result
+    }
+
+    pub(super) fn add_agent(&self, handle: EngineHandle) {
+        self.agents.lock().expect("no test panics while it holds the world").insert(handle.me.to_string(), handle);
+    }
+
+    /// Whether the agent of `name` can be asked.
+    pub(super) fn set_reachable(&self, name: &str, reachable: bool) {
+        let mut unreachable = self.unreachable.lock().expect("no test panics while it holds the world");
+        if reachable {
+            unreachable.remove(name)
+        } else {
+            unreachable.insert(name.to_owned())
+        };
+    }
+
+    fn agent(&self, name: &str) -> Option<EngineHandle> {
+        if self.unreachable.lock().expect("no test panics while it holds the world").contains(name) {
+            return None;
+        }
+        self.agents.lock().expect("no test panics while it holds the world").get(name).cloned()
     }
 
     /// The names of all servers that would take a write.
@@ -568,7 +595,7 @@ impl Peers for FakePeers {
     async fn poll(&self, targets: &[PeerTarget], _: Deadline) -> Vec<(MemberName, PeerAnswer)> {
         let answer = |name: &MemberName| {
             let server = self.0.server(name.as_str());
-            if !server.running || server.stopping {
+            if !server.running || server.stopping || self.0.agent(name.as_str()).is_none() {
                 return PeerAnswer::Unreachable;
             }
             PeerAnswer::Status(PeerStatus {
@@ -582,6 +609,15 @@ impl Peers for FakePeers {
             })
         };
         targets.iter().map(|target| (target.name.clone(), answer(&target.name))).collect()
+    }
+
+    async fn ask_for_word(&self, targets: &[PeerTarget], call: &FailsafeCall, _: Deadline) -> Option<BTreeMap<MemberName, Lsn>> {
+        let mut positions = BTreeMap::new();
+        for target in targets {
+            let position = self.0.agent(target.name.as_str())?.give_word(call.clone()).ok()?;
+            positions.extend(position.map(|position| (target.name.clone(), position)));
+        }
+        Some(positions)
     }
 
     async fn is_alive(&self, _: &str, _: Deadline) -> bool {

@@ -1,5 +1,6 @@
 //! The loop, on a store in memory, with pretended servers and virtual time: deadlines, cancellation, order.
 
+mod failsafe;
 mod fake;
 mod mixed;
 mod reloads;
@@ -67,6 +68,7 @@ impl Cluster {
             settings,
         });
         engine.start().await.expect("nothing is in the way");
+        self.world.add_agent(handle.clone());
         Node { handle, plan, task: tokio::spawn(engine.run()) }
     }
 

@@ -25,11 +25,12 @@ const PARTS: [&str; 3] = ["stores", "agents", "requests"];
 #[tokio::main]
 async fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let Some((plan, parts)) = read(&arguments) else {
-        eprintln!("usage: bench [--quick] [--only {}]", PARTS.join("|"));
+    let Some(wanted) = read(&arguments) else {
+        let stores = StoreKind::OUTSIDE.map(StoreKind::name).join("|");
+        eprintln!("usage: bench [--quick] [--only {}] [--store {stores}]", PARTS.join("|"));
         return ExitCode::from(2);
     };
-    match compare(&plan, &parts).await {
+    match compare(&wanted).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
@@ -38,24 +39,36 @@ async fn main() -> ExitCode {
     }
 }
 
-/// How much is measured, and what.
-fn read(arguments: &[String]) -> Option<(Plan, Vec<&'static str>)> {
-    let (mut plan, mut parts) = (Plan::FULL, PARTS.to_vec());
+/// What is to be measured.
+struct Wanted {
+    plan: Plan,
+    parts: Vec<&'static str>,
+    /// Whose requests.
+    stores: Vec<StoreKind>,
+}
+
+fn read(arguments: &[String]) -> Option<Wanted> {
+    let mut wanted = Wanted { plan: Plan::FULL, parts: PARTS.to_vec(), stores: StoreKind::OUTSIDE.to_vec() };
     let mut arguments = arguments.iter().map(String::as_str);
     while let Some(argument) = arguments.next() {
         match argument {
-            "--quick" => plan = Plan::QUICK,
+            "--quick" => wanted.plan = Plan::QUICK,
             "--only" => {
-                let wanted = arguments.next()?;
-                parts.retain(|part| *part == wanted);
+                let only = arguments.next()?;
+                wanted.parts.retain(|part| *part == only);
+            }
+            "--store" => {
+                let only = arguments.next()?;
+                wanted.stores.retain(|store| store.name().eq_ignore_ascii_case(only));
             }
             _ => return None,
         }
     }
-    (!parts.is_empty()).then_some((plan, parts))
+    (!wanted.parts.is_empty() && !wanted.stores.is_empty()).then_some(wanted)
 }
 
-async fn compare(plan: &Plan, parts: &[&str]) -> Result<()> {
+async fn compare(wanted: &Wanted) -> Result<()> {
+    let Wanted { plan, parts, stores } = wanted;
     if parts.contains(&"stores") {
         compare_stores(plan).await?;
         println!();
@@ -65,7 +78,7 @@ async fn compare(plan: &Plan, parts: &[&str]) -> Result<()> {
         println!();
     }
     if parts.contains(&"requests") {
-        compare_requests(plan).await?;
+        compare_requests(plan, stores).await?;
     }
     Ok(())
 }
@@ -73,12 +86,12 @@ async fn compare(plan: &Plan, parts: &[&str]) -> Result<()> {
 /// The one read with which a leader confirms its lock in each loop, six in a minute, as a share of each of three members.
 const CONFIRMATIONS: f64 = 6.0 / 3.0;
 
-async fn compare_requests(plan: &Plan) -> Result<()> {
+async fn compare_requests(plan: &Plan, stores: &[StoreKind]) -> Result<()> {
     let theirs = patroni::installed().await?;
     let version = patroni::version(&theirs).await?;
     println!("Idle clusters of Quorate and of {version}: three nodes, ttl 30, loop_wait 10, watched for {} s.\n", plan.watched.as_secs());
     let mut rates = Vec::new();
-    for store in StoreKind::OUTSIDE {
+    for &store in stores {
         match store.lacking(1) {
             None => rates.push(requests::beside_each_other(store, &theirs, plan.watched).await?),
             Some(lacks) => println!("{:>10}: not measured: {lacks}", store.name()),
