@@ -316,9 +316,9 @@ fn look_after(c: &mut Cycle<'_>) -> Outcome<Option<String>> {
     }
     note_own_timeline(c)?;
     c.memory.last_wal_lsn = c.obs.server.monitor.lsn().or(c.memory.last_wal_lsn);
-    let copying = slots::maintain(c);
+    let missing = slots::maintain(c);
     consistency::help_waiting_members(c);
-    Ok(copying)
+    Ok(slots::copy(c, missing))
 }
 
 /// The timeline of a standby: what its WAL receiver says, otherwise what it says itself, asked once per timeline of the

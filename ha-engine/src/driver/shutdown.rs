@@ -63,7 +63,7 @@ impl Engine {
         let mut renewals = tokio::time::interval(self.settings.global.loop_wait);
         let outcome = loop {
             tokio::select! {
-                // Renewals come before questions, which may take longer than the pause between them.
+                // Renewals and requests come before questions, which may take longer than the pause between them.
                 biased;
                 outcome = &mut stop => break outcome.unwrap_or(StopOutcome::Failed),
                 event = heard.recv(), if listening => match event {
@@ -79,6 +79,13 @@ impl Engine {
                         self.stop_immediately().await;
                     }
                 }
+                // Everybody else finds that the engine is gone.
+                Some(command) = self.mailbox.recv() => {
+                    if matches!(command, Command::Shutdown) && renewing {
+                        tracing::warn!("asked to end once more: the leader lock is not renewed any longer");
+                        renewing = false;
+                    }
+                }
                 _ = asks.tick(), if leads && !released && shut_down_at.is_some() => {
                     if let (Some(view), Some(position)) = (&view, &shut_down_at)
                         && ask_whether_somebody_has_everything(
@@ -91,13 +98,6 @@ impl Engine {
                         self.postgres.set_role(Role::Demoted);
                         self.release_lock(Some(position.final_lsn)).await;
                         released = true;
-                    }
-                }
-                // Everybody else finds that the engine is gone.
-                Some(command) = self.mailbox.recv() => {
-                    if matches!(command, Command::Shutdown) && renewing {
-                        tracing::warn!("asked to end once more: the leader lock is not renewed any longer");
-                        renewing = false;
                     }
                 }
             }

@@ -184,6 +184,7 @@ pub(super) fn maintain_slots(c: &mut Cycle<'_>) {
         (None, None) => ClusterView::clone(&c.view),
     };
     c.view = Arc::new(view);
+    // Nothing is copied now.
     slots::maintain(c);
 }
 

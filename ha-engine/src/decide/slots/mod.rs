@@ -20,15 +20,12 @@ mod status;
 pub use self::logical::{LeaderLook, LeaderSlots, LogicalReport, LogicalSlot, LogicalWork, SlotMemory};
 pub use self::plan::{SlotDrop, SlotPlan};
 
-use dcs_core::Moment;
-use dcs_core::model::{ClusterView, Role};
+use dcs_core::model::Role;
 
-use super::action::{Effect, Severity, Task};
+use super::action::{Effect, Task};
 use super::cycle::Cycle;
-use super::memory::Memory;
-use super::observation::{Monitor, Observation};
+use super::observation::Monitor;
 use super::replica;
-use crate::settings::GlobalConfig;
 
 /// Orders the status write that follows a renewal.
 pub(super) fn publish_status(c: &mut Cycle<'_>) {
@@ -59,47 +56,40 @@ pub(super) fn enforce_feedback(c: &mut Cycle<'_>) {
     }
 }
 
-/// What the slots of this node need: effects, and the logical slots to copy from the leader, which takes a restart.
-pub(super) fn upkeep(
-    obs: &Observation,
-    cfg: &GlobalConfig,
-    view: &ClusterView,
-    memory: &mut Memory,
-    now: Moment,
-) -> (Vec<Effect>, Vec<LogicalSlot>) {
-    let Some(seen) = &obs.server.slots else {
-        return (Vec::new(), Vec::new());
+/// C23: looks after the slots of this node. The logical ones that should be copied from the leader, which takes a restart.
+pub(super) fn maintain(c: &mut Cycle<'_>) -> Vec<LogicalSlot> {
+    let Some(seen) = &c.obs.server.slots else {
+        return Vec::new();
     };
     // A wiped store drops no slot.
-    if view.config.is_none() {
-        return (Vec::new(), Vec::new());
+    if c.view.config.is_none() {
+        return Vec::new();
     }
-    let wanted = desired::wanted(plan::site(obs), cfg, view);
-    let mut effects: Vec<Effect> = wanted.errors.iter().map(|error| Effect::Log(Severity::Error, error.clone())).collect();
-    let plan = plan::plan(obs, cfg, view, seen, &wanted);
+    let wanted = desired::wanted(plan::site(c.obs), c.cfg, &c.view);
+    let plan = plan::plan(c.obs, c.cfg, &c.view, seen, &wanted);
+    let wishes = logical::look_after(c.obs, &c.view, &mut c.memory.slots, seen, &wanted, c.now.moment);
+    for error in wanted.errors {
+        c.error(error);
+    }
     if !plan.is_empty() {
-        effects.push(Effect::MaintainSlots(plan));
+        c.push(Effect::MaintainSlots(plan));
     }
-    let wishes = logical::look_after(obs, view, &mut memory.slots, seen, &wanted, now);
-    effects.extend(wishes.effects);
+    c.effects.extend(wishes.effects);
     if !wishes.work.is_empty() {
-        effects.push(Effect::TendLogicalSlots(wishes.work));
+        c.push(Effect::TendLogicalSlots(wishes.work));
     }
-    (effects, wishes.copy)
+    wishes.copy
 }
 
-/// C23: looks after the slots of this node. The line of the cycle, if slots are copied now.
-pub(super) fn maintain(c: &mut Cycle<'_>) -> Option<String> {
-    let (effects, copy) = upkeep(c.obs, c.cfg, &c.view, &mut c.memory, c.now.moment);
-    c.effects.extend(effects);
-    let idle = c.task.is_none() && c.obs.task.is_none();
-    // A copy restarts the server, which nobody has asked for in pause.
-    if copy.is_empty() || !idle || c.paused() || c.lock_is_mine() {
+/// C23: copies `slots` from the leader; the line of the cycle if that is begun.
+pub(super) fn copy(c: &mut Cycle<'_>, slots: Vec<LogicalSlot>) -> Option<String> {
+    // A copy restarts the server, which nobody has asked for in pause. In failsafe mode every member is needed.
+    if slots.is_empty() || c.task.is_some() || c.paused() || c.lock_is_mine() || c.promise.is_some() {
         return None;
     }
     let leader = c.view.leader_member().and_then(replica::upstream)?;
-    let names: Vec<String> = copy.iter().map(|slot| format!("'{}'", slot.name)).collect();
-    c.task = Some(Task::CopyLogicalSlots { leader, slots: copy });
+    let names: Vec<String> = slots.iter().map(|slot| format!("'{}'", slot.name)).collect();
+    c.task = Some(Task::CopyLogicalSlots { leader, slots });
     Some(format!("Copying logical slots [{}] from the primary", names.join(", ")))
 }
 

@@ -67,12 +67,11 @@ pub(super) fn plan(obs: &Observation, cfg: &GlobalConfig, view: &ClusterView, se
                 plan.drop(slot, Severity::Info, format!("Trying to drop unknown replication slot '{}'", slot.name));
             }
             None => {}
-            Some(desired) if slot.lost => {
-                if may_drop {
-                    plan.drop(slot, Severity::Info, format!("Trying to drop replication slot '{}' with wal_status=lost", slot.name));
-                    plan.create_physical(&slot.name, desired);
-                }
+            Some(desired) if slot.lost && may_drop => {
+                plan.drop(slot, Severity::Info, format!("Trying to drop replication slot '{}' with wal_status=lost", slot.name));
+                plan.create_physical(&slot.name, desired);
             }
+            Some(_) if slot.lost => {}
             Some(desired) if !desired.is(slot) => {
                 let (from, to) = (shown(slot), desired.kind.shown());
                 let reason = format!("Trying to drop replication slot '{}' because value is changing from {from} to {to}", slot.name);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use dcs_core::model::{Lsn, MemberName, Role};
 use dcs_core::{Acquisition, LeaderLease};
 use proptest::prelude::*;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::super::action::{Ask, DemoteKind, Effect, Severity, Task};
 use super::super::failsafe::exclusion::{Exclusion, FailsafeCall, Promise};
@@ -291,18 +291,7 @@ fn x20_a_lock_that_comes_after_the_promise_is_given_back() {
 }
 
 fn slot(name: &str, restart_lsn: u64) -> SlotObservation {
-    SlotObservation {
-        name: name.to_owned(),
-        logical: false,
-        database: None,
-        plugin: None,
-        active: false,
-        xmin: None,
-        catalog_xmin: None,
-        restart_lsn: Some(Lsn(restart_lsn)),
-        confirmed_flush_lsn: None,
-        lost: false,
-    }
+    SlotObservation { restart_lsn: Some(Lsn(restart_lsn)), ..super::desired_slots::slot(name) }
 }
 
 fn advanced(situation: &mut Situation) -> Vec<(String, Lsn)> {
@@ -339,6 +328,24 @@ fn hard_case_93_slots_advance_by_what_the_leader_and_the_members_told() {
     let positions = BTreeMap::from([(MemberName::from("b"), Lsn(900)), (MemberName::from("c"), Lsn(800))]);
     leader.word = Some(Extension { positions, ..extension(&leader) });
     assert_eq!(advanced(&mut leader), [("c".to_owned(), Lsn(800))], "b streams from here");
+}
+
+#[test]
+fn hard_case_93_no_logical_slot_is_copied_while_a_promise_is_in_force() {
+    let ls = json!({"type": "logical", "database": "postgres", "plugin": "pgoutput"});
+    for (store_lost, promised) in [(false, false), (false, true), (true, true)] {
+        let mut replica = failsafe(Situation::replica().led_by("b"));
+        replica.cfg.slots = Map::from_iter([("ls".to_owned(), ls.clone())]);
+        replica.view.status.slots = Some([("ls".to_owned(), Lsn(600))].into());
+        replica.memory.last_locked_view = Some(std::sync::Arc::new(replica.view.clone()));
+        replica.obs.server.slots = Some(vec![slot("b", 100), slot("c", 100)]);
+        replica.store_lost = store_lost;
+        replica.obs.promise = promised_to(&replica, "b", &[("ls", 600)]).filter(|_| promised);
+        if promised {
+            replica.view.leader = None;
+        }
+        assert_eq!(replica.decide().task.is_some(), !promised, "{store_lost}");
+    }
 }
 
 #[test]
