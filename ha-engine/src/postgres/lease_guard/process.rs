@@ -23,6 +23,9 @@ const READY: Duration = Duration::from_secs(10);
 /// Seconds by which the start time of a process, and what was observed of it, may differ.
 const TOLERANCE: i64 = 3;
 
+/// A postmaster as it is observed: its pid, and its start time in seconds since the epoch.
+type Observed = (i32, i64);
+
 /// A guard in a process of its own: this program again, as `<program> lease-guard GENERATION DATA_DIR`.
 #[derive(Clone, Debug)]
 pub struct GuardProcess {
@@ -30,7 +33,7 @@ pub struct GuardProcess {
     generation: u64,
     record: Arc<File>,
     /// The postmaster as it was observed last, and its name.
-    named: Arc<Mutex<Option<((i32, i64), Named)>>>,
+    named: Arc<Mutex<Option<(Observed, Named)>>>,
     /// What was said last.
     said: Arc<Mutex<Option<Record>>>,
     running: Arc<Mutex<Option<Running>>>,
@@ -104,7 +107,7 @@ impl GuardProcess {
     }
 
     /// The name of the postmaster that was observed, unless it has ended. Looked up once.
-    fn name(&self, observed: (i32, i64)) -> Option<Named> {
+    fn name(&self, observed: Observed) -> Option<Named> {
         let mut named = lock(&self.named);
         if let Some((known, name)) = *named
             && known == observed
