@@ -293,7 +293,12 @@ mod tests {
 
     fn call() -> FailsafeCall {
         let slots = Some(BTreeMap::from([("a".to_owned(), Lsn(7))]));
-        FailsafeCall { name: "a".into(), conn_url: "postgres://a:5432/postgres".to_owned(), api_url: "http://a:8008/patroni".to_owned(), slots }
+        FailsafeCall {
+            name: "a".into(),
+            conn_url: "postgres://a:5432/postgres".to_owned(),
+            api_url: "http://a:8008/patroni".to_owned(),
+            slots,
+        }
     }
 
     async fn ask_for_word(targets: &[PeerTarget], limit: Duration) -> Option<BTreeMap<MemberName, Lsn>> {
@@ -312,7 +317,12 @@ mod tests {
         assert_eq!(ask_for_word(&both, long).await, Some(BTreeMap::from([("yes".into(), Lsn(5))])));
         assert_eq!(ask_for_word(&[], long).await, Some(BTreeMap::new()), "who is alone needs nobody's word");
         let silent = target("silent", server(None).await);
-        for no in ["HTTP/1.0 500 x\r\n\r\nRunning as a leader", "HTTP/1.0 502 x\r\n\r\n", "HTTP/1.0 200 OK\r\n\r\nAccepted, I think", "HTTP/1.0 201 x\r\n\r\nAccepted"] {
+        for no in [
+            "HTTP/1.0 500 x\r\n\r\nRunning as a leader",
+            "HTTP/1.0 502 x\r\n\r\n",
+            "HTTP/1.0 200 OK\r\n\r\nAccepted, I think",
+            "HTTP/1.0 201 x\r\n\r\nAccepted",
+        ] {
             let no = target("no", server(Some(no)).await);
             assert_eq!(ask_for_word(&[silent.clone(), yes.clone(), no], long).await, None);
         }
