@@ -116,7 +116,7 @@ async fn hard_case_93_one_replica_that_is_gone_as_well_ends_failsafe_mode() -> R
 
     replica.kill().await?;
     eventually_nobody_takes_writes(&cluster).await?;
-    ensure!(!is_active(leader).await?);
+    eventually_active([leader], false).await?;
 
     cluster.store.signal_all(Signal::SIGCONT)?;
     replica.start()?;
