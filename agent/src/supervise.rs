@@ -10,8 +10,11 @@ use std::sync::Arc;
 
 use dcs_core::{BootClock, chain};
 use ha_engine::driver::{Ended, Engine, Parts};
+use ha_engine::ports::{LeaseGuard, NoLeaseGuard};
+use ha_engine::postgres::lease_guard::GuardProcess;
 use ha_engine::postgres::{LocalPostgres, umask};
-use ha_engine::settings::{EffectiveSettings, SettingsError, SettingsSource};
+use ha_engine::settings::{EffectiveSettings, LeaseGuardMode, SettingsError, SettingsSource};
+use ha_engine::watchdog::MachineWatchdog;
 use ha_engine::{Command, EngineHandle};
 use serde_json::{Map, Value};
 use tokio::sync::watch;
@@ -82,6 +85,7 @@ pub struct Agent {
     settings: Arc<AgentSettings>,
     peers: Arc<HttpPeers>,
     store: stores::Access,
+    guard: Option<GuardProcess>,
     reloads: watch::Receiver<u64>,
 }
 
@@ -106,7 +110,12 @@ impl Agent {
             let receiver = reloads.subscribe();
             (Arc::new(ReloadingSource { settings: Arc::clone(&settings), reloads }), receiver)
         };
-        let (mut engine, handle) = Engine::new(Parts { dcs, postgres, peers: Arc::clone(&peers) as _, clock, source, settings: effective });
+        let watchdog = Arc::new(MachineWatchdog::new(Arc::clone(&clock)));
+        let guard = start_lease_guard(&effective, &*clock).await;
+        let lease_guard = guard.clone().map_or_else(|| Arc::new(NoLeaseGuard) as Arc<dyn LeaseGuard>, |guard| Arc::new(guard) as _);
+        let peers_of_engine = Arc::clone(&peers) as _;
+        let parts = Parts { dcs, postgres, peers: peers_of_engine, watchdog, lease_guard, clock, source, settings: effective };
+        let (mut engine, handle) = Engine::new(parts);
         tokio::select! {
             started = engine.start() => started.map_err(StartError::Refused)?,
             () = stop => {
@@ -120,7 +129,7 @@ impl Agent {
         }
         let rest = rest::serve(&rest_settings, handle.clone(), Arc::clone(&peers) as _, store.raft_node()).await?;
         let engine = tokio::spawn(engine.run());
-        Ok(Some(Self { handle, engine, rest, settings, peers, store, reloads }))
+        Ok(Some(Self { handle, engine, rest, settings, peers, store, guard, reloads }))
     }
 
     /// A handle to the engine.
@@ -146,13 +155,16 @@ impl Agent {
                 }
             }
         }
-        let Self { handle, engine, rest, store, .. } = self;
+        let Self { handle, engine, rest, store, guard, .. } = self;
         // Clients get "connection refused" while PostgreSQL is being stopped.
         rest.shutdown().await;
         // An engine that is gone already has nothing left to stop.
         let _ = handle.send(Command::Shutdown).await;
         let ended = engine.await.unwrap_or_else(|error| Ended::Fatal(format!("the engine ended unexpectedly: {error}")));
         store.close().await;
+        if let Some(guard) = guard {
+            guard.retire();
+        }
         ended
     }
 
@@ -179,6 +191,25 @@ impl Agent {
             Err(error) => tracing::error!("the former settings of the REST API stay in force: {}", chain(&error)),
         }
     }
+}
+
+/// Starts the lease guard, unless it is switched off: then it is started when it is switched on. Without one the agent goes on.
+async fn start_lease_guard(settings: &EffectiveSettings, clock: &dyn dcs_core::Clock) -> Option<GuardProcess> {
+    let guard = match GuardProcess::new(&settings.postgresql.data_dir, clock) {
+        Ok(guard) => guard,
+        Err(error) => {
+            tracing::error!("there is no lease guard: {error}");
+            return None;
+        }
+    };
+    if settings.global.lease_guard != LeaseGuardMode::Off {
+        let starting = guard.clone();
+        let started = tokio::task::spawn_blocking(move || starting.start()).await;
+        if let Err(error) = started.unwrap_or_else(|error| Err(std::io::Error::other(error))) {
+            tracing::error!("the lease guard cannot be started: {error}");
+        }
+    }
+    Some(guard)
 }
 
 /// The client for calling other agents.

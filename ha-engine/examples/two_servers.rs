@@ -22,9 +22,10 @@ use dcs_core::{BootClock, Deadline};
 use ha_engine::decide::failsafe::exclusion::FailsafeCall;
 use ha_engine::decide::observation::{PeerAnswer, PeerTarget};
 use ha_engine::driver::{Engine, Parts};
-use ha_engine::ports::Peers;
+use ha_engine::ports::{NoLeaseGuard, Peers};
 use ha_engine::postgres::LocalPostgres;
 use ha_engine::settings::{Authentication, BootstrapSettings, Credentials, InCode, PostgresSettings, ServerAddress};
+use ha_engine::watchdog::MachineWatchdog;
 use ha_engine::{Command, EngineHandle};
 use serde_json::json;
 
@@ -79,6 +80,9 @@ async fn start(name: &str, bin_dir: &Path, directory: &Path, store: &Arc<Server>
         dcs: store.dcs(ClusterPath::new(None, "demo"), name.into(), settings.global.timing()),
         postgres: LocalPostgres::new(Arc::clone(&settings), Arc::clone(&clock)),
         peers: Arc::clone(peers) as _,
+        // This program has no way to be started as a guard.
+        lease_guard: Arc::new(NoLeaseGuard),
+        watchdog: Arc::new(MachineWatchdog::new(Arc::clone(&clock))),
         clock,
         source: Arc::new(source),
         settings,

@@ -50,6 +50,8 @@ pub struct Snapshot {
     pub message: String,
     /// The own timeline, as last known.
     pub timeline: Option<dcs_core::model::Timeline>,
+    /// A watchdog is required and cannot be used: this node must not be promoted.
+    pub watchdog_failed: bool,
     /// What was changed, refused or found out, and why.
     pub journal: Journal,
 }
@@ -236,7 +238,7 @@ impl EngineHandle {
             position,
             timeline,
             tags: snapshot.tags.clone(),
-            watchdog_failed: false,
+            watchdog_failed: snapshot.watchdog_failed,
             scope: Some(snapshot.settings.scope.clone()),
             system_id: snapshot.view.as_ref().and_then(|view| view.system_id()).map(|id| id.to_string()),
         })

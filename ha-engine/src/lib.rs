@@ -9,6 +9,7 @@ pub mod journal;
 pub mod ports;
 pub mod postgres;
 pub mod settings;
+pub mod watchdog;
 
 pub use crate::cancel::{Cancel, CancelSource};
 pub use crate::handle::{Command, EngineGone, EngineHandle, NoWord, RestartAnswer, RestartRequest, Snapshot};

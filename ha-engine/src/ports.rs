@@ -8,16 +8,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use dcs_core::Deadline;
 use dcs_core::model::{HistoryLine, Lsn, MemberName, Role, ServerState, Timeline};
+use dcs_core::{Deadline, Moment};
 use tokio::sync::{mpsc, watch};
 
 use crate::cancel::Cancel;
 use crate::decide::failsafe::exclusion::FailsafeCall;
 use crate::decide::observation::{Monitor, PeerAnswer, PeerTarget, PendingRestarts, ServerObservation, SlotObservation, Upstream};
-use crate::decide::slots::SlotPlan;
+use crate::decide::slots::{LogicalReport, LogicalSlot, LogicalWork, SlotPlan};
 use crate::decide::sync::sample::SyncSample;
-use crate::settings::{BootstrapSettings, EffectiveSettings, ReplicaMethod};
+use crate::settings::{BootstrapSettings, EffectiveSettings, ReplicaMethod, WatchdogSettings};
 
 /// What this node's PostgreSQL is, as far as the agent knows without asking it. Changes are published at once.
 #[derive(Clone, Debug, PartialEq)]
@@ -27,7 +27,7 @@ pub struct LocalState {
     /// What it is in the cluster.
     pub role: Role,
     /// When `state` was entered.
-    pub since: dcs_core::Moment,
+    pub since: Moment,
     /// Parameters that wait for a restart.
     pub pending_restart: PendingRestarts,
     /// How others reach the server, as published: `postgres://HOST:PORT/DATABASE`.
@@ -238,6 +238,15 @@ pub struct ControlData {
 #[error("{0}")]
 pub struct OperationFailed(pub String);
 
+/// A logical slot as it is on disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SlotState {
+    /// Its name.
+    pub name: String,
+    /// Its state file.
+    pub content: Vec<u8>,
+}
+
 /// Events that operators' commands are called for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CallbackEvent {
@@ -257,7 +266,7 @@ pub enum CallbackEvent {
 #[derive(Clone, Debug, PartialEq)]
 pub struct StatusReport {
     /// When it was read.
-    pub read_at: dcs_core::Moment,
+    pub read_at: Moment,
     /// What the server said; nothing if it could not be queried.
     pub server: Option<ServerStatus>,
 }
@@ -415,6 +424,13 @@ pub trait Postgres: Send + Sync + fmt::Debug {
     /// Crash recovery in single-user mode.
     async fn single_user_recovery(&self, cancel: &Cancel) -> Result<(), OperationFailed>;
 
+    /// Whether WAL is archived: `archive_mode` is on and there is an `archive_command`.
+    async fn archives_wal(&self) -> bool;
+
+    /// Gives the WAL file with the shutdown checkpoint of a server that is down to `archive_command`: the archiver never gets a
+    /// file that is not full.
+    async fn archive_shutdown_checkpoint(&self, cancel: &Cancel) -> Result<(), OperationFailed>;
+
     /// Removes the data directory. Only for reinitialize, clone, and where a setting says so.
     async fn remove_data_directory(&self) -> Result<(), OperationFailed>;
 
@@ -425,6 +441,91 @@ pub trait Postgres: Send + Sync + fmt::Debug {
 
     /// Carries out a plan; what could not be done is logged and planned again next cycle.
     async fn apply_slots(&self, plan: &SlotPlan, deadline: Deadline) -> Vec<SlotObservation>;
+
+    /// Works on logical slots for as long as it takes. Ends between two of them when it is cancelled; what could not be done
+    /// is logged.
+    async fn tend_logical_slots(&self, work: &LogicalWork, cancel: &Cancel) -> LogicalReport;
+
+    /// Reads the state of logical slots on `leader`; those that are not there, or are something else, are left out.
+    async fn read_logical_slots(
+        &self,
+        leader: &Upstream,
+        slots: &[LogicalSlot],
+        deadline: Deadline,
+    ) -> Result<Vec<SlotState>, OperationFailed>;
+
+    /// Puts slots with this state into the data directory of a stopped server, in the place of any that have their names.
+    async fn write_logical_slots(&self, slots: Vec<SlotState>) -> Result<(), OperationFailed>;
+
+    /// Forces `hot_standby_feedback` on, or leaves it to the configuration again; a server that runs is told at once.
+    async fn enforce_feedback(&self, on: bool) -> Result<(), OperationFailed>;
+}
+
+/// What a watchdog device says about itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WatchdogInfo {
+    /// What it calls itself.
+    pub identity: String,
+    /// The version of its firmware; 0 if it has none.
+    pub firmware: u32,
+    /// Whether its timeout can be set.
+    pub can_set_timeout: bool,
+    /// Whether it stops when it is closed in order.
+    pub can_be_disabled: bool,
+}
+
+/// A watchdog device did not do what it was asked for.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct WatchdogError(pub String);
+
+/// A device that resets the machine unless it is fed. At most one is open.
+///
+/// Nothing here judges: what the timeout must be, and when it is fed, is decided elsewhere. An open device that is not
+/// closed by [`Watchdog::close`] goes on: it fires after the process has died.
+#[async_trait]
+pub trait Watchdog: Send + Sync + fmt::Debug {
+    /// Opens the device that `settings` name; from now on it must be fed.
+    async fn open(&self, settings: &WatchdogSettings) -> Result<WatchdogInfo, WatchdogError>;
+
+    /// Sets the timeout, in seconds.
+    async fn set_timeout(&self, seconds: i64) -> Result<(), WatchdogError>;
+
+    /// The timeout that the device has, in seconds.
+    async fn timeout(&self) -> Result<i64, WatchdogError>;
+
+    /// Feeds the device, unless it is later than `not_after` by the time it could be done. Whether it was fed.
+    async fn keepalive(&self, not_after: Moment) -> Result<bool, WatchdogError>;
+
+    /// Stops the device, as far as it lets itself be stopped, and closes it.
+    async fn close(&self) -> Result<(), WatchdogError>;
+
+    /// Whether the device that `settings` name is there and may be opened.
+    async fn is_usable(&self, settings: &WatchdogSettings) -> bool;
+}
+
+/// What the lease guard holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hold {
+    /// When PostgreSQL must be stopped, unless something else is said before.
+    pub until: Moment,
+    /// The postmaster, if it is known: its pid, and its start time in seconds since the epoch.
+    pub postmaster: Option<(i32, i64)>,
+}
+
+/// The lease guard: it stops PostgreSQL when a moment passes, also when this process cannot do anything any more.
+pub trait LeaseGuard: Send + Sync + fmt::Debug {
+    /// What is held from now on instead of what was held before; nothing: PostgreSQL is left alone. Called with every renewal,
+    /// and never waits. What does not work is logged, and tried again with the next call.
+    fn hold(&self, hold: Option<Hold>);
+}
+
+/// No guard beside this process. When it is stopped or killed nothing stops its server.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NoLeaseGuard;
+
+impl LeaseGuard for NoLeaseGuard {
+    fn hold(&self, _: Option<Hold>) {}
 }
 
 /// Asking other agents.

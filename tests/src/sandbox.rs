@@ -150,6 +150,7 @@ pub fn watch_over(directory: &Path) -> Result<()> {
         bail!("cannot kill {alive:?}, which work in {}", directory.display());
     }
     shared_memory::release_below(directory);
+    shared_memory::release_records_below(directory);
     for mount in mounts_in(directory) {
         let _ = Command::new("umount").arg(&mount).status();
     }

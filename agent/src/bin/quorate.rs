@@ -11,6 +11,7 @@ use agent::telemetry::Log;
 use clap::{Parser, Subcommand};
 use dcs_core::chain;
 use ha_engine::driver::Ended;
+use ha_engine::postgres::lease_guard;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
@@ -57,6 +58,14 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Guard the lease of the agent that has started this.
+    #[command(name = lease_guard::ROLE, hide = true)]
+    LeaseGuard {
+        /// Which agent's.
+        generation: u64,
+        /// The data directory of its server.
+        data_dir: PathBuf,
+    },
     /// Run a node of the embedded store (`raft`) that votes and stores, without a PostgreSQL and a REST API.
     #[cfg(feature = "raft")]
     RaftController {
@@ -106,6 +115,13 @@ fn main() -> ExitCode {
     }
     match arguments.command {
         None => serve(Service::Agent, arguments.config.as_deref(), environment),
+        Some(Command::LeaseGuard { generation, data_dir }) => match lease_guard::run(generation, data_dir) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("the lease guard is started by the agent: {error}");
+                ExitCode::FAILURE
+            }
+        },
         #[cfg(feature = "raft")]
         Some(Command::RaftController { config }) => serve(Service::RaftController, config.as_deref(), environment),
         #[cfg(feature = "raft")]

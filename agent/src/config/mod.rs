@@ -33,6 +33,7 @@ mod store;
 mod tags;
 mod tree;
 mod validate;
+mod watchdog;
 pub mod yaml;
 
 pub use self::address::{NotAnAddress, split_host_port, url};

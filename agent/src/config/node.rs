@@ -10,7 +10,7 @@ use super::error::{ConfigError, KeyError, KeyPlace};
 use super::local::LocalConfig;
 use super::rest_api::RestApiSettings;
 use super::section::Section;
-use super::{bootstrap, merge, postgresql, tags};
+use super::{bootstrap, merge, postgresql, tags, watchdog};
 
 /// The settings of this node under `dynamic`, and what was adjusted or refused on the way.
 pub(super) fn effective(local: &LocalConfig, dynamic: &Map<String, Value>) -> Result<(EffectiveSettings, Vec<String>), ConfigError> {
@@ -27,13 +27,17 @@ pub(super) fn effective(local: &LocalConfig, dynamic: &Map<String, Value>) -> Re
     }
     let scope = root.required_text("scope")?;
     let (rest_api, _) = RestApiSettings::read(&root)?;
+    let postgresql = postgresql::read(&root, &scope, global.standby_cluster.as_ref())?;
+    let (watchdog, doubt) = watchdog::read(&root)?;
+    warnings.extend(doubt);
     let settings = EffectiveSettings {
         global,
         name: MemberName::from(root.required_text("name")?),
         tags: tags::published(root.section("tags")?.map(|tags| tags.map().clone()).as_ref().unwrap_or(&Map::new())),
         api_url: rest_api.api_url(),
         bootstrap: bootstrap::read(&root)?,
-        postgresql: postgresql::read(&root, &scope)?,
+        postgresql,
+        watchdog,
         scope,
     };
     Ok((settings, warnings))
@@ -48,7 +52,7 @@ pub(super) fn problems(local: &LocalConfig) -> Vec<ConfigError> {
     let root = Section::root(&merged.tree, local.places());
     let scope = root.required_text("scope");
     // A missing name of the cluster must not hide what is wrong with the server.
-    let postgresql = postgresql::read(&root, scope.as_deref().unwrap_or_default()).err();
+    let postgresql = postgresql::read(&root, scope.as_deref().unwrap_or_default(), None).err();
     let of_keys = [
         scope.err(),
         root.required_text("name").err(),
@@ -58,7 +62,7 @@ pub(super) fn problems(local: &LocalConfig) -> Vec<ConfigError> {
         RestApiSettings::read(&root).err(),
         bootstrap::read(&root).err(),
         postgresql,
-        check_watchdog(local).err(),
+        watchdog::check(&root).err(),
     ];
     let store = local.store().and_then(|store| Ok(crate::stores::check(&store)?));
     let others = [local.log().err(), local.ctl().err(), store.err()];
@@ -115,20 +119,9 @@ pub(super) fn remarks(local: &LocalConfig) -> Vec<(tracing::Level, String)> {
     remarks
 }
 
-/// Refuses what this version cannot do and must not ignore.
-pub(super) fn check_watchdog(local: &LocalConfig) -> Result<Option<String>, KeyError> {
-    let root = local.root();
-    let mode = root.section("watchdog")?.and_then(|section| section.get("mode").cloned());
-    let word = mode.as_ref().map(ha_engine::settings::values::text).unwrap_or_else(|| "automatic".to_owned());
-    match word.to_lowercase().as_str() {
-        "required" | "require" => Err(root.error(
-            "watchdog.mode",
-            "`watchdog.mode: required` can't be honoured: this version has no watchdog yet".to_owned(),
-            Some("use `mode: automatic` or `mode: off`, or wait for the version that has it".to_owned()),
-        )),
-        "automatic" | "auto" => Ok(Some("No watchdog is used: this version has none yet, and `watchdog.mode` is automatic".to_owned())),
-        _ => Ok(None),
-    }
+/// Refuses what this node cannot do and must not ignore.
+pub(super) fn check_watchdog(local: &LocalConfig) -> Result<(), KeyError> {
+    watchdog::check(&local.root())
 }
 
 fn unusable(error: UnusableDocument) -> KeyError {

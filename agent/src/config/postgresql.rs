@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ha_engine::postgres::value::guc_text;
-use ha_engine::settings::{Authentication, BinaryNames, Credentials, PostgresSettings, ReplicaMethod, Secret, ServerAddress, values};
+use ha_engine::settings::{
+    Authentication, BinaryNames, Credentials, PostgresSettings, ReplicaMethod, Secret, ServerAddress, StandbyCluster, values,
+};
 use serde_json::{Map, Value};
 
 use super::address::split_host_port;
@@ -54,7 +56,9 @@ pub(super) const KEYS: [&str; 36] = [
 ];
 
 /// Reads the section `postgresql` of `root`; `scope` becomes the cluster's name.
-pub(super) fn read(root: &Section<'_>, scope: &str) -> Result<PostgresSettings, KeyError> {
+///
+/// Members of a standby cluster are built as `standby_cluster` says, whatever the list under `postgresql` is.
+pub(super) fn read(root: &Section<'_>, scope: &str, standby_cluster: Option<&StandbyCluster>) -> Result<PostgresSettings, KeyError> {
     let Some(section) = root.section("postgresql")? else { return Err(root.missing("postgresql")) };
     let listen_text = section.required_text("listen")?;
     let (listen_addresses, port) = split_host_port(&listen_text, Some(5432)).map_err(|error| {
@@ -123,7 +127,7 @@ pub(super) fn read(root: &Section<'_>, scope: &str) -> Result<PostgresSettings, 
             .and_then(|value| values::real(value, None))
             .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
             .unwrap_or(Duration::from_secs(60)),
-        create_replica_methods: replica_methods(&section)?,
+        create_replica_methods: replica_methods(&section, standby_cluster)?,
         replica_method_sections: section
             .map()
             .iter()
@@ -193,13 +197,16 @@ fn authentication(section: &Section<'_>) -> Result<Authentication, KeyError> {
     })
 }
 
-fn replica_methods(section: &Section<'_>) -> Result<Vec<ReplicaMethod>, KeyError> {
+fn replica_methods(section: &Section<'_>, standby_cluster: Option<&StandbyCluster>) -> Result<Vec<ReplicaMethod>, KeyError> {
     let named = |key: &str| -> Result<Vec<String>, KeyError> {
         let names = section.texts(key)?.unwrap_or_default();
         Ok(names.iter().flat_map(|name| name.split(',')).map(|name| name.trim().to_owned()).filter(|n| !n.is_empty()).collect())
     };
-    let mut names = named("create_replica_methods")?;
-    if names.is_empty() {
+    let mut names = match standby_cluster {
+        Some(remote) => remote.create_replica_methods.clone(),
+        None => named("create_replica_methods")?,
+    };
+    if names.is_empty() && standby_cluster.is_none() {
         names = named("create_replica_method")?;
     }
     if names.is_empty() {

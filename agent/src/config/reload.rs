@@ -41,9 +41,7 @@ impl AgentSettings {
         let (settings, _) = node::effective(&local, &Map::new())?;
         local.store()?;
         local.ctl()?;
-        if let Some(line) = node::check_watchdog(&local)? {
-            info!("{line}");
-        }
+        node::check_watchdog(&local)?;
         let data_dir = &settings.postgresql.data_dir;
         let cached = match cache::load(data_dir) {
             Ok(cached) => cached.filter(|document| !document.is_empty()),

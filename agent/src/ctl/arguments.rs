@@ -15,7 +15,8 @@ use clap::{Parser, ValueEnum};
 
 use self::typed::Typed;
 use super::commands::{
-    dsn, edit_config, failover, flush, history, list, pause, reinit, reload, remove, restart, show_config, switchover, version, why,
+    cluster_role, dsn, edit_config, failover, flush, history, list, pause, reinit, reload, remove, restart, show_config, switchover,
+    version, why,
 };
 use super::failure::Failure;
 use super::output::Format;
@@ -44,6 +45,7 @@ pub struct Global {
 #[derive(Debug)]
 #[expect(missing_docs, reason = "each variant is the command of its name; its options are documented there")]
 pub enum Command {
+    ClusterRole(cluster_role::Options),
     List(list::Options),
     Switchover(switchover::Options),
     Failover(failover::Options),
@@ -71,6 +73,8 @@ impl Command {
         match self {
             Self::List(options) if options.format == Format::Topology => "topology",
             Self::List(_) => "list",
+            Self::ClusterRole(options) if options.change == cluster_role::Change::Promote => "promote-cluster",
+            Self::ClusterRole(_) => "demote-cluster",
             Self::Switchover(_) => "switchover",
             Self::Failover(_) => "failover",
             Self::Restart(_) => "restart",

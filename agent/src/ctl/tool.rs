@@ -12,7 +12,8 @@ use crate::config::Environment;
 
 use super::arguments::{Command, Invocation, Parsed};
 use super::commands::{
-    dsn, edit_config, failover, flush, history, list, pause, reinit, reload, remove, restart, show_config, switchover, version, why,
+    cluster_role, dsn, edit_config, failover, flush, history, list, pause, reinit, reload, remove, restart, show_config, switchover,
+    version, why,
 };
 use super::context::Context;
 use super::editor::Programs;
@@ -105,6 +106,7 @@ pub async fn execute(context: &mut Context, command: Command) -> Result<(), Fail
         Command::Raft(options) => super::commands::raft::run(context, options).await,
         Command::Reload(options) => reload::run(context, options).await,
         Command::Reinit(options) => reinit::run(context, options).await,
+        Command::ClusterRole(options) => cluster_role::run(context, options).await,
         Command::Pause(options) => pause::run(context, options).await,
         Command::History(options) => history::run(context, options).await,
         Command::ShowConfig(options) => show_config::run(context, options).await,

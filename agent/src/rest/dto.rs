@@ -37,6 +37,7 @@ pub fn status_json(node: &Status, me: &MemberName) -> Map<String, Value> {
     if let Some(system_id) = snapshot.server.as_ref().and_then(|server| server.system_id.as_ref()) {
         status.put("database_system_identifier", system_id.as_str());
     }
+    status.flag("watchdog_failed", snapshot.watchdog_failed);
     if !local.pending_restart.is_empty() {
         status.flag("pending_restart", true);
         let reasons = local

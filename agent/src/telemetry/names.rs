@@ -23,6 +23,7 @@ pub(super) fn component(target: &str) -> String {
             _ => "patroni.postgresql",
         },
         ("ha_engine", "watchdog") => "patroni.watchdog.base",
+        ("ha_engine", "driver") if inner == "watchdog" => "patroni.watchdog.base",
         ("ha_engine", _) => "patroni.ha",
         ("dcs_core", _) => "patroni.dcs",
         ("dcs_etcd", _) => "patroni.dcs.etcd3",
@@ -61,6 +62,7 @@ mod tests {
     fn modules_have_the_names_that_people_know() {
         for (target, name) in [
             ("ha_engine::driver::act", "patroni.ha"),
+            ("ha_engine::driver::watchdog", "patroni.watchdog.base"),
             ("ha_engine::postgres::rewind", "patroni.postgresql.rewind"),
             ("ha_engine::postgres", "patroni.postgresql"),
             ("dcs_etcd::client", "patroni.dcs.etcd3"),

@@ -11,7 +11,7 @@ use super::failsafe::{Appeal, Extension};
 use super::journal::Record;
 use super::memory::Memory;
 use super::observation::{PeerAnswer, PeerTarget, StoreFailed, Upstream};
-use super::slots::SlotPlan;
+use super::slots::{LogicalSlot, LogicalWork, SlotPlan};
 use super::sync::sample::SyncSample;
 use super::sync::watch::SyncWatch;
 use crate::ports::{CallbackEvent, CloneSource, ControlData, DivergenceFacts, FollowPlan, RecoveryDiff};
@@ -95,6 +95,8 @@ pub enum Ask {
     },
     /// Wait, at most this long, for somebody to take the lock.
     WaitForLock(Duration),
+    /// Arm the watchdog.
+    ActivateWatchdog,
     /// The timeline of the local server by the replication protocol.
     OwnTimeline,
     /// The local history file of the current timeline.
@@ -136,6 +138,8 @@ pub enum Answer {
     RecoveryDiff(RecoveryDiff),
     /// To [`Ask::WaitForLock`].
     Waited,
+    /// To [`Ask::ActivateWatchdog`]: whether it is armed, or this node may lead without.
+    WatchdogActivated(bool),
     /// To [`Ask::OwnTimeline`].
     OwnTimeline(Option<dcs_core::model::Timeline>),
     /// To [`Ask::HistoryFile`]: its lines and when it was written.
@@ -246,6 +250,10 @@ pub enum Effect {
     FollowByReload(FollowPlan),
     /// Carry out a slot plan.
     MaintainSlots(SlotPlan),
+    /// Work on logical slots beside the loop; what comes of it is in the next observation.
+    TendLogicalSlots(LogicalWork),
+    /// Force `hot_standby_feedback` on, or leave it to the configuration again.
+    EnforceFeedback(bool),
     /// Run a CHECKPOINT beside the loop after a promotion and wake it when done.
     CheckpointAfterPromotion,
     /// Write a small WAL record beside the loop: a member may be waiting for one to become consistent.
@@ -258,6 +266,8 @@ pub enum Effect {
     MoveDataDirectoryAside,
     /// Remove the data directory: a setting says so after a failed rewind.
     RemoveDataDirectory,
+    /// Stop the watchdog: there is nothing that a reset of the machine would end.
+    DisableWatchdog,
     /// End the process.
     Exit(ExitReason),
 }
@@ -267,6 +277,13 @@ pub enum Effect {
 pub enum Task {
     /// Make a new cluster.
     Bootstrap,
+    /// Make the first node of a standby cluster: copy the remote member, then follow it.
+    BootstrapStandbyLeader {
+        /// Where from.
+        source: CloneSource,
+        /// What to follow afterwards.
+        follow: FollowPlan,
+    },
     /// What follows when the new cluster is a primary.
     PostBootstrap,
     /// Copy another node, then follow `follow`.
@@ -323,6 +340,20 @@ pub enum Task {
         /// The request that is carried out.
         request: FailoverRequest,
     },
+    /// `copy_logical_slots`: logical slots of the leader, onto this standby, with one restart.
+    CopyLogicalSlots {
+        /// The leader.
+        leader: Upstream,
+        /// The slots.
+        slots: Vec<LogicalSlot>,
+    },
+    /// `demoting to a standby cluster`.
+    DemoteCluster {
+        /// What a node that keeps the lock follows.
+        remote: FollowPlan,
+        /// Whether the lock is mine.
+        leads: bool,
+    },
 }
 
 impl Task {
@@ -330,6 +361,7 @@ impl Task {
     pub fn name(&self) -> String {
         match self {
             Self::Bootstrap => "bootstrap".to_owned(),
+            Self::BootstrapStandbyLeader { .. } => "bootstrap_standby_leader".to_owned(),
             Self::PostBootstrap => "post_bootstrap".to_owned(),
             Self::Clone { name, .. } | Self::Reinitialize { name, .. } | Self::Demote { name, .. } => name.clone(),
             Self::StartPrimaryAfterFailure { .. } => "starting primary after failure".to_owned(),
@@ -337,7 +369,9 @@ impl Task {
             Self::Rewind { source, .. } => format!("running pg_rewind from {}", source.name),
             Self::Follow { name, .. } => (*name).to_owned(),
             Self::Promote => "promote".to_owned(),
+            Self::DemoteCluster { .. } => "demoting to a standby cluster".to_owned(),
             Self::Restart { .. } => "restart".to_owned(),
+            Self::CopyLogicalSlots { .. } => "copy_logical_slots".to_owned(),
         }
     }
 }

@@ -8,7 +8,7 @@ use super::cycle::{Cycle, Outcome};
 use super::journal::Rule;
 use super::memory::Critical;
 use super::observation::{DataDir, Upstream};
-use super::{replica, sync, unsupported};
+use super::{replica, standby, sync, watchdog};
 use crate::ports::{CallbackEvent, CloneSource};
 use crate::settings::ReplicaMethod;
 
@@ -18,6 +18,7 @@ pub(super) fn without_data(c: &mut Cycle<'_>) -> Outcome {
     if c.obs.server.postmaster.is_running() {
         c.push(Effect::StopImmediately);
     }
+    watchdog::let_go(c);
     let mine = c.lock_is_mine();
     if let DataDir::Inaccessible(error) = &c.obs.server.data_dir {
         if mine {
@@ -39,17 +40,20 @@ pub(super) fn without_data(c: &mut Cycle<'_>) -> Outcome {
 /// Rows N.
 fn fill(c: &mut Cycle<'_>) -> Outcome {
     if c.view.is_unlocked() && c.view.initialize.is_none() && !c.obs.tags.nofailover() && c.obs.may_bootstrap {
-        if let Some(reason) = unsupported(c.cfg) {
-            c.warn(format!("not bootstrapping a new cluster: {reason}"));
-            return Ok("waiting for leader to bootstrap".to_owned());
-        }
         if !c.written(Ask::ClaimBootstrap)? {
             // N3
             return Ok(c.noted(Rule::BootstrapElsewhere, "failed to acquire initialize lock"));
         }
-        // N2
         c.memory.bootstrapping = true;
         c.memory.critical = Critical::Pending;
+        if let Some(section) = &c.cfg.standby_cluster {
+            // N1
+            let follow = standby::plan_of_remote(section, Role::StandbyLeader, c.obs.use_slots);
+            let source = CloneSource { node: follow.upstream.clone(), methods: Vec::new(), fast_checkpoint: false };
+            c.task = Some(Task::BootstrapStandbyLeader { source, follow });
+            return Ok("trying to bootstrap a new standby leader".to_owned());
+        }
+        // N2
         c.task = Some(Task::Bootstrap);
         return Ok(c.noted(Rule::Bootstrap, "trying to bootstrap a new cluster"));
     }
@@ -65,14 +69,20 @@ fn fill(c: &mut Cycle<'_>) -> Outcome {
     if c.obs.has_leaderless_method && !bootstrap_elsewhere {
         let task = Task::Clone {
             name: "bootstrap (without leader)".to_owned(),
-            source: CloneSource { node: None, methods: Vec::new(), fast_checkpoint: false },
+            // The remote member of a standby cluster is there without a leader.
+            source: CloneSource {
+                node: c.cfg.standby_cluster.as_ref().and_then(standby::remote_member),
+                methods: Vec::new(),
+                fast_checkpoint: false,
+            },
             follow: replica::plan(c),
         };
         c.task = Some(task);
         return Ok(c.noted(Rule::Clone, "trying to bootstrap (without leader)"));
     }
     // N6
-    Ok(c.noted(Rule::CloneWaits, "waiting for leader to bootstrap"))
+    let whom = if c.cfg.standby_cluster.is_some() { "standby_leader" } else { "leader" };
+    Ok(c.noted(Rule::CloneWaits, format!("waiting for {whom} to bootstrap")))
 }
 
 /// The node to copy: one of those that offer themselves, otherwise the leader. `chance` is any number: judgement knows no
@@ -165,6 +175,10 @@ pub(super) fn in_progress(c: &mut Cycle<'_>) -> Outcome {
         c.error("the new cluster's system identifier cannot be read");
         return Ok(give_up(c));
     };
+    if !watchdog::is_armed(c)? {
+        c.error("Cancelling bootstrap because watchdog activation failed");
+        return Ok(give_up(c));
+    }
     if !c.acquire(Ask::TakeLock)? {
         c.error("somebody else took the leader lock while this node bootstrapped the cluster");
         return Ok(give_up(c));
@@ -175,9 +189,12 @@ pub(super) fn in_progress(c: &mut Cycle<'_>) -> Outcome {
     c.memory.managed = true;
     c.push(Effect::WriteInitialize(InitializeWrite::Overwrite, system_id));
     c.push(Effect::WriteConfig);
-    c.push(Effect::Call(CallbackEvent::Start));
+    if c.role() != Role::StandbyLeader {
+        // A standby leader was started as what it is, and `on_start` was called for that.
+        c.push(Effect::Call(CallbackEvent::Start));
+        c.push(Effect::CheckpointAfterPromotion);
+    }
     c.push(Effect::TouchMember);
-    c.push(Effect::CheckpointAfterPromotion);
     Ok(c.noted(Rule::BootstrapDone, "initialized a new cluster"))
 }
 

@@ -32,6 +32,10 @@ pub(super) const NOT_REACHABLE: &str = "not reachable";
 
 /// The lineage that the history in the store and the timelines seen so far tell of.
 pub(super) fn known_lineage(c: &Cycle<'_>) -> Lineage {
+    // Hardening rule X2 is off in a standby cluster: its timelines are those of somebody else.
+    if c.cfg.standby_cluster.is_some() {
+        return Lineage::default();
+    }
     let mut lineage = c.view.history.as_ref().map(|history| Lineage::new(&history.lines)).unwrap_or_default();
     c.memory.leader_timeline.into_iter().chain(c.memory.own_last_timeline).for_each(|timeline| lineage.note(timeline));
     lineage
@@ -149,6 +153,8 @@ pub(super) fn is_healthiest(c: &mut Cycle<'_>, comparison: &Comparison<'_>) -> O
         c.need_all(&asks)?;
     }
     let (lsn, timeline) = own_position(c)?;
+    // As in `known_lineage`.
+    let timeline = timeline.filter(|_| c.cfg.standby_cluster.is_none());
     let Some(lsn) = lsn else {
         c.info("Can not figure out my WAL position");
         c.note(Record::new(Rule::RaceNoPosition, "this node does not take the free leader lock: it does not know its own WAL position"));
@@ -202,7 +208,8 @@ pub(super) fn is_healthiest(c: &mut Cycle<'_>, comparison: &Comparison<'_>) -> O
         return Ok(false);
     }
     let cluster_timeline = cluster_timeline(&c.view);
-    if c.cfg.check_timeline {
+    // G2, G3
+    if c.cfg.check_timeline && c.cfg.standby_cluster.is_none() {
         let Some(timeline) = timeline else {
             c.info("Can not figure out my timeline");
             c.note(Record::new(Rule::RaceNoTimeline, "this node does not take the free leader lock: it does not know its own timeline"));
@@ -467,7 +474,7 @@ pub(super) fn bar(c: &Cycle<'_>, at_least: Option<Lsn>) -> Bar {
         at_least,
         last_lsn: c.view.status.last_lsn.max(own),
         maximum_lag: c.cfg.maximum_lag_on_failover,
-        timeline: cluster_timeline(&c.view).filter(|_| c.cfg.check_timeline),
+        timeline: cluster_timeline(&c.view).filter(|_| c.cfg.check_timeline && c.cfg.standby_cluster.is_none()),
         lineage: known_lineage(c),
     }
 }

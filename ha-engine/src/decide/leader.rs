@@ -1,4 +1,4 @@
-//! The lock is mine (rows H1 to H8 and E).
+//! The lock is mine (rows H1 to H8 and E). H4, the leader of a standby cluster, is in [`standby`].
 
 use dcs_core::model::Role;
 
@@ -6,12 +6,13 @@ use super::action::{Effect, Task};
 use super::cycle::{Cycle, Outcome};
 use super::journal::Rule;
 use super::memory::{Critical, RewindState};
-use super::{action::DemoteKind, history, requests, slots, sync};
+use super::{action::DemoteKind, history, requests, slots, standby, sync, watchdog};
 
 /// The view says that I am the leader.
 pub(super) fn keep(c: &mut Cycle<'_>) -> Outcome {
     let primary = c.is_primary();
-    if c.paused() && !primary {
+    let standby_cluster = c.cfg.standby_cluster.is_some();
+    if c.paused() && !primary && !standby_cluster {
         let candidate_is_me = c.failover().and_then(|key| key.request.candidate.as_ref()).is_some_and(|candidate| candidate == c.me());
         if candidate_is_me {
             // H1
@@ -26,6 +27,9 @@ pub(super) fn keep(c: &mut Cycle<'_>) -> Outcome {
         slots::publish_status(c);
         if let Some(line) = requests::process(c)? {
             return Ok(line);
+        }
+        if standby_cluster {
+            return standby::lead(c);
         }
         let line = format!("no action. I am ({}), the leader with the lock", c.me());
         // H5
@@ -53,6 +57,17 @@ pub(super) fn keep(c: &mut Cycle<'_>) -> Outcome {
 
 /// Rows E: the leader must be a primary.
 pub(super) fn enforce_primary(c: &mut Cycle<'_>, as_primary: &str, promoting: &str) -> Outcome {
+    if !c.paused() && !watchdog::is_armed(c)? {
+        if c.is_primary() {
+            // E1
+            c.arm_rewind_check();
+            c.push(Effect::Demote(DemoteKind::Immediate));
+            return Ok("Demoting self because watchdog could not be activated".to_owned());
+        }
+        // E2
+        c.release_lock();
+        return Ok("Not promoting self because watchdog could not be activated".to_owned());
+    }
     if !c.paused() && c.memory.critical == Critical::Done(false) {
         // E3
         c.warn("Releasing the leader key voluntarily because the pre-promote script failed");
@@ -79,6 +94,7 @@ pub(super) fn enforce_primary(c: &mut Cycle<'_>, as_primary: &str, promoting: &s
     }
     // E7
     c.memory.failsafe.extension = None;
+    slots::warn_before_promotion(c);
     c.memory.own_last_timeline = None;
     c.memory.critical = Critical::Pending;
     c.task = Some(Task::Promote);

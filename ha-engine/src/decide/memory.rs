@@ -10,6 +10,7 @@ use super::failsafe::FailsafeMemory;
 use super::reconnect::UpstreamSeen;
 use super::repeat::Repeat;
 use super::restart::ScheduledRestart;
+use super::slots::SlotMemory;
 use super::sync::SyncMemory;
 
 /// What the engine remembers.
@@ -55,6 +56,8 @@ pub struct Memory {
     pub managed: bool,
     /// When each retained slot was last seen for a present member.
     pub retain_slots_seen: BTreeMap<String, Moment>,
+    /// What is known about the slots of this node.
+    pub slots: SlotMemory,
     /// What was seen of the member that this standby streams from.
     pub upstream: Option<UpstreamSeen>,
     /// The members that wait for consistency, and when a record is written for them again.

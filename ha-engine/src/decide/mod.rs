@@ -14,7 +14,9 @@
 //!   nobody leads ────────────► unlocked (U), race (Q, K), candidates (G)
 //!   I lead ──────────────────► leader (H, E), requests (M), sync, history
 //!   somebody else leads ─────► replica (F), rewind (W), reconnect
+//!   a standby cluster ───────► standby (H4, H9, U6, F3), then rows F
 //!   then, if all is calm ────► slots, consistency
+//!   whoever leads is armed ──► watchdog
 //!
 //!   (failsafe has a word in what is the view, who may race, and what a primary does without the store)
 //! ```
@@ -30,6 +32,7 @@ pub mod failsafe;
 mod history;
 pub mod journal;
 mod leader;
+pub(crate) mod lease_guard;
 pub mod member;
 pub mod memory;
 pub mod observation;
@@ -44,12 +47,14 @@ pub mod restart;
 mod rewind;
 mod schedule;
 pub mod slots;
+mod standby;
 mod starting;
 mod store_lost;
 pub mod sync;
 #[cfg(test)]
 mod tests;
 mod unlocked;
+pub mod watchdog;
 
 use dcs_core::InitializeWrite;
 use dcs_core::model::Role;
@@ -57,14 +62,14 @@ use dcs_core::model::Role;
 pub(crate) use self::bootstrap::reinitialize_source;
 pub(crate) use self::candidates::{Bar, Successors, disqualification};
 pub use self::cycle::Now;
-pub(crate) use self::replica::{plan_for, plan_in, plan_nobody, upstream};
+pub(crate) use self::replica::{Follower, plan_nobody, upstream};
 pub(crate) use self::rewind::{Verdict, parted_at, thrown_away, verdict};
 
 use self::action::{Answer, Answers, Ask, Decision, Effect, ExitReason, Step, Task};
 use self::cycle::{Cycle, Interrupt, Outcome};
 use self::journal::{Record, Rule};
 use self::memory::{Memory, RewindState};
-use self::observation::{DataDir, Monitor, Observation};
+use self::observation::{DataDir, Monitor, Observation, TaskKind};
 use self::sync::SyncMemory;
 use crate::ports::CallbackEvent;
 use crate::settings::GlobalConfig;
@@ -84,6 +89,9 @@ pub fn decide(obs: &Observation, cfg: &GlobalConfig, memory: &Memory, now: Now, 
             if c.memory.lease.is_some_and(|lease| lease.is_valid(now.moment)) {
                 c.memory.failsafe.extension = None;
             }
+            // C4, and not before what is urgent: files are written for it.
+            slots::enforce_feedback(&mut c);
+            watchdog::let_go_without_duty(&mut c);
             if !c.effects.iter().any(|effect| matches!(effect, Effect::Exit(_))) {
                 c.push(Effect::TouchMember);
             }
@@ -110,18 +118,10 @@ fn without_store(obs: &Observation, cfg: &GlobalConfig, memory: &Memory, now: No
     let mut c = Cycle::new(obs, cfg, memory, now, answers, view);
     let message = match store_lost::decide(&mut c) {
         Ok(message) => message,
-        Err(ask) => return Step::Ask(vec![ask]),
+        Err(asks) => return Step::Ask(asks),
     };
     let Cycle { memory, effects, journal, .. } = c;
     Step::Done(Box::new(Decision { memory, effects, task: None, message, wake_at: None, watch_members: false, sync_watch: None, journal }))
-}
-
-/// What this version cannot keep safe yet, in words. A node never becomes the leader of such a cluster.
-pub(crate) fn unsupported(cfg: &GlobalConfig) -> Option<&'static str> {
-    if cfg.standby_cluster.is_some() {
-        return Some("`standby_cluster` is configured, and standby clusters are not supported by this version");
-    }
-    None
 }
 
 /// Rows C, in order.
@@ -129,10 +129,12 @@ fn run(c: &mut Cycle<'_>) -> Outcome {
     remember_view(c);
     // C5, C6
     if c.paused() {
+        watchdog::let_go(c);
         c.memory.was_paused = true;
     } else if c.memory.was_paused {
         c.memory.was_paused = false;
         c.memory.rewind = RewindState::Initial;
+        c.memory.slots.judge_anew();
     }
     // C7
     if c.view.member(c.me()).is_none() {
@@ -144,11 +146,15 @@ fn run(c: &mut Cycle<'_>) -> Outcome {
     }
     // C10
     if let Some(task) = c.obs.task.clone() {
-        return if c.memory.bootstrapping && c.memory.critical != memory::Critical::Pending {
-            bootstrap::in_progress(c)
-        } else {
-            busy::decide(c, &task)
-        };
+        if c.memory.bootstrapping && c.memory.critical != memory::Critical::Pending {
+            return bootstrap::in_progress(c);
+        }
+        let line = busy::decide(c, &task)?;
+        if matches!(task.kind, TaskKind::Promote { .. }) && is_calm(c) {
+            // Whoever follows the new primary finds its slot there.
+            slots::maintain(c);
+        }
+        return Ok(line);
     }
     // C11
     if let Some(line) = starting::decide(c)? {
@@ -184,8 +190,7 @@ fn run(c: &mut Cycle<'_>) -> Outcome {
         let line = if c.lock_is_mine() { leader::keep(c)? } else { replica::follow_leader(c)? };
         restart::scheduled(c)?.unwrap_or(line)
     };
-    look_after(c)?;
-    Ok(line)
+    Ok(look_after(c)?.unwrap_or(line))
 }
 
 /// C2: what a loaded view changes in memory.
@@ -289,12 +294,16 @@ fn check_identity(c: &mut Cycle<'_>) -> Outcome<Option<String>> {
     }
 }
 
-/// C23: what is looked after once the main decision is made and all is calm.
-fn look_after(c: &mut Cycle<'_>) -> Outcome<()> {
-    let calm = matches!(c.task, None | Some(Task::Promote)) && !c.obs.server.state.is_starting();
-    let demoting = c.effects.iter().any(|effect| matches!(effect, Effect::Demote(_) | Effect::StopImmediately));
-    if !calm || demoting {
-        return Ok(());
+/// Whether the server runs, goes on running, and has nothing else to do than to be promoted.
+fn is_calm(c: &Cycle<'_>) -> bool {
+    let demoting = c.effects.iter().any(|effect| matches!(effect, Effect::Demote(_) | Effect::StopImmediately | Effect::CancelTask));
+    matches!(c.task, None | Some(Task::Promote)) && !c.obs.server.state.is_starting() && !demoting
+}
+
+/// C23: what is looked after once the main decision is made and all is calm. The line of the cycle, if that is the news.
+fn look_after(c: &mut Cycle<'_>) -> Outcome<Option<String>> {
+    if !is_calm(c) {
+        return Ok(None);
     }
     if !c.memory.managed {
         // A server that was found running: nobody has called `on_start` for it yet.
@@ -306,9 +315,9 @@ fn look_after(c: &mut Cycle<'_>) -> Outcome<()> {
     }
     note_own_timeline(c)?;
     c.memory.last_wal_lsn = c.obs.server.monitor.lsn().or(c.memory.last_wal_lsn);
-    slots::maintain(c);
+    let copying = slots::maintain(c);
     consistency::help_waiting_members(c);
-    Ok(())
+    Ok(copying)
 }
 
 /// The timeline of a standby: what its WAL receiver says, otherwise what it says itself, asked once per timeline of the

@@ -1,9 +1,12 @@
 //! Everything a decision may use.
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
 use std::sync::Arc;
 
 use super::failsafe::exclusion::Promise;
+use super::slots::LogicalReport;
 use super::sync::sample::SyncSample;
 use dcs_core::Moment;
 use dcs_core::model::{ClusterView, Lsn, MemberName, PendingRestart, Role, ServerState, SystemId, Tags, Timeline};
@@ -28,8 +31,12 @@ pub struct Observation {
     pub promise: Option<Promise>,
     /// The local server.
     pub server: ServerObservation,
+    /// The watchdog.
+    pub watchdog: WatchdogObservation,
     /// What a primary shows of its standbys; read only in synchronous mode.
     pub synchronous: Option<SyncSample>,
+    /// What came of the work on logical slots that was ordered by a former cycle; told once.
+    pub slot_report: Option<LogicalReport>,
     /// The version of the running server, e.g. 150018; read only while a restart is scheduled.
     pub server_version: Option<u32>,
     /// The long task that is running.
@@ -44,6 +51,17 @@ pub struct Observation {
     pub use_slots: bool,
     /// Replica methods that work without a node to clone from exist.
     pub has_leaderless_method: bool,
+}
+
+/// The watchdog at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WatchdogObservation {
+    /// Whether the configuration wants one, if it can be had.
+    pub wanted: bool,
+    /// Whether it is armed.
+    pub running: bool,
+    /// False: one is required and cannot be used, so that this node must not lead.
+    pub usable: bool,
 }
 
 /// The store could not be used; the log has the details.
@@ -256,14 +274,41 @@ pub struct SlotObservation {
     pub plugin: Option<String>,
     /// Whether somebody streams from it.
     pub active: bool,
-    /// Whether it holds back vacuum.
-    pub has_xmin: bool,
+    /// The oldest transaction whose rows it keeps from vacuum.
+    pub xmin: Option<TransactionId>,
+    /// The oldest transaction whose catalog rows it keeps from vacuum.
+    pub catalog_xmin: Option<TransactionId>,
     /// The oldest WAL it keeps.
     pub restart_lsn: Option<Lsn>,
     /// What its consumer confirmed, for logical slots.
     pub confirmed_flush_lsn: Option<Lsn>,
     /// `wal_status` is `lost`: it is of no use any more.
     pub lost: bool,
+}
+
+/// A transaction's number, as catalogs show it: of 32 bits, and going round.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TransactionId(pub u32);
+
+impl TransactionId {
+    /// Whether this transaction is `other` or older.
+    pub const fn is_at_most(self, other: Self) -> bool {
+        other.0.wrapping_sub(self.0) <= u32::MAX / 2
+    }
+}
+
+impl FromStr for TransactionId {
+    type Err = std::num::ParseIntError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        text.parse().map(Self)
+    }
+}
+
+impl fmt::Display for TransactionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
 }
 
 /// A server to stream, copy or rewind from.

@@ -9,7 +9,6 @@ use super::failsafe;
 use super::journal::{Record, Rule};
 use super::observation::{Monitor, PeerAnswer, PeerTarget};
 use super::sync::electorate::Electorate;
-use super::unsupported;
 use crate::settings::SyncMode;
 
 /// Whether this node should try to take the free lock.
@@ -48,10 +47,6 @@ pub(super) fn should_i_lead(c: &mut Cycle<'_>) -> Outcome<bool> {
     if nofailover {
         return stay_out(c, Rule::RaceNoFailover, "the tag nofailover, or a failover_priority of 0, forbids it");
     }
-    if let Some(reason) = unsupported(c.cfg) {
-        c.warn(format!("not taking part in the leader race: {reason}"));
-        return stay_out(c, Rule::RaceUnsupported, reason);
-    }
     // Hardening rule X8: nobody knows who has every acknowledged commit. An operator may know.
     let named = request.as_ref().is_some_and(|request| request.candidate.as_ref() == Some(c.me()));
     if c.cfg.synchronous_mode != SyncMode::Off && c.view.sync.damaged && !named {
@@ -69,6 +64,11 @@ pub(super) fn should_i_lead(c: &mut Cycle<'_>) -> Outcome<bool> {
     // Q10
     if let Some(request) = request {
         return Ok(race_with_request(c, &request)?.unwrap_or(false));
+    }
+    // Q11
+    if !c.obs.watchdog.usable {
+        c.warn("Watchdog device is not usable");
+        return Ok(false);
     }
     // Q12
     if c.cfg.failsafe_mode && failsafe::keeps_out(&c.view, c.me()) {

@@ -10,7 +10,7 @@ use super::cycle::{Cycle, Outcome};
 use super::journal::{Record, Rule};
 use super::memory::RewindState;
 use super::observation::DataDir;
-use super::{replica, rewind};
+use super::{replica, rewind, watchdog};
 use crate::ports::CallbackEvent;
 
 /// Rows P: a line if the cycle ends here.
@@ -18,6 +18,7 @@ pub(super) fn judge_attempt(c: &mut Cycle<'_>) -> Outcome<Option<String>> {
     c.memory.recovering = false;
     let running = c.obs.server.postmaster.is_running();
     if !c.memory.rewind.is_open() && !running {
+        watchdog::let_go(c);
         if c.lock_is_mine() {
             // P1
             if matches!(c.role(), Role::Primary | Role::StandbyLeader) {
@@ -102,6 +103,8 @@ pub(super) fn decide(c: &mut Cycle<'_>) -> Outcome {
         c.note(Record::new(Rule::StartPrimary, line.clone()).fact("control_state", state));
         return Ok(line);
     }
+    // R7
+    watchdog::let_go(c);
     // R8, R9
     if matches!(state, "in production" | "shutting down" | "in crash recovery") {
         if backup_label && c.obs.server.major_version.is_some_and(|version| version >= 150_000) {
@@ -117,7 +120,8 @@ pub(super) fn decide(c: &mut Cycle<'_>) -> Outcome {
     c.reload(Reload::BeforeStarting)?;
     c.memory.recovering = true;
     // R11
-    if c.lock_is_mine() {
+    let standby_cluster = c.cfg.standby_cluster.is_some();
+    if c.lock_is_mine() && !standby_cluster {
         c.memory.rewind = RewindState::Initial;
         c.task = Some(Task::Follow { name: "restarting after failure", plan: replica::plan_nobody() });
         c.note(Record::new(Rule::StartReadOnly, "starting as readonly because i had the session lock").fact("control_state", state));
@@ -137,8 +141,13 @@ pub(super) fn decide(c: &mut Cycle<'_>) -> Outcome {
         c.memory.recovering = false;
         return Ok(line);
     }
-    // R15
+    // R13 to R15
     c.task = Some(Task::Follow { name: "restarting after failure", plan: replica::plan(c) });
-    c.note(Record::new(Rule::StartStandby, "starting as a secondary").fact("control_state", state));
-    Ok("starting as a secondary".to_owned())
+    let line = match standby_cluster {
+        true if c.lock_is_mine() => "starting as a standby leader because i had the session lock",
+        true if c.view.is_unlocked() => "trying to follow a remote member because standby cluster is unhealthy",
+        _ => "starting as a secondary",
+    };
+    c.note(Record::new(Rule::StartStandby, line).fact("control_state", state));
+    Ok(line.to_owned())
 }

@@ -7,7 +7,7 @@ use super::cycle::{Cycle, Outcome};
 use super::journal::{Record, Rule};
 use super::memory::RewindState;
 use super::observation::Upstream;
-use super::{bootstrap, replica};
+use super::{bootstrap, replica, standby};
 use crate::ports::DivergenceFacts;
 
 /// What comparing two histories says.
@@ -70,10 +70,25 @@ fn with_facts(record: Record, facts: &DivergenceFacts) -> Record {
         .fact_if("bytes_not_in_the_leaders_history", thrown_away(facts))
 }
 
-/// The leader to compare with: not me, with an address, and by its own word a primary.
+/// The leader to compare with: not me, with an address, and by its own word a primary. In a standby cluster nobody has a
+/// history of its own, and the remote member's counts.
 fn comparable_leader(c: &Cycle<'_>) -> Option<Upstream> {
+    if let Some(section) = &c.cfg.standby_cluster {
+        return standby::remote_member(section);
+    }
     let leader = c.view.leader_member().filter(|leader| leader.name != *c.me())?;
     (leader.record.role() == Some(Role::Primary)).then(|| replica::upstream(leader))?
+}
+
+/// Whom to rewind from, and whether it is known to have finished its checkpoint. A remote member is asked for that when the
+/// rewind begins.
+fn rewind_source(c: &Cycle<'_>) -> Option<(Upstream, bool)> {
+    if let Some(section) = &c.cfg.standby_cluster {
+        return standby::remote_member(section).map(|remote| (remote, false));
+    }
+    let leader = c.view.leader_member().filter(|leader| leader.name != *c.me())?;
+    let checkpointed = leader.record.role() == Some(Role::Primary) && leader.record.checkpoint_after_promote != Some(false);
+    Some((replica::upstream(leader)?, checkpointed))
 }
 
 /// Finishes an armed check, if it can be finished now.
@@ -118,10 +133,7 @@ pub(super) fn rewind_or_reinitialize(c: &mut Cycle<'_>) -> Outcome<Option<String
     if c.memory.rewind != RewindState::Need {
         return Ok(None);
     }
-    let Some(leader) = c.view.leader_member().filter(|leader| leader.name != *c.me()).cloned() else {
-        return Ok(None);
-    };
-    let Some(source) = replica::upstream(&leader) else {
+    let Some((source, checkpointed)) = rewind_source(c) else {
         return Ok(None);
     };
     if c.obs.rewind_policy.can_rewind {
@@ -133,9 +145,8 @@ pub(super) fn rewind_or_reinitialize(c: &mut Cycle<'_>) -> Outcome<Option<String
             return Ok(Some(single_user_recovery(c)));
         }
         // W2
-        let checkpointed = leader.record.role() == Some(Role::Primary) && leader.record.checkpoint_after_promote != Some(false);
-        if !checkpointed {
-            let line = format!("Waiting for checkpoint on {} before rewind", leader.name);
+        if !checkpointed && !source.remote {
+            let line = format!("Waiting for checkpoint on {} before rewind", source.name);
             c.watch_members = true;
             return Ok(Some(c.noted(Rule::RewindWaits, line)));
         }
@@ -143,7 +154,7 @@ pub(super) fn rewind_or_reinitialize(c: &mut Cycle<'_>) -> Outcome<Option<String
         return Ok(Some(c.noted(Rule::Rewind, line)));
     }
     // W3
-    if c.obs.rewind_policy.rebuild_diverged {
+    if c.obs.rewind_policy.rebuild_diverged && c.cfg.standby_cluster.is_none() {
         let task = Task::Reinitialize {
             name: "reinitializing due to diverged timelines".to_owned(),
             source: bootstrap::clone_source(c),

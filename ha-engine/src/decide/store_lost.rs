@@ -8,7 +8,7 @@ use super::observation::TaskKind;
 
 /// What to do without the store. A primary stops, whether it holds the lock or not: it must be down before the lock can
 /// expire. In failsafe mode it goes on if everybody else agrees. The only question is to those; the line of the cycle otherwise.
-pub(super) fn decide(c: &mut Cycle<'_>) -> Result<String, Ask> {
+pub(super) fn decide(c: &mut Cycle<'_>) -> Result<String, Vec<Ask>> {
     if c.cfg.failsafe_mode {
         // C1
         c.memory.last_wal_lsn = c.obs.server.monitor.lsn().or(c.memory.last_wal_lsn);

@@ -7,7 +7,7 @@ use dcs_core::model::FailoverRequest;
 use super::action::{Ask, Effect, Reload};
 use super::cycle::{Cycle, Outcome};
 use super::journal::{Record, Rule};
-use super::{leader, race, replica};
+use super::{leader, race, replica, standby};
 
 /// How long a node that is not electable waits for somebody else to take the lock.
 const WAIT_FOR_LOCK: Duration = Duration::from_secs(2);
@@ -62,7 +62,7 @@ pub(super) fn decide(c: &mut Cycle<'_>) -> Outcome {
     }
 }
 
-/// U5 and U7: the lock is mine now.
+/// U5 to U7: the lock is mine now.
 fn acquired(c: &mut Cycle<'_>) -> Outcome {
     if let Some(key) = c.view.failover.clone() {
         let request = &key.request;
@@ -78,6 +78,9 @@ fn acquired(c: &mut Cycle<'_>) -> Outcome {
     let what = if c.is_primary() { "this primary took the free leader lock" } else { "this node took the free leader lock to be promoted" };
     c.note(Record::new(Rule::RaceWon, what));
     c.reload(Reload::AfterAcquisition)?;
+    if c.cfg.standby_cluster.is_some() {
+        return standby::begin_to_lead(c);
+    }
     let line = leader::enforce_primary(c, "acquired session lock as a leader", "promoted self to leader by acquiring session lock")?;
     // Everybody should see the new state at once.
     c.push(Effect::TouchMember);

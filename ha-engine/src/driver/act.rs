@@ -9,7 +9,7 @@ use crate::cancel::Cancel;
 use crate::decide::action::{Decision, DemoteKind, Effect, Severity, Task};
 use crate::decide::memory::RewindState;
 use crate::decide::observation::Observation;
-use crate::decide::{plan_in, plan_nobody};
+use crate::decide::{Follower, plan_nobody};
 use crate::ports::{StopHook, StopMode, StopOutcome, StopRequest};
 
 impl Engine {
@@ -103,6 +103,8 @@ impl Engine {
             Effect::MaintainSlots(plan) => {
                 self.postgres.apply_slots(&plan, self.short_write()).await;
             }
+            Effect::TendLogicalSlots(work) => self.slot_work.begin(&self.postgres, work),
+            Effect::EnforceFeedback(on) => self.enforce_feedback(on).await,
             Effect::CheckpointAfterPromotion => self.checkpoint_after_promotion(),
             Effect::WriteWalRecord => self.write_wal_record(),
             Effect::UseConfiguredNames => {
@@ -117,6 +119,7 @@ impl Engine {
             Effect::RemoveDataDirectory => {
                 report("remove the data directory", self.postgres.remove_data_directory().await);
             }
+            Effect::DisableWatchdog => self.watchdog.disable().await,
             Effect::Exit(reason) => self.exit = Some(reason),
         }
     }
@@ -135,7 +138,7 @@ impl Engine {
             timeout: Some(self.settings.global.retry_timeout),
             part_of_restart: false,
         };
-        self.postgres.stop(request, None).await
+        self.stop_and_disarm(request).await
     }
 
     /// Releases the lock, unless PostgreSQL might still acknowledge something.
@@ -184,7 +187,7 @@ impl Engine {
                 part_of_restart: false,
             },
         };
-        let outcome = self.postgres.stop(request, None).await;
+        let outcome = self.stop_and_disarm(request).await;
         if outcome == StopOutcome::Failed {
             // Hardening rule X19: a server that is still there keeps its lock and its fence.
             tracing::error!("PostgreSQL could not be stopped; keeping the leader key until it is");
@@ -206,7 +209,7 @@ impl Engine {
         }
         let plan = match (&kind, &obs.view) {
             (DemoteKind::Offline, _) | (_, Err(_)) => plan_nobody(),
-            (_, Ok(view)) => plan_in(view, obs),
+            (_, Ok(view)) => Follower::of(&self.settings).plan(view),
         };
         // If a cancelled task still lingers, the rows for a stopped server start it later.
         if self.start_task(Task::Follow { name: "starting after demotion", plan }, None) {

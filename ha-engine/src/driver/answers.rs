@@ -32,13 +32,21 @@ impl Engine {
         answers
     }
 
+    /// A standby leader compares with another cluster, which may be far away; its lock must not be lost over that.
+    fn for_a_look_elsewhere(&self, deadline: Deadline) -> Deadline {
+        match self.stop_at() {
+            Some(_) => deadline.at_most(self.deadline_before_renewal(self.clock.now()).remaining()),
+            None => deadline,
+        }
+    }
+
     async fn look(&self, ask: &Ask) -> Option<Answer> {
         let deadline = Deadline::after(LOOK);
         Some(match ask {
             Ask::Poll(targets) => Answer::Peers(self.peers.poll(targets, Deadline::after(PEER)).await),
             Ask::Word(appeal) => self.ask_for_word(appeal).await,
             Ask::ControlData => Answer::ControlData(self.postgres.control_data(deadline).await.ok()),
-            Ask::Divergence(leader) => match self.postgres.observe_divergence(leader, deadline).await {
+            Ask::Divergence(leader) => match self.postgres.observe_divergence(leader, self.for_a_look_elsewhere(deadline)).await {
                 Ok(facts) => Answer::Divergence(Some(facts)),
                 Err(reason) => {
                     tracing::info!("{reason}");
@@ -126,6 +134,7 @@ impl Engine {
                     }
                 }
             }
+            Ask::ActivateWatchdog => Answer::WatchdogActivated(self.watchdog.activate(self.store_deadline()).await),
             // The others only look.
             _ => Answer::Waited,
         }

@@ -11,7 +11,7 @@ use crate::decide::action::Task;
 use crate::decide::journal::{Record, Rule};
 use crate::decide::observation::Postmaster;
 use crate::decide::restart::{ScheduledRestart, refusal};
-use crate::decide::{self, plan_for, reinitialize_source};
+use crate::decide::{Follower, reinitialize_source};
 use crate::handle::{Command, RestartAnswer};
 use crate::settings::{EffectiveSettings, SettingsError};
 
@@ -138,7 +138,7 @@ impl Engine {
         }
         let methods = &self.settings.postgresql.create_replica_methods;
         let source = reinitialize_source(&view, &self.me, from_leader, methods, fastrand::usize(..));
-        let follow = plan_for(&view, &self.me, &self.settings.tags, self.settings.postgresql.use_slots);
+        let follow = Follower::of(&self.settings).plan(&view);
         self.start_task(Task::Reinitialize { name: "reinitialize".to_owned(), source, follow }, None);
         None
     }
@@ -172,10 +172,6 @@ impl Engine {
     }
 
     fn take_settings(&mut self, settings: Arc<EffectiveSettings>) {
-        let before = decide::unsupported(&self.settings.global);
-        if let Some(reason) = decide::unsupported(&settings.global).filter(|reason| before != Some(*reason)) {
-            tracing::error!("{reason}: this node will not become the leader as long as that is so");
-        }
         // The next renewal may bind the lock to a handle that lives shorter, without its answer arriving.
         if let Some(lease) = self.memory.lease {
             let mut memory = self.memory.clone();
@@ -184,6 +180,7 @@ impl Engine {
             self.guard_lease();
         }
         self.dcs.set_timing(settings.global.timing());
+        self.watchdog.configure(&settings);
         self.settings = settings;
         self.unapplied_settings = true;
     }

@@ -42,7 +42,7 @@ impl Tools {
     /// Before a task takes a standby down: tells the leader, and waits until it has heard.
     pub(super) async fn leave_sync_duty(&self) {
         let global = &self.settings.global;
-        let should_announce = |view| duty::should_announce(global, &self.observation.tags, view, &self.me);
+        let should_announce = |view| duty::should_announce(global, &self.settings.tags, view, &self.me);
         if !should_announce(None) {
             return;
         }

@@ -12,10 +12,12 @@ use dcs_core::model::Role;
 use dcs_core::{Clock, LeaderLease, Moment};
 use tokio::sync::watch;
 
-use crate::ports::{Postgres, StopHook, StopMode, StopOutcome, StopRequest};
+use crate::ports::{Hold, LeaseGuard, Postgres, StopHook, StopMode, StopOutcome, StopRequest};
 
 /// Time reserved to cut clients off.
 pub(super) const GUARD: Duration = Duration::from_secs(1);
+/// The lease guard is the second to act: this long before the end of the lease. It needs about half of it.
+const LAST_MOMENT: Duration = Duration::from_millis(700);
 /// How often the fence looks whether there is a primary, once its deadline has passed.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// The longest the fence sleeps without looking at the clock that counts suspend.
@@ -25,18 +27,20 @@ const LOOK: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct Fence {
     deadline: watch::Sender<Option<Moment>>,
+    /// Holds the same, should this process be unable to do anything.
+    guard: Arc<dyn LeaseGuard>,
     fired: Arc<AtomicBool>,
 }
 
 impl Fence {
     /// Starts the task, not armed.
-    pub(super) fn start(clock: Arc<dyn Clock>, postgres: Arc<dyn Postgres>) -> Self {
+    pub(super) fn start(clock: Arc<dyn Clock>, postgres: Arc<dyn Postgres>, lease_guard: Arc<dyn LeaseGuard>) -> Self {
         let deadline = watch::Sender::new(None);
         let watched = deadline.subscribe();
         // Detached on purpose: it must outlive whatever the loop is doing, and ends with the sender.
         let fired = Arc::new(AtomicBool::new(false));
         drop(tokio::spawn(guard(clock, postgres, watched, Arc::clone(&fired))));
-        Self { deadline, fired }
+        Self { deadline, guard: lease_guard, fired }
     }
 
     /// The moment by which a primary with this lease must be stopped.
@@ -44,9 +48,11 @@ impl Fence {
         lease.valid_until().saturating_sub(GUARD)
     }
 
-    /// Arms the fence for a primary that holds `lease`.
-    pub(super) fn arm(&self, lease: LeaderLease) {
+    /// Arms the fence for a primary that holds `lease`, and the lease guard if it is wanted.
+    pub(super) fn arm(&self, lease: LeaderLease, guard: bool, postmaster: Option<(i32, i64)>) {
         self.deadline.send_replace(Some(Self::stop_at(lease)));
+        let until = lease.valid_until().saturating_sub(LAST_MOMENT);
+        self.guard.hold(guard.then_some(Hold { until, postmaster }));
     }
 
     /// Whether it has stopped PostgreSQL since this was last asked.
@@ -57,6 +63,7 @@ impl Fence {
     /// Nothing needs guarding.
     pub(super) fn disarm(&self) {
         self.deadline.send_replace(None);
+        self.guard.hold(None);
     }
 }
 

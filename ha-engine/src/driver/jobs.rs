@@ -5,6 +5,7 @@
 
 mod demote;
 mod give_up;
+mod slots;
 
 pub(super) use self::demote::ask_whether_somebody_has_everything;
 
@@ -16,6 +17,7 @@ use dcs_core::{Clock, Dcs, Deadline, LeaderLease, Moment};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::fence::Fence;
+use super::watchdog::Keeper;
 use super::{Engine, Next};
 use crate::cancel::{Cancel, CancelSource};
 use crate::decide::action::Task;
@@ -78,6 +80,8 @@ pub(super) enum TaskResult {
     Bootstrap(bool),
     /// What follows a bootstrap.
     PostBootstrap(bool),
+    /// The first node of a standby cluster: whether it was copied and started.
+    StandbyBootstrap(bool),
     /// A copy.
     Clone(bool),
     /// A start, a restart or a follow.
@@ -90,6 +94,8 @@ pub(super) enum TaskResult {
     Promote(PromoteOutcome),
     /// A graceful demotion: whether PostgreSQL stopped.
     Demote(bool),
+    /// Logical slots were copied, and the server was restarted for it; the names, none if nothing was done.
+    CopySlots(Vec<String>),
 }
 
 impl TaskResult {
@@ -97,9 +103,14 @@ impl TaskResult {
     fn in_words(&self) -> String {
         let done = |done: &bool| if *done { "done" } else { "failed" };
         match self {
-            Self::Bootstrap(ok) | Self::PostBootstrap(ok) | Self::Clone(ok) | Self::CrashRecovery(ok) | Self::Demote(ok) => {
-                done(ok).to_owned()
-            }
+            Self::Bootstrap(ok)
+            | Self::PostBootstrap(ok)
+            | Self::StandbyBootstrap(ok)
+            | Self::Clone(ok)
+            | Self::CrashRecovery(ok)
+            | Self::Demote(ok) => done(ok).to_owned(),
+            Self::CopySlots(slots) if slots.is_empty() => "nothing was copied".to_owned(),
+            Self::CopySlots(slots) => format!("copied {}", slots.join(", ")),
             Self::Start(StartOutcome::Running) => "PostgreSQL runs".to_owned(),
             Self::Start(StartOutcome::StillStarting) => "PostgreSQL is still starting".to_owned(),
             Self::Start(StartOutcome::Failed) => "PostgreSQL could not be started".to_owned(),
@@ -119,21 +130,13 @@ pub(super) struct Tools {
     pub(super) dcs: Arc<dyn Dcs>,
     pub(super) postgres: Arc<dyn Postgres>,
     pub(super) peers: Arc<dyn Peers>,
+    pub(super) watchdog: Keeper,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) settings: Arc<EffectiveSettings>,
     pub(super) lease: watch::Receiver<Option<LeaderLease>>,
     events: mpsc::Sender<(u64, TaskEvent)>,
     number: u64,
     pub(super) cancel: Cancel,
-    /// What this node follows as a standby, by the view that the task was started with.
-    pub(super) observation: TaskView,
-}
-
-/// What a task needs to judge whom to follow: the node's tags and whether it uses slots.
-#[derive(Clone, Debug)]
-pub(super) struct TaskView {
-    pub(super) tags: dcs_core::model::Tags,
-    pub(super) use_slots: bool,
 }
 
 impl Engine {
@@ -150,6 +153,9 @@ impl Engine {
             memory.critical = Critical::Pending;
             self.remember(memory);
         }
+        if matches!(task, Task::Promote | Task::CopyLogicalSlots { .. }) {
+            self.slot_work.stop();
+        }
         let cancel = CancelSource::new();
         let (done, ended) = watch::channel(false);
         let tools = Tools {
@@ -157,13 +163,13 @@ impl Engine {
             dcs: Arc::clone(&self.dcs),
             postgres: Arc::clone(&self.postgres),
             peers: Arc::clone(&self.peers),
+            watchdog: self.watchdog.clone(),
             clock: Arc::clone(&self.clock),
             settings: Arc::clone(&self.settings),
             lease: self.lease.subscribe(),
             events: self.job_sender.clone(),
             number,
             cancel: cancel.token(),
-            observation: TaskView { tags: self.settings.tags.clone(), use_slots: self.settings.postgresql.use_slots },
         };
         self.job = Some(RunningJob { number, name: task.name(), kind: kind_of(&task), since: self.clock.now(), cancel, ended, reply });
         // The handle is not kept: the task tells its end through `done` and an event, also when it panics (by the sender
@@ -289,7 +295,8 @@ impl Engine {
         );
         // Trying these again at once would only fail again, lock or not.
         let hopeless = matches!(result, TaskResult::Promote(PromoteOutcome::Failed) | TaskResult::Demote(false));
-        !hopeless && (!failed || self.lock_is_mine())
+        let nothing_done = matches!(result, TaskResult::CopySlots(names) if names.is_empty());
+        !nothing_done && !hopeless && (!failed || self.lock_is_mine())
     }
 
     /// What the end of a task means for the next decisions.
@@ -299,6 +306,11 @@ impl Engine {
             TaskResult::Bootstrap(true) | TaskResult::CrashRecovery(_) => {}
             TaskResult::Bootstrap(false) => memory.critical = Critical::Done(false),
             TaskResult::PostBootstrap(ok) => memory.critical = Critical::Done(*ok),
+            // There is nothing left to be done in a copy.
+            TaskResult::StandbyBootstrap(ok) => {
+                memory.critical = Critical::Done(*ok);
+                memory.rewind = RewindState::Initial;
+            }
             TaskResult::Clone(_) => memory.rewind = RewindState::Initial,
             TaskResult::Start(_) => {}
             TaskResult::Rewind(RewindOutcome::Done) => {
@@ -308,6 +320,7 @@ impl Engine {
             TaskResult::Rewind(RewindOutcome::NotYet(_)) => {}
             TaskResult::Promote(_) => memory.rewind = RewindState::Initial,
             TaskResult::Demote(_) => memory.critical = Critical::Idle,
+            TaskResult::CopySlots(names) => memory.slots.copied(names, self.clock.now()),
         }
         memory.managed = true;
         memory
@@ -345,7 +358,7 @@ const fn kind_of(task: &Task) -> TaskKind {
         Task::CrashRecovery => TaskKind::CrashRecovery,
         Task::Restart { .. } => TaskKind::Restart,
         Task::StartPrimaryAfterFailure { .. } => TaskKind::StartAfterFailure,
-        Task::Demote { .. } => TaskKind::Demote,
+        Task::Demote { .. } | Task::DemoteCluster { .. } => TaskKind::Demote,
         _ => TaskKind::Other,
     }
 }
@@ -354,6 +367,13 @@ impl Tools {
     async fn run(&self, task: Task) -> TaskResult {
         match task {
             Task::Bootstrap => TaskResult::Bootstrap(self.bootstrap().await),
+            Task::BootstrapStandbyLeader { source, follow } => {
+                let name = match &source.node {
+                    Some(remote) => format!("bootstrap clone from remote member {}", remote.name),
+                    None => "bootstrap clone from the archive".to_owned(),
+                };
+                TaskResult::StandbyBootstrap(self.clone_node(&name, source, &follow).await)
+            }
             Task::PostBootstrap => TaskResult::PostBootstrap(self.post_bootstrap().await),
             Task::Clone { name, source, follow } => TaskResult::Clone(self.clone_node(&name, source, &follow).await),
             Task::Reinitialize { source, follow, .. } => {
@@ -407,7 +427,9 @@ impl Tools {
                 self.leave_sync_duty().await;
                 TaskResult::Start(self.postgres.restart(timeout, &self.cancel).await)
             }
+            Task::DemoteCluster { remote, leads } => TaskResult::Demote(self.demote_cluster(&remote, leads).await),
             Task::Demote { request, .. } => TaskResult::Demote(self.demote_gracefully(&request).await),
+            Task::CopyLogicalSlots { leader, slots } => TaskResult::CopySlots(self.copy_logical_slots(&leader, &slots).await),
         }
     }
 

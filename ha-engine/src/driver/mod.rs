@@ -24,9 +24,11 @@ mod observe;
 mod publish;
 mod reloads;
 mod shutdown;
+mod slot_work;
 mod startup;
 #[cfg(test)]
 mod tests;
+mod watchdog;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,6 +42,8 @@ pub(crate) use self::failsafe::SharedExclusion;
 use self::fence::Fence;
 use self::jobs::{RunningJob, TaskEvent};
 use self::lookout::Lookout;
+use self::slot_work::SlotWork;
+use self::watchdog::Keeper;
 use crate::decide::action::ExitReason;
 use crate::decide::failsafe::FailsafeMemory;
 use crate::decide::journal::{Record, Rule};
@@ -47,7 +51,7 @@ use crate::decide::memory::Memory;
 use crate::decide::observation::ServerObservation;
 use crate::handle::{Command, EngineHandle, Snapshot};
 use crate::journal::Journal;
-use crate::ports::{LocalState, Peers, Postgres};
+use crate::ports::{LeaseGuard, LocalState, Peers, Postgres, Watchdog};
 use crate::settings::{EffectiveSettings, SettingsSource};
 
 /// Commands that may wait for the engine. More than a human and a few tools ever send at once.
@@ -66,6 +70,10 @@ pub struct Parts {
     pub postgres: Arc<dyn Postgres>,
     /// The other agents.
     pub peers: Arc<dyn Peers>,
+    /// The watchdog device.
+    pub watchdog: Arc<dyn Watchdog>,
+    /// What stops the server when this program cannot.
+    pub lease_guard: Arc<dyn LeaseGuard>,
     /// The clocks.
     pub clock: Arc<dyn Clock>,
     /// Where settings come from.
@@ -120,11 +128,14 @@ pub struct Engine {
     checkpoint: Option<tokio::task::JoinHandle<bool>>,
     /// Settings that take longer to be taken into use than the loop can wait.
     applying: Option<tokio::task::JoinHandle<()>>,
+    /// Work on logical slots, beside the loop.
+    slot_work: SlotWork,
     /// The WAL record for waiting members, beside the loop.
     wal_record: Option<tokio::task::JoinHandle<()>>,
     fence: Fence,
     exclusion: SharedExclusion,
     started_at: Moment,
+    watchdog: Keeper,
     lookout: Lookout,
     lease: watch::Sender<Option<LeaderLease>>,
     mailbox: mpsc::Receiver<Command>,
@@ -138,6 +149,8 @@ pub struct Engine {
     journal: Journal,
     exit: Option<ExitReason>,
     shutting_down: bool,
+    /// A watchdog is required and cannot be used.
+    watchdog_failed: bool,
     /// This node is about to go away and must not be a synchronous standby meanwhile.
     off_duty: bool,
 }
@@ -145,7 +158,7 @@ pub struct Engine {
 impl Engine {
     /// An engine, and the handle to talk to it. Nothing happens before [`Engine::run`].
     pub fn new(parts: Parts) -> (Self, EngineHandle) {
-        let Parts { dcs, postgres, peers, clock, source, settings } = parts;
+        let Parts { dcs, postgres, peers, watchdog, lease_guard, clock, source, settings } = parts;
         let (commands, mailbox) = mpsc::channel(MAILBOX);
         let (job_sender, job_events) = mpsc::channel(TASK_EVENTS);
         let now = clock.now();
@@ -164,6 +177,7 @@ impl Engine {
             next_run: now,
             message: String::new(),
             timeline: None,
+            watchdog_failed: false,
             journal: Journal::default(),
         };
         let snapshot = watch::Sender::new(Arc::new(initial));
@@ -179,10 +193,12 @@ impl Engine {
         };
         let engine = Self {
             me: settings.name.clone(),
-            fence: Fence::start(Arc::clone(&clock), Arc::clone(&postgres)),
+            fence: Fence::start(Arc::clone(&clock), Arc::clone(&postgres), lease_guard),
             exclusion,
             started_at: now,
             lookout: Lookout::start(Arc::clone(&clock), Arc::clone(&postgres)),
+            watchdog: Keeper::start(Arc::clone(&clock), watchdog, &settings),
+            watchdog_failed: false,
             dcs,
             peers,
             clock,
@@ -207,6 +223,7 @@ impl Engine {
             job_sender,
             checkpoint: None,
             applying: None,
+            slot_work: SlotWork::default(),
             wal_record: None,
             lease: watch::Sender::new(None),
             mailbox,
@@ -365,6 +382,7 @@ impl Engine {
                 // Newer ones may have been waiting.
                 Next::Run
             }
+            report = self.slot_work.ended() => if self.slot_work.keep(report) { Next::Run } else { Next::SleepOn },
             () = postgres.postmaster_ended(), if watch_postmaster => Next::Run,
             () = self.lookout.has_seen_something() => Next::Run,
             Ok(()) = changes.changed() => {

@@ -11,7 +11,7 @@ use super::fence::Fence;
 use crate::decide::action::{Answer, Answers, Ask, Step};
 use crate::decide::failsafe::exclusion::{Settled, Wanted};
 use crate::decide::journal::{Record, Rule};
-use crate::decide::observation::{Monitor, Observation, RewindPolicy, StoreFailed};
+use crate::decide::observation::{Monitor, Observation, Postmaster, RewindPolicy, StoreFailed};
 use crate::decide::{self, Now};
 use crate::settings::{EffectiveSettings, ReplicaMethod, SyncMode};
 
@@ -188,14 +188,23 @@ impl Engine {
         }
     }
 
-    /// Arms or disarms the fence, as role and lease say.
-    pub(super) fn guard_lease(&self) {
+    /// Arms or disarms the fence, as role and lease say, and feeds the watchdog for a new lease.
+    pub(super) fn guard_lease(&mut self) {
         use dcs_core::model::Role;
 
         let primary = matches!(self.postgres.local().role, Role::Primary | Role::Promoted);
         match self.memory.lease {
             // Whatever the role is now: a promotion or a start may make it a primary while the loop is busy.
-            Some(lease) if !self.is_paused() => self.fence.arm(lease),
+            Some(lease) if !self.is_paused() => {
+                let view = self.view.as_deref().or(self.memory.last_locked_view.as_deref());
+                let guard = decide::lease_guard::is_wanted(&self.settings.global, view, &self.me);
+                let postmaster = match self.server.as_ref().map(|server| server.postmaster) {
+                    Some(Postmaster::Running { pid, started_at }) => Some((pid, started_at)),
+                    _ => None,
+                };
+                self.fence.arm(lease, guard, postmaster);
+                self.watchdog.feed(lease);
+            }
             _ if self.is_paused() || !primary => self.fence.disarm(),
             // A primary whose belief was given up keeps the deadline it had.
             _ => {}
@@ -203,7 +212,8 @@ impl Engine {
     }
 
     async fn observe(&mut self, view: Result<Arc<ClusterView>, StoreFailed>) -> Observation {
-        let with_slots = self.settings.postgresql.use_slots;
+        // Nothing is done about slots while the store is lost, unless the primary may go on.
+        let with_slots = view.is_ok() || self.settings.global.failsafe_mode;
         let mut deadline = self.within_lease(Deadline::after(OBSERVE_SERVER));
         if let Some(limit) = self.store_must_answer_by() {
             // A server that is sick must not take the time in which the others can be asked.
@@ -216,6 +226,8 @@ impl Engine {
             (_, Monitor::Primary(_)) if self.lock_is_mine() => self.postgres.synchronous_replication(deadline).await,
             _ => None,
         };
+        let watchdog = self.watchdog.observe().await;
+        self.watchdog_failed = !watchdog.usable;
         let settings = Arc::clone(&self.settings);
         Observation {
             me: self.me.clone(),
@@ -227,7 +239,9 @@ impl Engine {
             rewind_policy: self.rewind_policy(&settings).await,
             server,
             task: self.job.as_ref().map(|job| job.describe()),
+            watchdog,
             synchronous,
+            slot_report: self.slot_work.take_report(),
             server_version: match self.memory.scheduled_restart {
                 Some(_) => self.server_version().await,
                 None => None,

@@ -69,7 +69,9 @@ impl Engine {
         let server = self.current_server().map(Arc::new);
         let timeline = server.as_ref().and_then(|server| match &server.monitor {
             Monitor::Primary(primary) => Some(primary.timeline),
-            Monitor::Standby(standby) => standby.received_timeline.or(self.memory.cached_own_timeline.map(|(_, own)| own)),
+            Monitor::Standby(standby) => {
+                standby.received_timeline.or(standby.control_timeline).or(self.memory.cached_own_timeline.map(|(_, own)| own))
+            }
             Monitor::NotAsked | Monitor::Failed => None,
         });
         self.snapshot.send_replace(Arc::new(Snapshot {
@@ -87,6 +89,7 @@ impl Engine {
             next_run: self.next_run,
             message: self.last_message.clone(),
             timeline,
+            watchdog_failed: self.watchdog_failed,
             journal: self.journal.clone(),
         }));
     }

@@ -31,6 +31,7 @@ impl Engine {
         self.cancel_task().await;
         if self.is_paused() {
             tracing::info!("Leader key is not deleted and Postgresql is not stopped due paused state");
+            self.watchdog.disable().await;
             self.fence.disarm();
             return;
         }
@@ -65,7 +66,7 @@ impl Engine {
                 outcome = &mut stop => break outcome.unwrap_or(StopOutcome::Failed),
                 event = heard.recv(), if listening => match event {
                     Some(StopEvent::ShutDown(position)) => shut_down_at = Some(position),
-                    Some(StopEvent::BackendsGone) => {}
+                    Some(StopEvent::BackendsGone) => self.watchdog.disable().await,
                     None => listening = false,
                 },
                 _ = asks.tick(), if leads && !released && shut_down_at.is_some() => {
@@ -101,6 +102,7 @@ impl Engine {
         };
         match outcome {
             StopOutcome::Stopped(position) => {
+                self.watchdog.disable().await;
                 self.fence.disarm();
                 if leads && !released {
                     self.release_lock(position.map(|position| position.final_lsn)).await;
@@ -108,7 +110,8 @@ impl Engine {
                 self.touch_stopped_member().await;
             }
             StopOutcome::Failed => {
-                tracing::error!("PostgreSQL shutdown failed, leader key not removed.")
+                let watchdog = if self.watchdog.is_running() { " Leaving watchdog running." } else { "" };
+                tracing::error!("PostgreSQL shutdown failed, leader key not removed.{watchdog}")
             }
         }
     }

@@ -42,6 +42,7 @@ impl Engine {
                 Ok(settings) => {
                     self.dynamic = document;
                     self.dcs.set_timing(settings.global.timing());
+                    self.watchdog.configure(&settings);
                     self.settings = settings;
                 }
                 Err(error) => return Some(error.message),

@@ -93,6 +93,8 @@ pub(super) struct Book {
     pub(super) parameters: Parameters,
     /// `synchronous_standby_names` as last decided; nothing: the agent has not decided.
     pub(super) synchronous_names: Option<String>,
+    /// Whether `hot_standby_feedback` is on whatever is configured.
+    pub(super) feedback_enforced: bool,
     /// Extra recovery settings of replicas.
     pub(super) recovery_conf: BTreeMap<String, String>,
     /// Recovery settings as last decided; stay after a promotion, where PostgreSQL ignores them.

@@ -113,7 +113,11 @@ impl LocalPostgres {
         let _writing = self.writing.lock().await;
         let (parameters, recovery, stage) = {
             let book = self.book();
-            (parameters.unwrap_or(&book.parameters).clone(), book.recovery.clone(), book.stage)
+            let mut parameters = parameters.unwrap_or(&book.parameters).clone();
+            if book.feedback_enforced {
+                parameters.insert("hot_standby_feedback", "on");
+            }
+            (parameters, book.recovery.clone(), book.stage)
         };
         let validated = parameters::validate(version, &parameters, described);
         validated.lines.iter().for_each(Line::emit);

@@ -132,7 +132,7 @@ impl LocalPostgres {
         deadline: Deadline,
     ) -> Result<(Timeline, Option<Vec<HistoryLine>>), Inconclusive> {
         let settings = self.settings();
-        let target = self.upstream_target(leader, &settings.postgresql.authentication.replication);
+        let target = self.upstream_target(leader, &settings.postgresql.authentication.replication).writable();
         let ask = async {
             let mut walsender = Walsender::open(&target, deadline).await?;
             let timeline = walsender.identify(deadline).await?.timeline;

@@ -7,6 +7,7 @@ use dcs_core::Deadline;
 use super::runner::Program;
 use super::{LocalPostgres, PROGRAM, blocking, words};
 use crate::cancel::Cancel;
+use crate::ports::OperationFailed;
 
 /// What `%r` stands for, the oldest file that a recovery still needs: the first there can be.
 const OLDEST: &str = "000000010000000000000001";
@@ -75,6 +76,22 @@ impl LocalPostgres {
             if let Err(error) = blocking(move || std::fs::rename(from, to)).await {
                 tracing::error!("Unable to mark {segment} as archived: {error}");
             }
+        }
+    }
+
+    /// Archives the WAL file in which the latest checkpoint begins.
+    pub(super) async fn archive_checkpoint(&self, cancel: &Cancel) -> Result<(), OperationFailed> {
+        let failed = |reason: &str| OperationFailed(reason.to_owned());
+        let command = self.archive_command().await.ok_or_else(|| failed("there is no archive_command"))?;
+        let data = self.read_control_data(Deadline::after(PROGRAM)).await?;
+        let file = data.lines.iter().find(|(label, _)| label == "Latest checkpoint's REDO WAL file").map(|(_, value)| value.as_str());
+        let segment = file.filter(|name| is_segment(name)).ok_or_else(|| failed("the control file does not name it"))?;
+        let text = substitute(&command, &self.data_dir().join("pg_wal"), segment);
+        tracing::info!("Trying to archive {segment}: {text}");
+        match Program::new("/bin/sh").arg("-c").arg(&text).run(cancel, None).await {
+            Ok(done) if done.success() => Ok(()),
+            Ok(done) => Err(OperationFailed(format!("`{text}` exited with code={}", done.code()))),
+            Err(error) => Err(OperationFailed(dcs_core::chain(&error))),
         }
     }
 

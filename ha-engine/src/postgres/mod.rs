@@ -21,6 +21,7 @@ mod control;
 mod divergence;
 mod external;
 mod follow;
+pub mod lease_guard;
 mod observe;
 mod postmaster;
 mod processes;
@@ -51,6 +52,7 @@ mod hba;
 mod history;
 mod keep_wal;
 mod local_address;
+mod logical_slots;
 mod options;
 mod parameters;
 mod recovery;
@@ -79,11 +81,11 @@ use self::connection::{Session, Target};
 use self::postmaster::Process;
 use crate::cancel::Cancel;
 use crate::decide::observation::{ServerObservation, SlotObservation, Upstream};
-use crate::decide::slots::SlotPlan;
+use crate::decide::slots::{LogicalReport, LogicalSlot, LogicalWork, SlotPlan};
 use crate::decide::sync::sample::SyncSample;
 use crate::ports::{
     CallbackEvent, CloneSource, ControlData, DivergenceFacts, FollowPlan, Inconclusive, KeptWal, LocalState, OperationFailed, Postgres,
-    PromoteOutcome, RecoveryDiff, RewindOutcome, StartOutcome, StatusReport, StopEvent, StopOutcome, StopRequest, WalToKeep,
+    PromoteOutcome, RecoveryDiff, RewindOutcome, SlotState, StartOutcome, StatusReport, StopEvent, StopOutcome, StopRequest, WalToKeep,
 };
 use crate::settings::{BootstrapSettings, EffectiveSettings};
 
@@ -459,6 +461,14 @@ impl Postgres for LocalPostgres {
         self.recover_in_single_user_mode(cancel).await
     }
 
+    async fn archives_wal(&self) -> bool {
+        self.archive_command().await.is_some()
+    }
+
+    async fn archive_shutdown_checkpoint(&self, cancel: &Cancel) -> Result<(), OperationFailed> {
+        self.archive_checkpoint(cancel).await
+    }
+
     async fn remove_data_directory(&self) -> Result<(), OperationFailed> {
         self.discard_data_directory().await
     }
@@ -469,5 +479,26 @@ impl Postgres for LocalPostgres {
 
     async fn apply_slots(&self, plan: &SlotPlan, deadline: Deadline) -> Vec<SlotObservation> {
         self.maintain_slots(plan, deadline).await
+    }
+
+    async fn tend_logical_slots(&self, work: &LogicalWork, cancel: &Cancel) -> LogicalReport {
+        self.work_on_logical_slots(work, cancel).await
+    }
+
+    async fn read_logical_slots(
+        &self,
+        leader: &Upstream,
+        slots: &[LogicalSlot],
+        deadline: Deadline,
+    ) -> Result<Vec<SlotState>, OperationFailed> {
+        self.read_slots_of(leader, slots, deadline).await
+    }
+
+    async fn write_logical_slots(&self, slots: Vec<SlotState>) -> Result<(), OperationFailed> {
+        self.write_slot_states(slots).await
+    }
+
+    async fn enforce_feedback(&self, on: bool) -> Result<(), OperationFailed> {
+        self.force_feedback(on).await
     }
 }

@@ -16,6 +16,7 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
+use dcs_core::Moment;
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -139,6 +140,21 @@ impl Process {
     /// The pid.
     pub(super) fn pid(&self) -> i32 {
         self.stat.pid
+    }
+
+    /// When it was started, in clock ticks since boot: with the pid it names one process for ever.
+    pub(super) fn start_ticks(&self) -> u64 {
+        self.stat.start_ticks
+    }
+
+    /// When it was started, on the clock that counts suspend.
+    pub(super) fn started(&self) -> Moment {
+        self.stat.started()
+    }
+
+    /// Whether it serves clients: not a single-user server.
+    pub(super) fn is_postmaster(&self) -> bool {
+        !self.single_user
     }
 
     /// Whether it is alive. A zombie is not.

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::time::Duration;
 
+use dcs_core::Moment;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -39,6 +41,11 @@ impl Stat {
             parent: fields.get(1)?.parse().ok()?,
             start_ticks: fields.get(19)?.parse().ok()?,
         })
+    }
+
+    /// Start time on the clock that counts suspend.
+    pub(super) fn started(&self) -> Moment {
+        Moment::from_origin(Duration::from_millis(self.start_ticks.saturating_mul(1000 / TICKS_PER_SECOND)))
     }
 
     /// Start time in seconds since the epoch.

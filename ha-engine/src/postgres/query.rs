@@ -41,7 +41,7 @@ pub(super) fn slots_sql(major: u32) -> String {
     let wal_status = if major >= 130_000 { "wal_status" } else { "NULL AS wal_status" };
     let failover = if major >= 170_000 { " AND NOT failover" } else { "" };
     format!(
-        "SELECT slot_name, slot_type, database, plugin, active, xmin IS NOT NULL AS has_xmin, restart_lsn, \
+        "SELECT slot_name, slot_type, database, plugin, active, xmin, catalog_xmin, restart_lsn, \
          confirmed_flush_lsn, {wal_status} FROM pg_catalog.pg_replication_slots WHERE NOT temporary{failover}"
     )
 }
@@ -59,7 +59,7 @@ pub(super) fn read_monitor(row: &Row, with_slots: bool) -> (Monitor, Option<Vec<
     if let Monitor::Standby(standby) = &mut monitor {
         standby.control_timeline = row.value(column::NEXT).and_then(Timeline::known);
     }
-    let slots = with_slots.then(|| row.text(column::NEXT + 1).map(read_slots).unwrap_or_default());
+    let slots = with_slots.then(|| row.text(column::NEXT + 1).map_or_else(|| Some(Vec::new()), read_slots)).flatten();
     (monitor, slots)
 }
 
@@ -84,28 +84,31 @@ fn read_positions(row: &Row) -> Monitor {
     })
 }
 
-/// Slots in the JSON form of [`slots_sql`]. What cannot be read is left out: it will not be managed.
-pub(super) fn read_slots(json: &str) -> Vec<SlotObservation> {
-    let Ok(Value::Array(slots)) = serde_json::from_str(json) else { return Vec::new() };
-    slots
+/// Slots in the JSON form of [`slots_sql`]; nothing if it is none. A single one that cannot be read is left out.
+pub(super) fn read_slots(json: &str) -> Option<Vec<SlotObservation>> {
+    let Ok(Value::Array(slots)) = serde_json::from_str(json) else { return None };
+    let slots = slots
         .iter()
         .filter_map(|slot| {
             let text = |key: &str| slot.get(key).and_then(Value::as_str).map(str::to_owned);
             let flag = |key: &str| slot.get(key).and_then(Value::as_bool).unwrap_or(false);
-            let lsn = |key: &str| slot.get(key).and_then(Value::as_str).and_then(|lsn| lsn.parse().ok());
+            let lsn = |key: &str| text(key).and_then(|lsn| lsn.parse().ok());
+            let transaction = |key: &str| text(key).and_then(|number| number.parse().ok());
             Some(SlotObservation {
                 name: text("slot_name")?,
                 logical: text("slot_type")? == "logical",
                 database: text("database"),
                 plugin: text("plugin"),
                 active: flag("active"),
-                has_xmin: flag("has_xmin"),
+                xmin: transaction("xmin"),
+                catalog_xmin: transaction("catalog_xmin"),
                 restart_lsn: lsn("restart_lsn"),
                 confirmed_flush_lsn: lsn("confirmed_flush_lsn"),
                 lost: text("wal_status").is_some_and(|status| status == "lost"),
             })
         })
-        .collect()
+        .collect();
+    Some(slots)
 }
 
 /// The statement behind REST answers: positions, times, and who streams from here.
@@ -159,14 +162,16 @@ pub(super) fn read_status(row: &Row) -> Option<Status> {
 #[cfg(test)]
 mod tests {
     use super::{monitor_sql, read_slots};
+    use crate::decide::observation::TransactionId;
 
     #[test]
     fn slots_are_read_and_damaged_ones_left_out() {
         let json = r#"[{"slot_name":"a","slot_type":"physical","database":null,"plugin":null,"active":true,
-            "has_xmin":false,"restart_lsn":"0/3000060","confirmed_flush_lsn":null,"wal_status":"reserved"},
+            "xmin":null,"catalog_xmin":"744","restart_lsn":"0/3000060","confirmed_flush_lsn":null,"wal_status":"reserved"},
             {"slot_type":"physical"}]"#;
-        let slots = read_slots(json);
+        let slots = read_slots(json).expect("an array");
         assert_eq!(slots.len(), 1);
+        assert_eq!((slots[0].xmin, slots[0].catalog_xmin), (None, Some(TransactionId(744))));
         assert_eq!((slots[0].name.as_str(), slots[0].active, slots[0].lost), ("a", true, false));
         assert_eq!(slots[0].restart_lsn, Some("0/3000060".parse().expect("an LSN")));
     }

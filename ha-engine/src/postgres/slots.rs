@@ -5,15 +5,19 @@ use dcs_core::model::Lsn;
 
 use super::connection::{CONNECT_TIMEOUT, Connection, SHORT_OPTIONS, SqlError, literal};
 use super::{LocalPostgres, query};
+use crate::decide::action::Severity;
 use crate::decide::observation::{SlotObservation, Upstream};
-use crate::decide::slots::SlotPlan;
+use crate::decide::slots::{SlotDrop, SlotPlan};
 
 impl LocalPostgres {
     pub(super) async fn maintain_slots(&self, plan: &SlotPlan, deadline: Deadline) -> Vec<SlotObservation> {
-        for (name, reason) in &plan.drop {
-            self.drop_slot(name, reason, deadline).await;
+        let mut kept = Vec::new();
+        for drop in &plan.drop {
+            if !self.drop_slot(drop, deadline).await {
+                kept.push(&drop.name);
+            }
         }
-        for name in &plan.create {
+        for name in plan.create.iter().filter(|name| !kept.contains(name)) {
             self.create_slot(name, deadline).await;
         }
         for (name, position) in &plan.advance {
@@ -26,9 +30,14 @@ impl LocalPostgres {
         self.heartbeat.query(&self.target(), sql, deadline).await.map(|(rows, _)| rows)
     }
 
-    /// One statement that skips an active slot: between looking and dropping somebody may begin to use it.
-    async fn drop_slot(&self, name: &str, reason: &str, deadline: Deadline) {
-        tracing::info!("{reason}");
+    /// One statement that skips an active slot: between looking and dropping somebody may begin to use it. Whether the slot
+    /// is gone.
+    async fn drop_slot(&self, drop: &SlotDrop, deadline: Deadline) -> bool {
+        let name = &drop.name;
+        match drop.severity {
+            Severity::Warning | Severity::Error => tracing::warn!("{}", drop.reason),
+            Severity::Info | Severity::Debug => tracing::info!("{}", drop.reason),
+        }
         let slot = literal(name);
         let sql = format!(
             "WITH slots AS (SELECT slot_name, active FROM pg_catalog.pg_replication_slots WHERE slot_name = {slot}), \
@@ -36,11 +45,15 @@ impl LocalPostgres {
              SELECT active, COALESCE(dropped, false) FROM slots FULL OUTER JOIN dropped ON true"
         );
         match self.run(&sql, deadline).await.map(|rows| rows.first().map(|row| (row.flag(0), row.flag(1)))) {
-            Ok(None | Some((_, true))) => tracing::info!("Dropped replication slot '{name}'"),
+            Ok(None | Some((_, true))) => {
+                tracing::info!("Dropped replication slot '{name}'");
+                return true;
+            }
             Ok(Some((true, false))) => tracing::warn!("Unable to drop replication slot '{name}', slot is active"),
             Ok(Some((false, false))) => tracing::error!("Failed to drop replication slot '{name}'"),
             Err(error) => tracing::error!("Failed to drop replication slot '{name}': {error}"),
         }
+        false
     }
 
     async fn create_slot(&self, name: &str, deadline: Deadline) {
@@ -65,7 +78,7 @@ impl LocalPostgres {
         let Some(major) = self.major().await else { return Vec::new() };
         let sql = format!("SELECT pg_catalog.json_agg(s) FROM ({}) AS s", query::slots_sql(major));
         match self.run(&sql, deadline).await {
-            Ok(rows) => rows.first().and_then(|row| row.text(0).map(query::read_slots)).unwrap_or_default(),
+            Ok(rows) => rows.first().and_then(|row| row.text(0).and_then(query::read_slots)).unwrap_or_default(),
             Err(error) => {
                 tracing::warn!("replication slots could not be read: {error}");
                 Vec::new()

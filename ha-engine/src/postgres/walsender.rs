@@ -87,6 +87,9 @@ impl Walsender {
                 let opening = async {
                     let mut wire = Wire::open(&place, target.port, Some(attempt)).await?;
                     wire.log_in(target).await?;
+                    if target.writable && wire.is_read_only().await? {
+                        return Err(Trouble::unexpected("the server does not allow writes"));
+                    }
                     Ok::<_, Trouble>(wire)
                 };
                 match limit.bound("a replication connection", opening).await {
@@ -322,6 +325,12 @@ impl Wire {
             return Err(Trouble::unexpected("SCRAM was not finished"));
         };
         Ok(scram.finish(body.data())?)
+    }
+
+    /// Whether the server refuses writes: of several hosts that are named, only the primary's histories count.
+    async fn is_read_only(&mut self) -> Result<bool, Trouble> {
+        let row = self.ask("SHOW transaction_read_only").await?.unwrap_or_default();
+        Ok(row.first().and_then(Option::as_deref) != Some(b"off"))
     }
 
     /// Runs a command; the values of its last row.

@@ -39,8 +39,8 @@ pub enum LeaseGuardMode {
 pub struct StandbyCluster {
     /// Remote host or hosts, comma separated.
     pub host: Option<String>,
-    /// Remote port.
-    pub port: Option<String>,
+    /// Remote port; 5432 by default.
+    pub port: Option<u16>,
     /// Slot on the remote node.
     pub primary_slot_name: Option<String>,
     /// Methods for building members.

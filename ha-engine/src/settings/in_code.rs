@@ -5,7 +5,7 @@ use std::sync::Arc;
 use dcs_core::model::{MemberName, Tags};
 use serde_json::{Map, Value};
 
-use super::{BootstrapSettings, EffectiveSettings, GlobalConfig, PostgresSettings, SettingsError, SettingsSource};
+use super::{BootstrapSettings, EffectiveSettings, GlobalConfig, PostgresSettings, SettingsError, SettingsSource, WatchdogSettings};
 
 /// A [`SettingsSource`] without files, for programs that run an engine and have no configuration of an agent.
 ///
@@ -36,7 +36,15 @@ impl InCode {
             api_url: api_url.to_owned(),
             bootstrap: Some(bootstrap),
             postgresql,
+            watchdog: WatchdogSettings::off(),
         }))
+    }
+
+    /// The same with a watchdog. Without this an engine uses none.
+    #[must_use]
+    pub fn with_watchdog(mut self, watchdog: WatchdogSettings) -> Self {
+        self.0.watchdog = watchdog;
+        self
     }
 
     /// The settings to begin with.

@@ -11,6 +11,7 @@ mod global;
 mod in_code;
 mod postgresql;
 pub mod values;
+mod watchdog;
 
 use std::fmt;
 use std::sync::Arc;
@@ -24,6 +25,7 @@ pub use self::command::{CommandLine, NotACommand};
 pub use self::global::{GlobalConfig, LeaseGuardMode, StandbyCluster, SyncMode, UnusableDocument};
 pub use self::in_code::InCode;
 pub use self::postgresql::{BinaryNames, PostgresSettings, ReplicaMethod, ServerAddress};
+pub use self::watchdog::{WatchdogDriver, WatchdogMode, WatchdogSettings};
 
 /// Everything that is configured for this node, with the dynamic configuration applied.
 #[derive(Clone, Debug)]
@@ -42,6 +44,8 @@ pub struct EffectiveSettings {
     pub bootstrap: Option<BootstrapSettings>,
     /// How the local PostgreSQL is run.
     pub postgresql: PostgresSettings,
+    /// How this node uses a watchdog.
+    pub watchdog: WatchdogSettings,
 }
 
 /// Settings could not be applied; the former ones stay in force.

@@ -17,7 +17,7 @@ use ha_engine::ports::{CloneSource, FollowPlan, Postgres, StartOutcome, StopHook
 use ha_engine::postgres::LocalPostgres;
 use ha_engine::settings::{
     Authentication, BootstrapMethod, BootstrapSettings, CommandLine, Credentials, EffectiveSettings, GlobalConfig, LeaseGuardMode,
-    PostgresSettings, ServerAddress, SyncMode,
+    PostgresSettings, ServerAddress, SyncMode, WatchdogSettings,
 };
 use serde_json::{Map, json};
 use tokio_postgres::NoTls;
@@ -129,6 +129,7 @@ impl Lab {
         ];
         postgresql.parameters.extend(parameters.map(|(name, value)| (name.to_owned(), value.to_owned())));
         EffectiveSettings {
+            watchdog: WatchdogSettings::off(),
             global: global(),
             name: MemberName::from(name),
             scope: "batman".to_owned(),

@@ -5,6 +5,7 @@ mod changing;
 mod embedding;
 mod lab;
 mod lifecycle;
+mod logical_slots;
 mod replication;
 mod running;
 mod synchronous;

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use dcs_core::model::{Lsn, Role, Timeline};
 use ha_engine::Cancel;
+use ha_engine::decide::action::Severity;
 use ha_engine::decide::observation::Monitor;
-use ha_engine::decide::slots::SlotPlan;
+use ha_engine::decide::slots::{SlotDrop, SlotPlan};
 use ha_engine::ports::{
     FollowPlan, Postgres, PromoteOutcome, RecoveryDiff, RewindOutcome, StartOutcome, StopHook, StopMode, StopOutcome, StopRequest,
 };
@@ -235,7 +236,11 @@ async fn slots_come_move_and_go(lab: Lab) {
         other => Err(format!("{other:?}")),
     })
     .await;
-    let drop = |name: &str| (name.to_owned(), format!("Trying to drop unknown replication slot '{name}'"));
+    let drop = |name: &str| SlotDrop {
+        name: name.to_owned(),
+        severity: Severity::Info,
+        reason: format!("Trying to drop unknown replication slot '{name}'"),
+    };
     let plan = SlotPlan { drop: vec![drop("pg2"), drop("pg3"), drop("pg9")], ..SlotPlan::default() };
     let slots = node.postgres.apply_slots(&plan, soon()).await;
     let names: Vec<&str> = slots.iter().map(|slot| slot.name.as_str()).collect();

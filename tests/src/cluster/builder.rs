@@ -26,6 +26,7 @@ pub struct Builder {
     programs: Option<PathBuf>,
     daemon: Option<PathBuf>,
     scope: String,
+    prefix: &'static str,
     members: u8,
     store: StoreKind,
     store_servers: u8,
@@ -46,6 +47,7 @@ impl Default for Builder {
             programs: None,
             daemon: None,
             scope: "demo".to_owned(),
+            prefix: "pg",
             members: 3,
             store: StoreKind::default(),
             store_servers: 1,
@@ -80,6 +82,14 @@ impl Builder {
     #[must_use]
     pub fn daemon(mut self, program: &Path) -> Self {
         self.daemon = Some(program.to_owned());
+        self
+    }
+
+    /// The cluster's name, and what its nodes' names begin with: two clusters that know of each other have no name in common.
+    #[must_use]
+    pub fn named(mut self, scope: &str, prefix: &'static str) -> Self {
+        self.scope = scope.to_owned();
+        self.prefix = prefix;
         self
     }
 
@@ -215,7 +225,7 @@ impl Builder {
             ensure!(agent == Agent::Quorate, "only Quorate has this embedded store; that of {} is another one", agent.name());
         }
         let witness = self.witness.then(|| WITNESS.to_owned());
-        let names = (0..self.members).map(name_of).chain(witness);
+        let names = (0..self.members).map(|index| self.name_of(index)).chain(witness);
         let directories = names.map(|name| sandbox.make(&name)).collect::<Result<Vec<_>>>()?;
         self.store.start(sandbox, self.store_servers, &directories, self.links).await
     }
@@ -227,8 +237,12 @@ impl Builder {
         Ok(witness)
     }
 
+    fn name_of(&self, index: u8) -> String {
+        format!("{}{}", self.prefix, index + 1)
+    }
+
     async fn node(&self, index: u8, sandbox: &Sandbox, store: &dyn Store, daemon: &Path, bin_dir: &Path, dynamic: &Value) -> Result<Node> {
-        let name = name_of(index);
+        let name = self.name_of(index);
         let directory = sandbox.make(&name)?;
         let volume = match self.volume {
             Some((node, size)) if node == index => sandbox.make_volume(&format!("{name}/volume"), size)?,
@@ -266,10 +280,6 @@ impl Builder {
         let addresses = Addresses { data_dir: data_dir.unwrap_or(addresses.data_dir), ..addresses };
         Node::prepare(&name, daemon, addresses, settings, Program::new(daemon, &directory, sandbox.account()), links)
     }
-}
-
-fn name_of(index: u8) -> String {
-    format!("pg{}", index + 1)
 }
 
 async fn links(index: u8, sandbox: &Sandbox, store: &dyn Store, addresses: &Addresses) -> Result<Links> {

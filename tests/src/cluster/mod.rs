@@ -432,7 +432,7 @@ impl Cluster {
     }
 
     /// The general checks for a scenario in which an agent was stopped or dead for longer than its lock lives, while its PostgreSQL was on
-    /// `timeline`. Without a watchdog or a guard beside the agent nothing can stop that PostgreSQL (`docs/safety.md`): it may take writes
+    /// `timeline`. Without a watchdog or a guard beside the agent nothing can stop that PostgreSQL (`docs/fencing.md`): it may take writes
     /// that are lost. Never two valid leases, though, and nothing lost that the cluster acknowledged after it moved on.
     ///
     /// # Errors

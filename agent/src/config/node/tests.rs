@@ -1,5 +1,6 @@
 //! Whatever is configured, an answer comes back.
 
+use ha_engine::settings::ReplicaMethod;
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
@@ -77,4 +78,26 @@ proptest! {
             let _ = crate::stores::check(&store);
         }
     }
+}
+
+#[test]
+fn members_of_a_standby_cluster_are_built_as_its_section_says() {
+    let mut tree = good();
+    tree["postgresql"]["create_replica_methods"] = json!(["wal_g", "basebackup"]);
+    tree["postgresql"]["wal_g"] = json!({"command": "wal-g", "no_leader": true});
+    tree["postgresql"]["barman"] = json!({"command": "barman recover"});
+    let text = yaml::block(&tree);
+    let local = LocalConfig::load(None, Environment::read([("PATRONI_CONFIGURATION", text.as_str())])).expect("it can be read");
+    let methods = |standby_cluster: Value| {
+        let dynamic = Map::from_iter([("standby_cluster".to_owned(), standby_cluster)]);
+        let (settings, _) = super::effective(&local, &dynamic).expect("it can be used");
+        let name = |method: &ReplicaMethod| match method {
+            ReplicaMethod::BaseBackup(_) => "basebackup".to_owned(),
+            ReplicaMethod::Custom { name, .. } => name.clone(),
+        };
+        settings.postgresql.create_replica_methods.iter().map(name).collect::<Vec<_>>()
+    };
+    assert_eq!(methods(json!({"host": "x", "create_replica_methods": ["barman", "basebackup"]})), ["barman", "basebackup"]);
+    assert_eq!(methods(json!({"host": "x"})), ["basebackup"], "the other list is not consulted");
+    assert_eq!(methods(json!({"primary_slot_name": "x", "create_replica_methods": ["barman"]})), ["wal_g", "basebackup"], "C12-5");
 }

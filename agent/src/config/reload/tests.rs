@@ -227,12 +227,35 @@ fn half_of_a_credential_is_refused() {
 }
 
 #[test]
-fn a_required_watchdog_is_refused_and_an_automatic_one_is_not() {
-    let message = refusal(&minimal_with("watchdog: {mode: Required}"));
-    assert!(message.contains("quorate.yml:16:12: `watchdog.mode: required` can't be honoured"), "{message}");
-    for mode in ["automatic", "off", "'off'", "auto"] {
-        let _ = Node::with(&minimal_with(&format!("watchdog: {{mode: {mode}}}"))).settings();
+fn a_required_watchdog_without_a_way_to_it_is_refused() {
+    let message = refusal(&minimal_with("watchdog: {mode: Required, driver: mine}"));
+    let expected = "quorate.yml:16:28: Configuration requires a watchdog, but watchdog is not supported on this platform.";
+    assert!(message.contains(expected), "{message}");
+    let _ = Node::with(&minimal_with("watchdog: {mode: automatic, driver: mine}")).settings();
+}
+
+/// Must hold: configuration.md 10 (C10-1, C10-2).
+#[test]
+fn the_watchdog_of_a_node_is_read_with_its_defaults() {
+    use ha_engine::settings::{WatchdogDriver, WatchdogMode, WatchdogSettings};
+
+    let read = |section: &str| Node::with(&minimal_with(section)).settings().effective(&Map::new()).expect("usable").watchdog.clone();
+    for nothing in ["", "watchdog:", "watchdog: {}", "watchdog: {safety_margin: 5}"] {
+        assert_eq!(read(nothing), WatchdogSettings::default(), "{nothing}");
     }
+    for (mode, expected) in [
+        ("off", WatchdogMode::Off),
+        ("'off'", WatchdogMode::Off),
+        ("Auto", WatchdogMode::Automatic),
+        ("require", WatchdogMode::Required),
+        ("on", WatchdogMode::Off),
+        ("mandatory", WatchdogMode::Off),
+    ] {
+        assert_eq!(read(&format!("watchdog: {{mode: {mode}}}")).mode, expected, "{mode}");
+    }
+    let testing =
+        WatchdogSettings { mode: WatchdogMode::Required, device: "/run/fifo".into(), driver: WatchdogDriver::Testing, safety_margin: -1 };
+    assert_eq!(read("watchdog: {mode: required, device: /run/fifo, driver: testing, safety_margin: -1}"), testing);
 }
 
 #[test]

@@ -216,7 +216,7 @@ fn a_data_directory_is_empty_or_one_of_this_version() {
 fn what_is_wrong_in_itself_does_not_hide_what_is_wrong_as_a_whole() {
     let setup = Setup::new();
     let findings = setup.with(
-        "{thread_pool_size: many, watchdog: {mode: required}, citus: {group: 0, database: x}, postgresql: {callbacks: {on_start: \"'open\"}}, \
+        "{thread_pool_size: many, watchdog: {mode: required, driver: mine}, citus: {group: 0, database: x}, postgresql: {callbacks: {on_start: \"'open\"}}, \
          etcd3: {username: u}, log: {level: info, loggers: {a: loud}}}",
     );
     let expected = [
@@ -224,7 +224,7 @@ fn what_is_wrong_in_itself_does_not_hide_what_is_wrong_as_a_whole() {
         "log.level info didn't pass validation",
         "`citus` is not supported",
         "`postgresql.callbacks.on_start` is not a command",
-        "this version has no watchdog yet",
+        "watchdog is not supported on this platform",
         "`loud` is not a level of logging",
         "`etcd3.password`: it is missing",
     ];
@@ -249,8 +249,7 @@ fn the_whole_is_checked_when_its_parts_are_fine() {
     let setup = Setup::new();
     let findings = setup.with("postgresql: {callbacks: {on_start: \"'open\"}}");
     assert!(findings[0].contains("`postgresql.callbacks.on_start` is not a command"), "{findings:?}");
-    let findings = setup.with("watchdog: {mode: required}");
-    assert!(findings[0].contains("this version has no watchdog yet"), "{findings:?}");
+    assert!(setup.with("watchdog: {mode: required}").is_empty());
 }
 
 #[test]

@@ -9,7 +9,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::{Command, Global, Invocation, Role, Target, usage};
 use crate::ctl::commands::{
-    dsn, edit_config, failover, flush, history, list, pause, reinit, reload, remove, restart, show_config, switchover, version, why,
+    cluster_role, dsn, edit_config, failover, flush, history, list, pause, reinit, reload, remove, restart, show_config, switchover,
+    version, why,
 };
 use crate::ctl::failure::Failure;
 use crate::ctl::output::Format;
@@ -44,8 +45,7 @@ pub(super) struct Typed {
 #[derive(Debug, Subcommand)]
 enum TypedCommand {
     /// Demote cluster to a standby cluster
-    #[command(disable_help_flag = true)]
-    DemoteCluster(Anything),
+    DemoteCluster(TypedDemoteCluster),
     /// Generate a dsn for the provided member, defaults to a dsn of the leader
     Dsn(TypedDsn),
     /// Edit cluster configuration
@@ -61,8 +61,7 @@ enum TypedCommand {
     /// Disable auto failover
     Pause(TypedPause),
     /// Promote cluster, make it run standalone
-    #[command(disable_help_flag = true)]
-    PromoteCluster(Anything),
+    PromoteCluster(TypedPromoteCluster),
     /// Query a PostgreSQL member
     #[command(disable_help_flag = true)]
     Query(Anything),
@@ -307,6 +306,36 @@ struct TypedPause {
 }
 
 #[derive(Debug, Args)]
+struct TypedDemoteCluster {
+    /// The cluster; the configured scope by default
+    #[arg(value_name = "CLUSTER_NAME")]
+    cluster: Option<String>,
+    /// Address of the remote node
+    #[arg(long, value_name = "TEXT")]
+    host: Option<String>,
+    /// Port of the remote node
+    #[arg(long, value_name = "INTEGER")]
+    port: Option<u16>,
+    /// Command to restore WAL records from the remote primary
+    #[arg(long, value_name = "TEXT")]
+    restore_command: Option<String>,
+    /// Name of the slot on the remote node to use for replication
+    #[arg(long, value_name = "TEXT")]
+    primary_slot_name: Option<String>,
+    #[command(flatten)]
+    force: Force,
+}
+
+#[derive(Debug, Args)]
+struct TypedPromoteCluster {
+    /// The cluster; the configured scope by default
+    #[arg(value_name = "CLUSTER_NAME")]
+    cluster: Option<String>,
+    #[command(flatten)]
+    force: Force,
+}
+
+#[derive(Debug, Args)]
 struct TypedHistory {
     #[command(flatten)]
     cluster: OptionalCluster,
@@ -433,8 +462,12 @@ impl Typed {
 impl TypedCommand {
     fn meaning(self, program: &str) -> Result<Command, Failure> {
         Ok(match self {
-            Self::DemoteCluster(_) => Command::Missing("demote-cluster"),
-            Self::PromoteCluster(_) => Command::Missing("promote-cluster"),
+            Self::DemoteCluster(typed) => Command::ClusterRole(typed.options()),
+            Self::PromoteCluster(typed) => Command::ClusterRole(cluster_role::Options {
+                target: Target { cluster: typed.cluster, ..Target::default() },
+                change: cluster_role::Change::Promote,
+                force: typed.force.force,
+            }),
             Self::Query(_) => Command::Missing("query"),
             Self::List(typed) => Command::List(list::Options {
                 clusters: typed.clusters,
@@ -515,6 +548,17 @@ impl TypedCommand {
             }),
             Self::Dsn(typed) => Command::Dsn(dsn::Options { target: typed.cluster.target(), role: typed.role, member: typed.member }),
         })
+    }
+}
+
+impl TypedDemoteCluster {
+    fn options(self) -> cluster_role::Options {
+        let Self { cluster, host, port, restore_command, primary_slot_name, force } = self;
+        cluster_role::Options {
+            target: Target { cluster, ..Target::default() },
+            change: cluster_role::Change::Demote(cluster_role::Remote { host, port, restore_command, primary_slot_name }),
+            force: force.force,
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! One file for each command. Each has its `Options`, and a `run` that does it.
 
+pub mod cluster_role;
 pub mod dsn;
 pub mod edit_config;
 pub mod failover;

@@ -138,11 +138,9 @@ async fn version_asks_the_members_that_are_named() {
 #[tokio::test(start_paused = true)]
 async fn commands_that_are_not_there_yet_say_so() {
     let mut tool = Tool::with(&DEMO).await;
-    for command in [&["query", "demo", "-c", "select 1"][..], &["demote-cluster", "demo", "--host", "x"], &["promote-cluster"]] {
-        let whole = tool.run(command).await.whole();
-        assert!(whole.contains(&format!("Error: The command {} is not part of this version yet", command[0])), "{whole}");
-        assert!(whole.ends_with("--- exit 1\n"), "{whole}");
-    }
+    let whole = tool.run(&["query", "demo", "-c", "select 1"]).await.whole();
+    assert!(whole.contains("Error: The command query is not part of this version yet"), "{whole}");
+    assert!(whole.ends_with("--- exit 1\n"), "{whole}");
 }
 
 #[tokio::test(start_paused = true)]

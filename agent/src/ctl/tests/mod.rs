@@ -1,6 +1,7 @@
 //! Whole commands over a store in memory.
 
 mod changing;
+mod cluster_role;
 mod configuring;
 mod looking;
 mod members;

@@ -347,6 +347,7 @@ pub(crate) fn deadline() -> Deadline {
 fn snapshot(clock: &HandClock) -> Snapshot {
     let settings = effective(&Value::Object(Map::new()));
     Snapshot {
+        watchdog_failed: false,
         view: Some(Arc::new(ClusterView::default())),
         view_loaded_at: Some(clock.now()),
         dcs_last_seen: 1_893_456_000,

@@ -9,11 +9,12 @@ use dcs_core::model::{HistoryLine, Lsn, Role, ServerState, Timeline};
 use dcs_core::{Clock, Deadline, Moment};
 use ha_engine::Cancel;
 use ha_engine::decide::observation::{Monitor, PrimaryMonitor, ServerObservation, SlotObservation, StandbyMonitor, Upstream};
-use ha_engine::decide::slots::SlotPlan;
+use ha_engine::decide::slots::{LogicalReport, LogicalSlot, LogicalWork, SlotPlan};
 use ha_engine::decide::sync::sample::SyncSample;
 use ha_engine::ports::{
     CallbackEvent, CloneSource, ControlData, DivergenceFacts, FollowPlan, Inconclusive, KeptWal, LocalState, OperationFailed, Postgres,
-    PromoteOutcome, RecoveryDiff, RewindOutcome, ServerStatus, StartOutcome, StatusReport, StopEvent, StopOutcome, StopRequest, WalToKeep,
+    PromoteOutcome, RecoveryDiff, RewindOutcome, ServerStatus, SlotState, StartOutcome, StatusReport, StopEvent, StopOutcome, StopRequest,
+    WalToKeep,
 };
 use ha_engine::settings::{BootstrapSettings, EffectiveSettings};
 use serde_json::json;
@@ -238,6 +239,12 @@ impl Postgres for FakePostgres {
     async fn single_user_recovery(&self, _: &Cancel) -> Result<(), OperationFailed> {
         nobody_asks()
     }
+    async fn archives_wal(&self) -> bool {
+        nobody_asks()
+    }
+    async fn archive_shutdown_checkpoint(&self, _: &Cancel) -> Result<(), OperationFailed> {
+        nobody_asks()
+    }
     async fn remove_data_directory(&self) -> Result<(), OperationFailed> {
         nobody_asks()
     }
@@ -245,6 +252,18 @@ impl Postgres for FakePostgres {
         nobody_asks()
     }
     async fn apply_slots(&self, _: &SlotPlan, _: Deadline) -> Vec<SlotObservation> {
+        nobody_asks()
+    }
+    async fn tend_logical_slots(&self, _: &LogicalWork, _: &Cancel) -> LogicalReport {
+        nobody_asks()
+    }
+    async fn read_logical_slots(&self, _: &Upstream, _: &[LogicalSlot], _: Deadline) -> Result<Vec<SlotState>, OperationFailed> {
+        nobody_asks()
+    }
+    async fn write_logical_slots(&self, _: Vec<SlotState>) -> Result<(), OperationFailed> {
+        nobody_asks()
+    }
+    async fn enforce_feedback(&self, _: bool) -> Result<(), OperationFailed> {
         nobody_asks()
     }
 }

@@ -294,6 +294,14 @@ async fn agents_that_ask_are_told_the_tag_that_makes_them_skip_this_node_and_loa
 }
 
 #[tokio::test]
+async fn who_asks_is_told_that_a_watchdog_is_required_and_cannot_be_used() {
+    let node = Node::start().await;
+    assert_eq!(node.status().await.get("watchdog_failed"), None);
+    node.change(|snapshot| snapshot.watchdog_failed = true);
+    assert_eq!(node.status().await["watchdog_failed"], json!(true));
+}
+
+#[tokio::test]
 async fn in_a_standby_cluster_the_own_role_counts() {
     let node = Node::start().await;
     node.configure(&json!({"standby_cluster": {"host": "elsewhere"}}));

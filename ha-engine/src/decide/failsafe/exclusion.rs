@@ -15,6 +15,7 @@
 //! get one. What it may have caused at the store before (a request that arrived late) makes nobody a leader.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use dcs_core::model::{Lsn, MemberName};
@@ -37,7 +38,7 @@ pub struct FailsafeCall {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Promise {
     /// To whom, and what it said of itself.
-    pub to: FailsafeCall,
+    pub to: Arc<FailsafeCall>,
     made_at: Moment,
     /// What the leader counts on, as far as was known when the promise was made.
     until: Moment,
@@ -114,7 +115,7 @@ impl Exclusion {
             return Err(Claimed);
         }
         let earlier = self.promise.take().map_or(now, |earlier| earlier.until);
-        self.promise = Some(Promise { to: call, made_at: now, until: earlier.max(now + ttl) });
+        self.promise = Some(Promise { to: Arc::new(call), made_at: now, until: earlier.max(now + ttl) });
         Ok(())
     }
 

@@ -188,7 +188,7 @@ pub(super) fn maintain_slots(c: &mut Cycle<'_>) {
 }
 
 /// D3: whether all others agree that this primary goes on without the store. Its lease is then as good as renewed.
-pub(super) fn may_go_on(c: &mut Cycle<'_>) -> Result<bool, Ask> {
+pub(super) fn may_go_on(c: &mut Cycle<'_>) -> Result<bool, Vec<Ask>> {
     if !c.cfg.failsafe_mode {
         return Ok(false);
     }
@@ -198,7 +198,7 @@ pub(super) fn may_go_on(c: &mut Cycle<'_>) -> Result<bool, Ask> {
     };
     let ask = Ask::Word(Appeal { targets, slots: own_slots(c.obs) });
     let extension = match c.answer(&ask) {
-        None => return Err(ask),
+        None => return Err(vec![ask]),
         Some(Answer::Word(Some(extension))) => extension,
         Some(_) => return Ok(false),
     };

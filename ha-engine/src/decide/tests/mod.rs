@@ -2,9 +2,11 @@
 
 mod busy;
 mod consistency;
+mod desired_slots;
 mod failsafe;
 mod journal;
 mod leader;
+mod logical_slots;
 mod pause;
 mod properties;
 mod race;
@@ -12,9 +14,11 @@ mod reconnect;
 mod replica;
 mod restart;
 mod slots;
+mod standby;
 mod stopped;
 mod store;
 mod synchronous;
+mod watchdog;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -33,7 +37,7 @@ use super::failsafe::exclusion::Promise;
 use super::memory::Memory;
 use super::observation::{
     DataDir, Monitor, Observation, PeerAnswer, PeerStatus, PeerTarget, Postmaster, PrimaryMonitor, RewindPolicy, RunningTask,
-    ServerObservation, StandbyMonitor, StoreFailed, TaskKind,
+    ServerObservation, StandbyMonitor, StoreFailed, TaskKind, WatchdogObservation,
 };
 use super::sync::names::{Kind, StandbyNames};
 use super::sync::sample::{SyncSample, SyncWord};
@@ -64,8 +68,12 @@ pub(super) struct Situation {
     pub(super) recovery_diff: RecoveryDiff,
     pub(super) own_timeline: Option<Timeline>,
     pub(super) written: bool,
+    /// History files, by the question for them.
+    pub(super) files: Vec<(Ask, Answer)>,
     /// Whether `synchronous_standby_names` can be changed.
     pub(super) names_settable: bool,
+    /// Whether the watchdog can be armed, or need not be.
+    pub(super) watchdog_works: bool,
     /// Every question that was asked.
     pub(super) asked: Vec<Ask>,
 }
@@ -74,12 +82,12 @@ fn lease() -> LeaderLease {
     LeaderLease::granted(Moment::from_origin(Duration::from_secs(1000)), Duration::from_secs(30))
 }
 
-pub(super) fn global(document: Value) -> GlobalConfig {
+pub(in crate::decide) fn global(document: Value) -> GlobalConfig {
     let Value::Object(document) = document else { panic!("a document is an object") };
     GlobalConfig::from_document(&document).expect("a usable document").0
 }
 
-pub(super) fn member(name: &str) -> Member {
+pub(in crate::decide) fn member(name: &str) -> Member {
     Member {
         name: MemberName::from(name),
         revision: Revision::from(1_i64),
@@ -138,7 +146,9 @@ impl Situation {
                 started_at: Moment::ZERO,
                 promise: None,
                 server,
+                watchdog: WatchdogObservation { wanted: false, running: false, usable: true },
                 synchronous: None,
+                slot_report: None,
                 server_version: None,
                 task: None,
                 callback_called: false,
@@ -163,7 +173,9 @@ impl Situation {
             recovery_diff: RecoveryDiff::None,
             own_timeline: Some(Timeline(1)),
             written: true,
+            files: Vec::new(),
             names_settable: true,
+            watchdog_works: true,
             asked: Vec::new(),
         }
     }
@@ -303,7 +315,11 @@ impl Situation {
             Ask::RecoveryDiff(_) => Answer::RecoveryDiff(self.recovery_diff),
             Ask::WaitForLock(_) => Answer::Waited,
             Ask::OwnTimeline => Answer::OwnTimeline(self.own_timeline),
-            Ask::HistoryFile(_) => Answer::HistoryFile(None),
+            Ask::HistoryFile(_) => {
+                let known = self.files.iter().find(|(asked, _)| asked == ask);
+                known.map_or(Answer::HistoryFile(None), |(_, file)| file.clone())
+            }
+            Ask::ActivateWatchdog => Answer::WatchdogActivated(self.watchdog_works),
         }
     }
 

@@ -196,6 +196,21 @@ proptest! {
         }
     }
 
+    /// SAF19.
+    #[test]
+    fn nobody_is_promoted_in_a_standby_cluster(dice in dice()) {
+        let mut situation = situation(&dice);
+        situation.cfg.standby_cluster = super::global(json!({"standby_cluster": {"host": "elsewhere"}})).standby_cluster;
+        let decision = situation.decide();
+        prop_assert!(!matches!(decision.task, Some(Task::Promote | Task::Bootstrap)), "{}", decision.message);
+        let follows_as_leader = match &decision.task {
+            Some(Task::Follow { plan, .. } | Task::Clone { follow: plan, .. }) => plan.role == Role::StandbyLeader,
+            _ => false,
+        };
+        let mine = situation.view.leader_name().is_some_and(|leader| leader == "a");
+        prop_assert!(!follows_as_leader || mine, "{}", decision.message);
+    }
+
     #[test]
     fn a_lost_store_never_promotes_and_never_touches_a_standby(dice in dice()) {
         let mut situation = situation(&dice);

@@ -329,15 +329,6 @@ fn a_standby_without_known_position_stays_out() {
 }
 
 #[test]
-fn a_standby_cluster_is_not_led_by_a_version_that_does_not_know_them() {
-    let mut situation = Situation::replica();
-    situation.cfg = super::global(json!({"standby_cluster": {"host": "elsewhere"}}));
-    let decision = situation.decide();
-    assert_eq!(decision.message, NOT_HEALTHIEST);
-    assert!(says(&decision, Severity::Warning, "standby_cluster"));
-}
-
-#[test]
 fn taking_the_lock_over_a_stale_synchronous_state_deletes_it_first() {
     let mut situation = Situation::replica();
     situation.view.sync.revision = Some(dcs_core::model::Revision::from(3_i64));

@@ -14,18 +14,18 @@ use crate::cancel::Cancel;
 use crate::decide::failsafe::exclusion::FailsafeCall;
 use crate::decide::observation::{
     DataDir, Monitor, PeerAnswer, PeerStatus, PeerTarget, Postmaster, PrimaryMonitor, ServerObservation, SlotObservation, StandbyMonitor,
-    Upstream,
+    TransactionId, Upstream,
 };
-use crate::decide::slots::SlotPlan;
+use crate::decide::slots::{LeaderSlots, LogicalReport, LogicalSlot, LogicalWork, SlotPlan};
 use crate::decide::sync::names::{Kind, StandbyNames};
 use crate::decide::sync::sample::{SyncSample, SyncWord, Walsender};
 use crate::handle::EngineHandle;
 use crate::ports::{
-    CallbackEvent, CloneSource, ControlData, DivergenceFacts, FollowPlan, Inconclusive, KeptWal, LocalState, OperationFailed, Peers,
-    Postgres, PromoteOutcome, RecoveryDiff, RewindOutcome, ShutdownPosition, StartOutcome, StatusReport, StopEvent, StopMode, StopOutcome,
-    StopRequest, WalToKeep,
+    CallbackEvent, CloneSource, ControlData, DivergenceFacts, FollowPlan, Hold, Inconclusive, KeptWal, LeaseGuard, LocalState,
+    OperationFailed, Peers, Postgres, PromoteOutcome, RecoveryDiff, RewindOutcome, ShutdownPosition, SlotState, StartOutcome, StatusReport,
+    StopEvent, StopMode, StopOutcome, StopRequest, WalToKeep, Watchdog, WatchdogError, WatchdogInfo,
 };
-use crate::settings::{BootstrapSettings, EffectiveSettings};
+use crate::settings::{BootstrapSettings, EffectiveSettings, WatchdogSettings};
 
 /// How long a start, a stop or a promotion takes.
 const A_MOMENT: Duration = Duration::from_millis(50);
@@ -50,6 +50,12 @@ pub(super) struct Server {
     pub(super) applied: Vec<i64>,
     /// Its replication slots.
     pub(super) slots: BTreeSet<String>,
+    /// Its logical slots, of the database `postgres` and the plugin `pgoutput`, with their positions.
+    pub(super) logical_slots: BTreeMap<String, u64>,
+    /// Its logical slots cannot be moved forward.
+    pub(super) slots_are_broken: bool,
+    /// `hot_standby_feedback` is forced on.
+    pub(super) feeds_back: bool,
     /// How often it was started.
     pub(super) starts: u32,
     /// How many records were written for waiting standbys.
@@ -62,6 +68,10 @@ pub(super) struct Server {
     pub(super) names: String,
     /// Every text it had before.
     pub(super) former_names: Vec<String>,
+    /// Its WAL is archived.
+    pub(super) archives: bool,
+    /// How often the end of a shutdown was archived.
+    pub(super) archived: u32,
     /// Its clients wait for standbys.
     pub(super) commits_wait: bool,
     /// What a comparison with the leader shows; `pg_rewind` works then.
@@ -207,10 +217,29 @@ fn physical_slot(name: &str) -> SlotObservation {
         database: None,
         plugin: None,
         active: false,
-        has_xmin: false,
+        xmin: None,
+        catalog_xmin: None,
         restart_lsn: Some(Lsn(1)),
         confirmed_flush_lsn: None,
         lost: false,
+    }
+}
+
+fn logical_slot((name, position): (&String, &u64)) -> SlotObservation {
+    SlotObservation {
+        logical: true,
+        database: Some("postgres".to_owned()),
+        plugin: Some("pgoutput".to_owned()),
+        catalog_xmin: Some(TransactionId(700)),
+        confirmed_flush_lsn: Some(Lsn(*position)),
+        ..physical_slot(name)
+    }
+}
+
+impl Server {
+    fn all_slots(&self) -> Vec<SlotObservation> {
+        let physical = self.slots.iter().map(|name| physical_slot(name));
+        physical.chain(self.logical_slots.iter().map(logical_slot)).collect()
     }
 }
 
@@ -267,7 +296,7 @@ impl Postgres for FakePostgres {
             data_dir: if server.data { DataDir::Present { recovery_file: !server.primary, backup_label: false } } else { DataDir::Empty },
             system_id: SystemId::parse(SYSTEM_ID).filter(|_| server.data),
             monitor,
-            slots: (with_slots && server.running).then(|| server.slots.iter().map(|name| physical_slot(name)).collect()),
+            slots: (with_slots && server.running).then(|| server.all_slots()),
             major_version: Some(150_000),
             pending_restart: BTreeMap::new(),
         }
@@ -484,6 +513,7 @@ impl Postgres for FakePostgres {
                 primary: false,
                 following: None,
                 slots: BTreeSet::new(),
+                logical_slots: BTreeMap::new(),
                 applied: Vec::new(),
                 ..from
             }
@@ -513,6 +543,18 @@ impl Postgres for FakePostgres {
         Ok(())
     }
 
+    async fn archives_wal(&self) -> bool {
+        self.server().archives
+    }
+
+    async fn archive_shutdown_checkpoint(&self, _: &Cancel) -> Result<(), OperationFailed> {
+        self.world.change(&self.name, |server| {
+            assert!(!server.running, "the last file is complete only when the server is down");
+            server.archived += 1;
+        });
+        Ok(())
+    }
+
     async fn remove_data_directory(&self) -> Result<(), OperationFailed> {
         self.world.change(&self.name, |server| *server = Server::default());
         Ok(())
@@ -524,10 +566,74 @@ impl Postgres for FakePostgres {
 
     async fn apply_slots(&self, plan: &SlotPlan, _: Deadline) -> Vec<SlotObservation> {
         self.world.change(&self.name, |server| {
-            server.slots.retain(|name| plan.drop.iter().all(|(dropped, _)| dropped != name));
+            server.slots.retain(|name| plan.drop.iter().all(|drop| drop.name != *name));
+            server.logical_slots.retain(|name, _| plan.drop.iter().all(|drop| drop.name != *name));
             server.slots.extend(plan.create.iter().cloned());
-            server.slots.iter().map(|name| physical_slot(name)).collect()
+            server.all_slots()
         })
+    }
+
+    async fn tend_logical_slots(&self, work: &LogicalWork, _: &Cancel) -> LogicalReport {
+        tokio::time::sleep(A_MOMENT).await;
+        let leader = work.look.as_ref().and_then(|look| {
+            let leader = self.world.server(&look.leader.name);
+            let kept = |_: &String| (look.physical.clone(), self.server().feeds_back.then_some(TransactionId(700)));
+            leader.running.then(|| LeaderSlots {
+                physical: look.physical.clone(),
+                catalog_xmins: leader
+                    .slots
+                    .get(&look.physical)
+                    .map(kept)
+                    .into_iter()
+                    .chain(leader.logical_slots.keys().map(|name| (name.clone(), Some(TransactionId(700)))))
+                    .collect(),
+                sends_feedback: self.server().feeds_back,
+            })
+        });
+        self.world.change(&self.name, |server| {
+            let mut report = LogicalReport { leader, ..LogicalReport::default() };
+            for slot in &work.create {
+                server.logical_slots.insert(slot.name.clone(), server.lsn);
+                report.created.push(slot.name.clone());
+            }
+            for (slot, target) in &work.advance {
+                if server.slots_are_broken {
+                    report.broken.push(slot.name.clone());
+                } else {
+                    server.logical_slots.insert(slot.name.clone(), target.0);
+                    report.advanced.push(slot.name.clone());
+                }
+            }
+            report
+        })
+    }
+
+    async fn read_logical_slots(&self, leader: &Upstream, slots: &[LogicalSlot], _: Deadline) -> Result<Vec<SlotState>, OperationFailed> {
+        let leader = self.world.server(&leader.name);
+        if !leader.running {
+            return Err(OperationFailed("the leader is down".to_owned()));
+        }
+        let state = |slot: &LogicalSlot| {
+            let position = leader.logical_slots.get(&slot.name)?;
+            Some(SlotState { name: slot.name.clone(), content: position.to_be_bytes().to_vec() })
+        };
+        Ok(slots.iter().filter_map(state).collect())
+    }
+
+    async fn write_logical_slots(&self, slots: Vec<SlotState>) -> Result<(), OperationFailed> {
+        self.world.change(&self.name, |server| {
+            assert!(!server.running, "a server that runs would not see them, and would overwrite them");
+            for slot in slots {
+                let position = slot.content.try_into().map(u64::from_be_bytes).expect("eight bytes");
+                server.logical_slots.insert(slot.name, position);
+            }
+        });
+        Ok(())
+    }
+
+    async fn enforce_feedback(&self, on: bool) -> Result<(), OperationFailed> {
+        self.world.change(&self.name, |server| server.feeds_back = on);
+        Ok(())
     }
 }
 
@@ -567,5 +673,92 @@ impl Peers for FakePeers {
 
     async fn is_alive(&self, api_url: &str, _: Deadline) -> bool {
         self.0.servers().iter().any(|(name, server)| server.has_namesake && api_url.contains(&format!("//{name}:")))
+    }
+}
+
+/// A watchdog that notes what is done to it.
+#[derive(Debug)]
+pub(super) struct FakeWatchdog {
+    clock: Arc<dyn Clock>,
+    /// Whether there is a device.
+    pub(super) there: std::sync::atomic::AtomicBool,
+    /// What was done, and when.
+    pub(super) deeds: Mutex<Vec<(dcs_core::Moment, String)>>,
+}
+
+impl FakeWatchdog {
+    pub(super) fn new(clock: &Arc<dyn Clock>) -> Arc<Self> {
+        Arc::new(Self { clock: Arc::clone(clock), there: true.into(), deeds: Mutex::default() })
+    }
+
+    fn note(&self, deed: impl Into<String>) {
+        self.deeds.lock().expect("no test panics while it holds the deeds").push((self.clock.now(), deed.into()));
+    }
+
+    /// What was done.
+    pub(super) fn deeds(&self) -> Vec<String> {
+        self.deeds.lock().expect("no test panics while it holds the deeds").iter().map(|(_, deed)| deed.clone()).collect()
+    }
+
+    /// When it was fed last.
+    pub(super) fn last_fed(&self) -> Option<dcs_core::Moment> {
+        let deeds = self.deeds.lock().expect("no test panics while it holds the deeds");
+        deeds.iter().rev().find(|(_, deed)| deed == "fed").map(|(at, _)| *at)
+    }
+}
+
+#[async_trait]
+impl Watchdog for FakeWatchdog {
+    async fn open(&self, _: &WatchdogSettings) -> Result<WatchdogInfo, WatchdogError> {
+        if !self.there.load(std::sync::atomic::Ordering::Relaxed) {
+            return Err(WatchdogError("no such device".to_owned()));
+        }
+        self.note("opened");
+        Ok(WatchdogInfo { identity: "pretended".to_owned(), firmware: 0, can_set_timeout: true, can_be_disabled: true })
+    }
+
+    async fn set_timeout(&self, seconds: i64) -> Result<(), WatchdogError> {
+        self.note(format!("timeout {seconds}"));
+        Ok(())
+    }
+
+    async fn timeout(&self) -> Result<i64, WatchdogError> {
+        let deeds = self.deeds();
+        let set = deeds.iter().rev().find_map(|deed| deed.strip_prefix("timeout ")?.parse().ok());
+        Ok(set.unwrap_or(60))
+    }
+
+    async fn keepalive(&self, not_after: dcs_core::Moment) -> Result<bool, WatchdogError> {
+        if self.clock.now() > not_after {
+            return Ok(false);
+        }
+        self.note("fed");
+        Ok(true)
+    }
+
+    async fn close(&self) -> Result<(), WatchdogError> {
+        self.note("closed");
+        Ok(())
+    }
+
+    async fn is_usable(&self, _: &WatchdogSettings) -> bool {
+        self.there.load(std::sync::atomic::Ordering::Relaxed)
+    }
+}
+
+/// A lease guard that notes what it holds.
+#[derive(Debug, Default)]
+pub(super) struct FakeGuard(Mutex<Option<Hold>>);
+
+impl FakeGuard {
+    /// What it holds.
+    pub(super) fn holds(&self) -> Option<Hold> {
+        *self.0.lock().expect("no test panics while it holds the guard")
+    }
+}
+
+impl LeaseGuard for FakeGuard {
+    fn hold(&self, hold: Option<Hold>) {
+        *self.0.lock().expect("no test panics while it holds the guard") = hold;
     }
 }

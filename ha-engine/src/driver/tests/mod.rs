@@ -2,11 +2,15 @@
 
 mod failsafe;
 mod fake;
+mod lease_guard;
 mod mixed;
 mod rejoin;
 mod reloads;
+mod slots;
+mod standby_clusters;
 mod standbys;
 mod synchronous;
+mod watchdog;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +23,7 @@ use dcs_core::model::{FailoverRequest, MemberName};
 use dcs_core::{Clock, Deadline, TokioClock};
 use serde_json::json;
 
-use self::fake::{FakePeers, FakePostgres, World};
+use self::fake::{FakeGuard, FakePeers, FakePostgres, FakeWatchdog, World};
 use super::{Ended, Engine, Parts};
 use crate::handle::{Command, EngineHandle};
 use crate::settings::{Authentication, BootstrapSettings, InCode, PostgresSettings, ServerAddress};
@@ -37,7 +41,18 @@ fn settings(name: &str) -> InCode {
 struct Node {
     handle: EngineHandle,
     plan: Plan,
+    watchdog: Arc<FakeWatchdog>,
+    guard: Arc<FakeGuard>,
     task: tokio::task::JoinHandle<Ended>,
+}
+
+/// An engine that was not started yet, and what it works with.
+struct Agent {
+    engine: Engine,
+    handle: EngineHandle,
+    plan: Plan,
+    watchdog: Arc<FakeWatchdog>,
+    guard: Arc<FakeGuard>,
 }
 
 struct Cluster {
@@ -53,29 +68,36 @@ impl Cluster {
     }
 
     async fn node(&self, name: &str) -> Node {
-        let (mut engine, handle, plan) = self.engine(name);
-        engine.start().await.expect("nothing is in the way");
-        self.world.add_agent(handle.clone());
-        Node { handle, plan, task: tokio::spawn(engine.run()) }
+        self.node_with(settings(name), name).await
     }
 
-    fn engine(&self, name: &str) -> (Engine, EngineHandle, Plan) {
-        let source = settings(name);
+    async fn node_with(&self, source: InCode, name: &str) -> Node {
+        let Agent { mut engine, handle, plan, watchdog, guard } = self.agent(source, name);
+        engine.start().await.expect("nothing is in the way");
+        self.world.add_agent(handle.clone());
+        Node { handle, plan, watchdog, guard, task: tokio::spawn(engine.run()) }
+    }
+
+    fn agent(&self, source: InCode, name: &str) -> Agent {
         let settings = source.settings();
         let timing = settings.global.timing();
         let plan = Plan::new(timing.retry_timeout / 3);
         let store = FaultyStore::new(self.store.client(timing), plan.clone());
         let path = ClusterPath::new(None, "demo");
         let dcs = KeyValueDcs::new(store, Arc::clone(&self.clock), path, MemberName::from(name), timing);
+        let watchdog = FakeWatchdog::new(&self.clock);
+        let guard = Arc::new(FakeGuard::default());
         let (engine, handle) = Engine::new(Parts {
             dcs: Arc::new(dcs),
             postgres: FakePostgres::new(name, &self.world, &self.clock),
             peers: Arc::new(FakePeers(Arc::clone(&self.world))),
+            watchdog: Arc::clone(&watchdog) as _,
+            lease_guard: Arc::clone(&guard) as _,
             clock: Arc::clone(&self.clock),
             source: Arc::new(source),
             settings,
         });
-        (engine, handle, plan)
+        Agent { engine, handle, plan, watchdog, guard }
     }
 
     /// Waits, at most `limit` of virtual time, until `condition` holds; how long it took.

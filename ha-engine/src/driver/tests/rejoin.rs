@@ -6,7 +6,7 @@ use dcs_core::Deadline;
 use dcs_core::model::{HistoryLine, Lsn, Timeline};
 use serde_json::json;
 
-use super::{Cluster, Node, is_leader};
+use super::{Cluster, Node, is_leader, settings};
 use crate::decide::journal::Rule;
 use crate::handle::Command;
 use crate::journal::Entry;
@@ -114,10 +114,10 @@ async fn hard_case_16_a_second_agent_of_the_same_name_refuses_to_start() {
     let cluster = Cluster::new();
     let [_a, _b, _c] = cluster.of_three().await;
     cluster.world.change("b", |server| server.has_namesake = true);
-    let (mut second, _, _) = cluster.engine("b");
+    let mut second = cluster.agent(settings("b"), "b").engine;
     assert_eq!(second.start().await, Err("Can't start; there is already a node named 'b' running".to_owned()));
     cluster.world.change("b", |server| server.has_namesake = false);
-    let (mut again, _, _) = cluster.engine("b");
+    let mut again = cluster.agent(settings("b"), "b").engine;
     assert_eq!(again.start().await, Ok(()), "a published address alone is nobody");
 }
 

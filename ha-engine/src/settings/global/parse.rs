@@ -141,10 +141,10 @@ fn standby_cluster(document: &Map<String, Value>) -> Option<StandbyCluster> {
     let active = ["host", "port", "restore_command"].into_iter().any(|key| get(key).is_some());
     active.then(|| StandbyCluster {
         host: get("host"),
-        port: get("port"),
+        port: section.get("port").and_then(|value| values::int(value, None)).and_then(|port| u16::try_from(port).ok()),
         primary_slot_name: get("primary_slot_name"),
         create_replica_methods: match section.get("create_replica_methods") {
-            Some(Value::Array(names)) => names.iter().map(values::text).collect(),
+            Some(Value::Array(names)) => names.iter().map(values::text).filter(|name| !name.is_empty()).collect(),
             Some(Value::String(names)) => names.split(',').map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned).collect(),
             _ => Vec::new(),
         },

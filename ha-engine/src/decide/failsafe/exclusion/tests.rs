@@ -413,12 +413,12 @@ fn a_promise_binds_for_the_longest_ttl_that_its_leader_may_know_of() {
     node.answer(call(1), ttl, now).expect("it claims nothing");
     let just_before = moment(TTL - 1);
     for known in [ttl / 2, ttl] {
-        assert_eq!(node.begin(Wanted::New, known, just_before).err().map(|promise| promise.to), Some(call(1)));
+        assert_eq!(node.begin(Wanted::New, known, just_before).err().map(|promise| promise.to), Some(Arc::new(call(1))));
         assert!(node.promise(known, now + ttl).is_none());
     }
     assert!(node.promise(ttl * 2, now + ttl).is_some());
     // A leader that asks again does not shorten it either.
     node.answer(call(2), ttl / 4, now + ttl / 2).expect("it claims nothing");
-    assert_eq!(node.promise(ttl / 4, just_before).map(|promise| &promise.to), Some(&call(2)));
+    assert_eq!(node.promise(ttl / 4, just_before).map(|promise| &*promise.to), Some(&call(2)));
     assert!(node.begin(Wanted::New, ttl / 4, now + ttl).is_ok());
 }

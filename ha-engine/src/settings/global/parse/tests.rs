@@ -150,7 +150,7 @@ fn a_standby_cluster_needs_a_host_a_port_or_an_archive() {
     }
     let section = json!({"port": 5433, "create_replica_methods": ["wal_g", "basebackup"]});
     let standby = config(json!({"standby_cluster": section})).standby_cluster.expect("a standby cluster");
-    assert_eq!(standby.port.as_deref(), Some("5433"));
+    assert_eq!(standby.port, Some(5433));
     assert_eq!(standby.create_replica_methods, ["wal_g", "basebackup"]);
 }
 
