@@ -87,8 +87,6 @@ rules! {
     RacePaused = "race.paused", "Q7", Refused;
     /// The node's tags forbid a promotion.
     RaceNoFailover = "race.nofailover", "Q8", Refused;
-    /// The cluster uses something that this version cannot keep safe.
-    RaceUnsupported = "race.unsupported", "", Refused;
     /// The synchronous state in the store is damaged, so nobody knows who has every commit.
     RaceSyncDamaged = "race.sync_damaged", "X8", Refused;
     /// In synchronous mode only nodes listed in the /sync key may take over.
