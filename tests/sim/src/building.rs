@@ -8,8 +8,8 @@ use ha_engine::Cancel;
 use ha_engine::decide::observation::Upstream;
 use ha_engine::ports::{CloneSource, OperationFailed, Postgres, RewindOutcome, StopHook, StopMode, StopRequest};
 
+use crate::local::LocalServer;
 use crate::network::Plane;
-use crate::port::LocalServer;
 use crate::server::{ControlState, Data, Phase, Process};
 use crate::world::Inner;
 

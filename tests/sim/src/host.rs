@@ -7,18 +7,21 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use dcs_core::adapter::KeyValueDcs;
 use dcs_core::keys::ClusterPath;
 use dcs_core::model::MemberName;
 use dcs_core::{Clock, Moment};
 use ha_engine::EngineHandle;
 use ha_engine::driver::{Ended, Engine, Parts};
+use ha_engine::ports::{NoLeaseGuard, Watchdog, WatchdogError, WatchdogInfo};
+use ha_engine::settings::WatchdogSettings;
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::Instant;
 
 use crate::Name;
+use crate::local::LocalServer;
 use crate::peers::{OtherAgents, answer_others};
-use crate::port::LocalServer;
 use crate::scenario::Scenario;
 use crate::store::Client;
 use crate::trace;
@@ -238,6 +241,8 @@ async fn engine(me: Name, world: World, scenario: &Scenario, clock: Arc<HostCloc
         dcs: Arc::new(dcs),
         postgres: Arc::new(LocalServer::new(me, world.clone(), Arc::clone(&clock))),
         peers: Arc::new(OtherAgents::new(me, world.clone())),
+        watchdog: Arc::new(NoDevice),
+        lease_guard: Arc::new(NoLeaseGuard),
         clock,
         source: Arc::new(source),
         settings,
@@ -247,4 +252,35 @@ async fn engine(me: Name, world: World, scenario: &Scenario, clock: Arc<HostCloc
     drop(tokio::spawn(answer_others(me, world, handle.clone())));
     shown.lock().unwrap_or_else(PoisonError::into_inner).handle = Some(handle);
     Ok(engine.run().await)
+}
+
+/// The machines have no watchdog, and no scenario here asks for one.
+#[derive(Debug)]
+struct NoDevice;
+
+#[async_trait]
+impl Watchdog for NoDevice {
+    async fn open(&self, _: &WatchdogSettings) -> Result<WatchdogInfo, WatchdogError> {
+        Err(WatchdogError("no such device".to_owned()))
+    }
+
+    async fn set_timeout(&self, _: i64) -> Result<(), WatchdogError> {
+        Err(WatchdogError("it is not open".to_owned()))
+    }
+
+    async fn timeout(&self) -> Result<i64, WatchdogError> {
+        Err(WatchdogError("it is not open".to_owned()))
+    }
+
+    async fn keepalive(&self, _: Moment) -> Result<bool, WatchdogError> {
+        Err(WatchdogError("it is not open".to_owned()))
+    }
+
+    async fn close(&self) -> Result<(), WatchdogError> {
+        Ok(())
+    }
+
+    async fn is_usable(&self, _: &WatchdogSettings) -> bool {
+        false
+    }
 }

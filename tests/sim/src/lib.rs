@@ -16,6 +16,7 @@ pub mod building;
 pub mod checker;
 pub mod faults;
 pub mod host;
+pub mod local;
 pub mod looking;
 pub mod network;
 pub mod peers;

@@ -1,11 +1,13 @@
 //! Agents that ask each other, over the simulated network.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use dcs_core::Deadline;
-use dcs_core::model::MemberName;
+use dcs_core::model::{Lsn, MemberName};
 use ha_engine::EngineHandle;
+use ha_engine::decide::failsafe::exclusion::FailsafeCall;
 use ha_engine::decide::observation::{PeerAnswer, PeerTarget};
 use ha_engine::ports::Peers;
 
@@ -59,6 +61,11 @@ impl Peers for OtherAgents {
             answers.push((name, answer));
         }
         answers
+    }
+
+    /// Failsafe mode is off in every scenario here.
+    async fn ask_for_word(&self, _: &[PeerTarget], _: &FailsafeCall, _: Deadline) -> Option<BTreeMap<MemberName, Lsn>> {
+        None
     }
 
     async fn is_alive(&self, api_url: &str, deadline: Deadline) -> bool {

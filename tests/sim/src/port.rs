@@ -6,22 +6,22 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use dcs_core::model::{HistoryLine, Lsn, Role, ServerState, SystemId, Timeline};
-use dcs_core::{Clock, Deadline};
+use dcs_core::Deadline;
 use ha_engine::Cancel;
 use ha_engine::decide::observation::{DataDir, Monitor, Postmaster, ServerObservation, SlotObservation, Upstream};
-use ha_engine::decide::slots::SlotPlan;
+use ha_engine::decide::slots::{LogicalReport, LogicalSlot, LogicalWork, SlotPlan};
 use ha_engine::decide::sync::sample::{CommitLevel, SyncSample};
 use ha_engine::ports::{
-    CallbackEvent, CloneSource, ControlData, DivergenceFacts, FollowPlan, Inconclusive, LocalState, OperationFailed, Postgres,
-    PromoteOutcome, RecoveryDiff, RewindOutcome, ServerStatus, StartOutcome, StatusReport, StopEvent, StopMode, StopOutcome, StopRequest,
+    CallbackEvent, CloneSource, ControlData, DivergenceFacts, FollowPlan, Inconclusive, KeptWal, LocalState, OperationFailed, Postgres,
+    PromoteOutcome, RecoveryDiff, RewindOutcome, ServerStatus, SlotState, StartOutcome, StatusReport, StopEvent, StopMode, StopOutcome,
+    StopRequest, WalToKeep,
 };
 use ha_engine::settings::{BootstrapSettings, EffectiveSettings};
 use tokio::sync::{mpsc, watch};
 
-use crate::Name;
-use crate::server::{ControlState, Data, Phase, Process, RELOADED, Server};
+use crate::local::LocalServer;
+use crate::server::{ControlState, Data, Phase, RELOADED, Server};
 use crate::wal::Kind;
-use crate::world::{Inner, World};
 use crate::{building, looking};
 
 /// How long a start may take if nobody says otherwise (`pg_ctl_timeout`).
@@ -30,116 +30,6 @@ const START: Duration = Duration::from_secs(60);
 const QUERY: Duration = Duration::from_millis(2);
 /// The limit of what waits without one.
 const FOREVER: Duration = Duration::from_secs(86_400);
-
-/// The PostgreSQL of one node, as one process of its agent holds it.
-#[derive(Debug)]
-pub struct LocalServer {
-    pub(crate) me: Name,
-    pub(crate) world: World,
-    clock: Arc<dyn Clock>,
-    local: watch::Sender<LocalState>,
-}
-
-impl LocalServer {
-    /// What a new process of the agent knows.
-    pub fn new(me: Name, world: World, clock: Arc<dyn Clock>) -> Self {
-        let local = LocalState {
-            state: ServerState::Stopped,
-            role: Role::Uninitialized,
-            since: clock.now(),
-            pending_restart: BTreeMap::new(),
-            conn_url: format!("postgres://{me}:5432/postgres"),
-            proxy_url: None,
-        };
-        Self { me, world, clock, local: watch::Sender::new(local) }
-    }
-
-    /// Looks at the server.
-    fn look<T>(&self, look: impl FnOnce(&Server, Duration) -> T) -> T {
-        let world = self.world.lock();
-        let now = world.now;
-        look(&world.servers[self.me], now)
-    }
-
-    /// Changes the server.
-    pub(crate) fn change<T>(&self, change: impl FnOnce(&mut Server, &mut fastrand::Rng, Duration) -> T) -> T {
-        let mut world = self.world.lock();
-        let Inner { servers, rng, now, .. } = &mut *world;
-        let server = servers.get_mut(self.me).expect("every node has a machine");
-        change(server, rng, *now)
-    }
-
-    fn process<T>(&self, look: impl FnOnce(&Process, &Data, Duration) -> T) -> Option<T> {
-        self.look(|server, now| Some(look(server.process.as_ref()?, server.data.as_ref()?, now)))
-    }
-
-    pub(crate) fn enter(&self, state: ServerState) {
-        let since = self.clock.now();
-        self.local.send_modify(|local| (local.state, local.since) = (state, since));
-    }
-
-    fn note(&self, what: &str) {
-        let world = self.world.lock();
-        world.trace.note(world.now, self.me, what);
-    }
-
-    /// Waits until `done` says so, at most `limit`; nothing if that was too short.
-    pub(crate) async fn until<T>(&self, limit: Duration, cancel: &Cancel, done: impl Fn(&Server, Duration) -> Option<T>) -> Option<T> {
-        let mut changes = self.look(|server, _| server.changes.subscribe());
-        let deadline = tokio::time::Instant::now() + limit;
-        loop {
-            if let Some(outcome) = self.look(&done) {
-                return Some(outcome);
-            }
-            tokio::select! {
-                biased;
-                _ = changes.changed() => {}
-                () = cancel.cancelled() => return None,
-                () = tokio::time::sleep_until(deadline) => return None,
-            }
-        }
-    }
-
-    async fn started(&self, role: Option<Role>, launched: bool, limit: Duration, cancel: &Cancel) -> StartOutcome {
-        if let Some(role) = role {
-            self.set_role(role);
-        }
-        if !launched {
-            self.enter(ServerState::StartFailed);
-            return StartOutcome::Failed;
-        }
-        self.enter(ServerState::Starting);
-        let ready = |server: &Server, _| match &server.process {
-            None => Some(StartOutcome::Failed),
-            Some(process) => process.answers().then_some(StartOutcome::Running),
-        };
-        match self.until(limit, cancel, ready).await {
-            Some(StartOutcome::Running) => {
-                self.enter(ServerState::Running);
-                StartOutcome::Running
-            }
-            Some(outcome) => {
-                self.enter(ServerState::StartFailed);
-                outcome
-            }
-            None => StartOutcome::StillStarting,
-        }
-    }
-
-    fn take_over_finished_start(&self) {
-        let answers = self.process(|process, _, _| process.answers()).unwrap_or(false);
-        if answers && self.local().state.is_starting() {
-            self.enter(ServerState::Running);
-        }
-        let settled = matches!(
-            self.local().state,
-            ServerState::StartFailed | ServerState::RestartFailed | ServerState::Stopped | ServerState::Crashed
-        );
-        if answers && settled {
-            self.enter(ServerState::Running);
-        }
-    }
-}
 
 #[async_trait]
 impl Postgres for LocalServer {
@@ -599,10 +489,40 @@ impl Postgres for LocalServer {
     async fn apply_slots(&self, plan: &SlotPlan, _: Deadline) -> Vec<SlotObservation> {
         self.change(|server, _, _| {
             let (Some(data), Some(process)) = (&mut server.data, &server.process) else { return Vec::new() };
-            let dropped: BTreeSet<&str> = plan.drop.iter().map(|(name, _)| name.as_str()).collect();
+            let dropped: BTreeSet<&str> = plan.drop.iter().map(|slot| slot.name.as_str()).collect();
             data.slots.retain(|name| !dropped.contains(name.as_str()) || process.walsenders.contains_key(name.as_str()));
             data.slots.extend(plan.create.iter().cloned());
             looking::physical_slots(data, process)
         })
+    }
+
+    // ---- what no scenario here asks for ------------------------------------------------------------------------------
+
+    async fn keep_wal(&self, _: &WalToKeep, _: &Cancel) -> Result<KeptWal, OperationFailed> {
+        Err(OperationFailed("there is no place to keep it".to_owned()))
+    }
+
+    async fn archives_wal(&self) -> bool {
+        false
+    }
+
+    async fn archive_shutdown_checkpoint(&self, _: &Cancel) -> Result<(), OperationFailed> {
+        Err(OperationFailed("there is no archive".to_owned()))
+    }
+
+    async fn tend_logical_slots(&self, _: &LogicalWork, _: &Cancel) -> LogicalReport {
+        LogicalReport::default()
+    }
+
+    async fn read_logical_slots(&self, _: &Upstream, _: &[LogicalSlot], _: Deadline) -> Result<Vec<SlotState>, OperationFailed> {
+        Ok(Vec::new())
+    }
+
+    async fn write_logical_slots(&self, _: Vec<SlotState>) -> Result<(), OperationFailed> {
+        Ok(())
+    }
+
+    async fn enforce_feedback(&self, _: bool) -> Result<(), OperationFailed> {
+        Ok(())
     }
 }
