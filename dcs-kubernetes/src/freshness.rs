@@ -10,8 +10,8 @@
 //! ```
 //!
 //! That is as old as one and a half cycles at most, so that a renewal may come late: a server that says nothing any more is
-//! asked. Whoever holds the lock asks always, and so does everybody as soon as nobody seems to hold it: what may lead to a
-//! promotion is read and not remembered.
+//! asked. Everybody asks as soon as nobody seems to hold the lock: what may lead to a promotion is read and not remembered.
+//! Whoever holds the lock hears of its own renewals like everybody else, and proves by the next one that nothing has changed.
 
 use std::time::Duration;
 

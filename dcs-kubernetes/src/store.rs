@@ -249,15 +249,15 @@ impl Kubernetes {
         Ok(view_of(&content))
     }
 
-    /// What the watches told, if that is as good as asking, and somebody else holds the lock. Both are judged of the same look:
-    /// the lock may expire at any moment.
+    /// What the watches told, if that is as good as asking, and somebody holds the lock. Both are judged of the same look: the lock
+    /// may expire at any moment. It may be this member: its renewal, which comes next, is a request with the version that is
+    /// known here, and proves more than reading that version before.
     fn remember(&self) -> Option<Content> {
         let now = self.shared.clock.now();
         let mut freshness = self.freshness();
         let told = self.shared.cache.told();
         let content = self.shared.cache.content();
-        let is_led_by_another = content.holder.as_deref().is_some_and(|holder| holder != self.shared.name.as_str());
-        if !is_led_by_another || !freshness.suffices(told, self.shared.timing().loop_wait, now) {
+        if content.holder.is_none() || !freshness.suffices(told, self.shared.timing().loop_wait, now) {
             return None;
         }
         freshness.loads(now);

@@ -55,7 +55,7 @@ fn all() -> Vec<(&'static str, Test)> {
             an_acquisition_whose_answer_was_lost_is_won,
             a_renewal_that_somebody_else_overtook_looks_and_goes_on,
             a_deleted_lock_is_made_anew_by_its_holder,
-            a_leader_cycle_needs_three_requests,
+            a_leader_cycle_needs_three_requests_at_most,
             an_election_without_pods_hands_the_lock_over,
         }
         pods: {
@@ -74,7 +74,7 @@ fn all() -> Vec<(&'static str, Test)> {
             a_watch_that_ends_goes_on,
             a_list_is_asked_for_again_in_the_next_cycle_whatever_pause_was_asked_for,
             a_watch_that_tells_nothing_any_more_is_found_out,
-            a_followers_cycle_asks_nothing_while_the_leader_renews_and_something_otherwise,
+            a_cycle_asks_nothing_but_the_renewal_while_there_is_one_and_something_otherwise,
         }
         access: {
             a_token_that_was_exchanged_is_read_again_at_once,
@@ -108,11 +108,14 @@ fn main() {
     }
     // Servers end with the thread that started them, which is this one.
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-    let servers = Arc::new(runtime.block_on(Options::default().start()).expect("the API server starts"));
-    let trials = |servers: &Arc<Servers>| {
+    let start = || Arc::new(runtime.block_on(Options::default().start()).expect("the API server starts"));
+    // Who only asks for the names need not wait for it.
+    let servers = (!arguments.list).then(start);
+    let trials = |servers: &Option<Arc<Servers>>| {
         let trial = |(name, test): (&'static str, Test)| {
-            let servers = Arc::clone(servers);
+            let servers = servers.clone();
             Trial::test(name, move || {
+                let servers = servers.ok_or("nothing runs while names are listed")?;
                 let runtime = tokio::runtime::Runtime::new()?;
                 Ok(runtime.block_on(test(servers)).map_err(|error| error.to_string())?)
             })
@@ -120,7 +123,7 @@ fn main() {
         all().into_iter().map(trial).collect::<Vec<_>>()
     };
     let trials = if std::env::var_os("NEXTEST").is_some() {
-        let servers = Arc::clone(&servers);
+        let servers = servers.clone();
         let whole = move || {
             let conclusion = libtest_mimic::run(&Arguments { test_threads: Some(8), ..Arguments::default() }, trials(&servers));
             if conclusion.num_failed == 0 { Ok(()) } else { Err("some failed; they are named above".into()) }

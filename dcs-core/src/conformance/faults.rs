@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::Scene;
 use super::scene::{Actor, eventually};
-use crate::model::Leader;
+use crate::model::{Leader, Revision};
 use crate::{Acquisition, Deadline, Error, ErrorKind, Fate, Write};
 
 /// A scheduling delay.
@@ -81,9 +81,23 @@ async fn fails_in_time<T: std::fmt::Debug>(member: &Actor, what: &str, operation
     error
 }
 
+/// A load fails as well, each in its time. A store whose watch has just told everything may go by that for about a cycle.
+async fn a_load_fails_in_time(member: &Actor) {
+    let begun = Instant::now();
+    loop {
+        let load = member.dcs.load(member.soon());
+        let outcome = tokio::time::timeout(member.timing.retry_timeout + SLACK, load).await.expect("a load ends in time");
+        match outcome {
+            Ok(_) => assert!(begun.elapsed() <= member.timing.loop_wait * 2 + SLACK, "loads go on as if nothing had happened"),
+            Err(error) => return assert_eq!(error.kind, ErrorKind::Unavailable, "{}", error.chain()),
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
 /// Nothing that the member can do works, and none of it hangs.
 async fn everything_fails_in_time(a: &Actor, seen: &Leader) {
-    fails_in_time(a, "load", a.dcs.load(a.soon())).await;
+    a_load_fails_in_time(a).await;
     fails_in_time(a, "renew", a.dcs.renew_leader(seen, a.soon())).await;
     fails_in_time(a, "acquire", a.dcs.attempt_to_acquire_leader(a.soon())).await;
     fails_in_time(a, "release", a.dcs.release_leader(None, a.soon())).await;
@@ -103,7 +117,11 @@ pub(super) async fn a59_nothing_answers_and_everything_ends_in_time(scene: Scene
 
 /// The same client works again.
 async fn recovers(member: &Actor) {
-    eventually("recovery", member.timing.retry_timeout * 3, || async {
+    recovers_within(member, member.timing.retry_timeout * 3).await;
+}
+
+async fn recovers_within(member: &Actor, patience: Duration) {
+    eventually("recovery", patience, || async {
         member.dcs.load(Deadline::after(member.timing.retry_timeout)).await.map_err(|error| error.chain())
     })
     .await;
@@ -131,12 +149,14 @@ pub(super) async fn a61_all_servers_restart_with_their_data(scene: Scene) {
     for server in 0..scene.stage.servers() {
         scene.stage.kill(server).await.expect("a server can be killed");
     }
-    fails_in_time(&a, "load", a.dcs.load(a.soon())).await;
+    a_load_fails_in_time(&a).await;
     for server in 0..scene.stage.servers() {
         scene.stage.restart(server).await.expect("a server can be restarted");
     }
-    recovers(&a).await;
-    recovers(&b).await;
+    // How long servers take to start is their affair.
+    let patience = a.timing.retry_timeout * 12;
+    recovers_within(&a, patience).await;
+    recovers_within(&b, patience).await;
     let renewed = a.renews(&seen).await;
     let view = b.view().await;
     assert_eq!(view.leader_name() == Some(&a.name), renewed.is_some(), "held or lost, never both: {view:?}");
@@ -190,27 +210,37 @@ pub(super) async fn a63_a_lost_answer_to_an_acquire_is_never_a_loss(scene: Scene
 pub(super) async fn a64_a_lost_answer_to_a_conditional_write_leaves_old_or_new(scene: Scene) {
     let ((a, link), b) = (scene.member_behind_link("a").await, scene.member("b").await);
     let config = |number: u64| Map::from_iter([("number".to_owned(), Value::from(number))]);
-    let write = |number, expected| {
+    let write = |number, expected: Option<Revision>| {
         let (dcs, config) = (a.dcs.clone(), config(number));
         let deadline = Deadline::after(a.timing.retry_timeout.max(link.attempt() * 3));
-        async move { dcs.set_config(&config, Some(&expected), deadline).await }
+        async move { dcs.set_config(&config, expected.as_ref(), deadline).await }
     };
-    a.must("write config", a.dcs.set_config(&config(0), None, a.soon()).await);
+    // Views may be a moment old, so what was acknowledged is waited for.
+    let shown_to_b = async |revision: &Revision| {
+        eventually("what was acknowledged is shown", b.timing.retry_timeout, || async {
+            match b.view().await.config {
+                Some(config) if config.revision == *revision => Ok(config),
+                other => Err(format!("{other:?}")),
+            }
+        })
+        .await
+    };
+    let Write::Applied(mut newest) = a.must("write config", write(0, None).await) else { panic!("nothing was asked of it") };
     for round in 1..=3 {
-        let before = b.view().await.config.expect("it was written");
+        let before = shown_to_b(&newest).await;
         link.lose_answers(true).await;
         let heal = async {
             tokio::time::sleep(link.attempt() / 2).await;
             link.lose_answers(false).await;
         };
-        let (outcome, ()) = tokio::join!(write(round, before.revision.clone()), heal);
+        let (outcome, ()) = tokio::join!(write(round, Some(before.revision.clone())), heal);
         let after = b.view().await.config.expect("it is there");
         let is_new = after.data == Some(config(round));
         assert!(is_new || after == before, "round {round}: neither old nor new: {after:?}");
         match outcome {
             Ok(Write::Applied(revision)) => {
-                assert!(is_new, "round {round}");
-                assert_eq!(revision, after.revision, "round {round}");
+                let shown = shown_to_b(&revision).await;
+                assert_eq!(shown.data, Some(config(round)), "round {round}");
             }
             Ok(Write::Refused) => {
                 assert!(!is_new, "round {round}: it was written, and the writer was told that it was not")
@@ -218,9 +248,14 @@ pub(super) async fn a64_a_lost_answer_to_a_conditional_write_leaves_old_or_new(s
             Err(error) => assert_eq!(error.fate, Fate::Unknown, "round {round}: {}", error.chain()),
         }
         recovers(&a).await;
-        let seen = a.view().await.config.expect("it is there").revision;
-        let again = a.must("write again", write(round, seen).await);
-        assert!(again.is_applied(), "round {round}");
+        newest = eventually("a write", a.timing.retry_timeout * 2, || async {
+            let seen = a.view().await.config.expect("it is there").revision;
+            match a.must("write again", write(round, Some(seen)).await) {
+                Write::Applied(revision) => Ok(revision),
+                Write::Refused => Err("refused, with what was shown a moment ago".to_owned()),
+            }
+        })
+        .await;
     }
 }
 
@@ -229,7 +264,7 @@ pub(super) async fn a66_a_member_that_was_cut_off_finds_its_lock_lost(scene: Sce
     let lease = a.wins().await;
     let seen = a.leader().await.expect("a leads");
     link.cut().await;
-    fails_in_time(&a, "load", a.dcs.load(a.soon())).await;
+    a_load_fails_in_time(&a).await;
     fails_in_time(&a, "renew", a.dcs.renew_leader(&seen, a.soon())).await;
     eventually("the lock is free", scene.longest_life() * 2, || async {
         if b.acquires().await { Ok(()) } else { Err("it is still held".to_owned()) }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dcs_core::model::{Lsn, Status, SyncRecord};
-use dcs_core::{Acquisition, BootClock, BoxError, Clock, Dcs, Deadline, ErrorKind, Fate, InitializeWrite, Renewal, Write};
+use dcs_core::{Acquisition, BootClock, BoxError, Clock, Dcs, Deadline, ErrorKind, Fate, InitializeWrite, Renewal, Timing, Write};
 use serde_json::{Map, json};
 use store_servers::apiserver::ALICE;
 use store_servers::{Servers, eventually};
@@ -25,6 +25,11 @@ fn with_a_look() -> Deadline {
     Deadline::after(Duration::from_secs(2))
 }
 
+/// Cycles so short that what the watch told never suffices: each load is a request, which can then be answered wrongly.
+fn asks_with_every_load(member: &Member) {
+    member.dcs.set_timing(Timing { loop_wait: Duration::from_millis(1), ..TIMING });
+}
+
 /// The member leads, nobody else does, and it is told so.
 async fn still_leads(place: &Place, a: &Member, what: &str) -> Outcome {
     a.keeps().await.map_err(|error| format!("{what}: {error}"))?;
@@ -37,6 +42,7 @@ pub(super) async fn no_answer_to_any_request_is_taken_for_a_lost_lock(servers: A
     let place = Place::with_endpoints(Arc::clone(&servers)).await?;
     let middle = Middle::before(&servers).await?;
     let a = place.member_behind("a", &middle).await?;
+    asks_with_every_load(&a);
     let everything = [
         Request::Get,
         Request::List,
@@ -147,6 +153,7 @@ pub(super) async fn a_no_that_is_not_kubernetes_own_proves_nothing(servers: Arc<
     let place = Place::with_endpoints(Arc::clone(&servers)).await?;
     let middle = Middle::before(&servers).await?;
     let a = place.member_behind("a", &middle).await?;
+    asks_with_every_load(&a);
     a.wins().await?;
     for (code, body) in [(404, "404 page not found"), (404, "default backend - 404"), (409, ""), (409, r#"{"reason":"Conflict"}"#)] {
         let what = format!("{code} {body}");

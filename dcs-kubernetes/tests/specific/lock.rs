@@ -220,7 +220,7 @@ pub(super) async fn a_deleted_lock_is_made_anew_by_its_holder(servers: Arc<Serve
     Ok(())
 }
 
-pub(super) async fn a_leader_cycle_needs_three_requests(servers: Arc<Servers>) -> Outcome {
+pub(super) async fn a_leader_cycle_needs_three_requests_at_most(servers: Arc<Servers>) -> Outcome {
     let place = Place::with_endpoints(Arc::clone(&servers)).await?;
     let middle = Middle::before(&servers).await?;
     let a = place.member_behind("a", &middle).await?;
@@ -235,7 +235,9 @@ pub(super) async fn a_leader_cycle_needs_three_requests(servers: Arc<Servers>) -
         a.dcs.write_status(&Status { last_lsn: Lsn(lsn), ..Status::default() }, false, a.soon()).await?;
         let after = count();
         let sent: Vec<_> = after.iter().zip(before).map(|(after, before)| after - before).collect();
-        assert_eq!(sent, [1, 0, 2, 0, 0], "one look, the renewal, and the status");
+        // The watch may have told of the renewal before the next load, which then has nothing to ask.
+        assert!(sent[0] <= 1, "one look at most: {sent:?}");
+        assert_eq!(sent[1..], [0, 2, 0, 0], "the renewal, and the status");
     }
     let before = count();
     let _ = a.dcs.wait(dcs_core::Interest::LEADER, Duration::from_millis(300)).await;

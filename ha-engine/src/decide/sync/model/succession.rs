@@ -60,6 +60,13 @@ impl World {
         if self.dice.bool() {
             self.arrive();
         }
+        // Or somebody else was faster, led for a while, and is gone again.
+        if mortal && self.chance(8) {
+            self.somebody_else_reigns(candidate)?;
+        }
+        if !self.nodes[candidate].up {
+            return Ok(());
+        }
         if self.rules.bound_verdict && self.revision != elected_by {
             return Ok(());
         }
@@ -80,6 +87,30 @@ impl World {
             return Ok(());
         }
         self.promote(candidate, &prepared.names)
+    }
+
+    /// One of the others takes the lock, commits, and dies.
+    fn somebody_else_reigns(&mut self, candidate: usize) -> Result<(), Lost> {
+        let others: Vec<usize> = (0..self.nodes.len()).filter(|at| *at != candidate && self.nodes[*at].up).collect();
+        if others.is_empty() {
+            return Ok(());
+        }
+        let other = others[self.dice.usize(0..others.len())];
+        self.race(other, true)?;
+        for _ in 0..self.dice.usize(0..8) {
+            let at = self.dice.usize(0..self.nodes.len());
+            match self.dice.u8(0..4) {
+                // Whoever races does not stream from somebody else meanwhile.
+                0 if at != candidate => self.connect(at),
+                1 => self.receive(at, 3),
+                2 => self.tell(at),
+                _ => drop(self.make_move()),
+            }
+            self.settle_text();
+            self.write();
+        }
+        self.lose_primary(true);
+        Ok(())
     }
 
     pub(super) fn promote(&mut self, at: usize, text: &str) -> Result<(), Lost> {
