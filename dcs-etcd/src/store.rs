@@ -139,13 +139,17 @@ impl Etcd {
         Ok(answer)
     }
 
-    /// Everything under `prefix`, if that can be told without asking: a watch runs, and the server has answered a question
-    /// of ours (the keepalive of each cycle) within one period and the time that one server may take. Whoever holds no
-    /// lease has no such proof, and asks.
-    fn mirrored(&self, prefix: &str) -> Option<Snapshot> {
-        let answered = self.leases.held()?.lease.sent_at();
-        let silence = self.clock.now().saturating_since(answered);
-        (silence <= self.client.timing().loop_wait + self.client.share()).then(|| self.watcher.mirrored(prefix))?
+    /// Everything under `prefix` as the watch knows it, if the server has answered a question of ours within one period and the
+    /// time that one server may take. If it has not, it is asked now what this cycle asks anyway: whether our lease lives. Who
+    /// holds no lease has no such proof, and reads.
+    async fn mirrored(&self, prefix: &str, deadline: Deadline) -> Option<Snapshot> {
+        self.watcher.mirrored(prefix)?;
+        let silence = self.clock.now().saturating_since(self.leases.held()?.lease.sent_at());
+        if silence > self.client.timing().loop_wait + self.client.share() {
+            // A failure shows again when everything is read.
+            self.leases.ensure(deadline.at_most(self.client.share())).await.ok()?;
+        }
+        self.watcher.mirrored(prefix)
     }
 
     fn read_through(&self, prefix: &str, answer: Answer<etcd_client::GetResponse>) -> Snapshot {
@@ -246,7 +250,7 @@ impl KeyValueStore for Etcd {
         const OPERATION: &str = "load the cluster";
         let options = GetOptions::new().with_prefix();
         if consistency == Consistency::Relaxed {
-            if let Some(snapshot) = self.mirrored(prefix) {
+            if let Some(snapshot) = self.mirrored(prefix, deadline).await {
                 return Ok(snapshot);
             }
             let call = read(OPERATION, Backing::OneServer);

@@ -118,14 +118,19 @@ async fn a_lease_that_was_not_proved_for_long_shows_nothing_without_asking() {
     let a = store_with(&cluster.section(json!({})), quick());
     warm(&a, &cluster).await;
     let longest = quick().loop_wait + (quick().retry_timeout / 3).max(Duration::from_secs(1));
+    let sent = a.handle().expect("it has one").lease.sent_at();
     eventually("a question", PATIENCE, || async {
-        let before = cluster.requests();
+        let before = cluster.requests().expect("etcd counts them");
         read(&a).await;
-        if cluster.requests() == before { Err("it was served from memory".to_owned()) } else { Ok(()) }
+        match cluster.requests().expect("etcd counts them") - before {
+            0 => Err("it was served from memory".to_owned()),
+            1 => Ok(()),
+            more => panic!("{more} questions"),
+        }
     })
     .await;
-    let sent = a.handle().expect("it has one").lease.sent_at();
     assert!(BootClock.now().saturating_since(sent) > longest);
+    assert!(a.handle().expect("it has one").lease.sent_at() > sent, "what was asked is whether the lease lives");
 }
 
 #[tokio::test]

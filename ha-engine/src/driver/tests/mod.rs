@@ -9,6 +9,7 @@ mod reloads;
 mod slots;
 mod standby_clusters;
 mod standbys;
+mod surroundings;
 mod synchronous;
 mod watchdog;
 
@@ -23,7 +24,8 @@ use dcs_core::model::{FailoverRequest, MemberName};
 use dcs_core::{Clock, Deadline, TokioClock};
 use serde_json::json;
 
-use self::fake::{FakeGuard, FakePeers, FakePostgres, FakeWatchdog, World};
+use self::fake::{FakePostgres, World};
+use self::surroundings::{FakeGuard, FakePeers, FakeWatchdog};
 use super::{Ended, Engine, Parts};
 use crate::handle::{Command, EngineHandle};
 use crate::settings::{Authentication, BootstrapSettings, InCode, PostgresSettings, ServerAddress};
