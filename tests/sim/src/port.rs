@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use dcs_core::model::{HistoryLine, Lsn, Role, ServerState, SystemId, Timeline};
 use dcs_core::Deadline;
+use dcs_core::model::{HistoryLine, Lsn, Role, ServerState, SystemId, Timeline};
 use ha_engine::Cancel;
 use ha_engine::decide::observation::{DataDir, Monitor, Postmaster, ServerObservation, SlotObservation, Upstream};
 use ha_engine::decide::slots::{LogicalReport, LogicalSlot, LogicalWork, SlotPlan};
