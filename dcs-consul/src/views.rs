@@ -96,13 +96,14 @@ fn differences(before: &Content, after: &Content) -> Vec<Change> {
         key: key.clone(),
         kind: ChangeKind::Deleted,
         revision: None,
+        entry: None,
     });
     let mut written: Vec<Change> = after
         .iter()
         .filter(|(key, now)| before.get(*key) != Some(*now))
         .map(|(key, (revision, _))| {
             let kind = if before.contains_key(key) { ChangeKind::Changed } else { ChangeKind::Created };
-            Change { key: key.clone(), kind, revision: Some(revision.clone()) }
+            Change { key: key.clone(), kind, revision: Some(revision.clone()), entry: None }
         })
         .collect();
     written.sort_by_key(|change| change.revision.as_ref().and_then(|revision| revision.as_str().parse::<u64>().ok()));

@@ -157,6 +157,8 @@ pub struct Change {
     pub kind: ChangeKind,
     /// The revision of that change, as the writer was told it; nothing if the store does not say.
     pub revision: Option<Revision>,
+    /// What it holds since, if the store's watch tells that. Nothing says nothing.
+    pub entry: Option<Entry>,
 }
 
 /// What a wait returned. It may be spurious: the caller reads everything again anyway.

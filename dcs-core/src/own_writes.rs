@@ -87,8 +87,10 @@ mod tests {
     #[tokio::test]
     async fn a_report_waits_for_the_answer_to_its_write() {
         let writes = OwnWrites::default();
-        let changes =
-            Changes { keys: vec![Change { key: "/a".to_owned(), kind: ChangeKind::Changed, revision: None }], ..Changes::default() };
+        let changes = Changes {
+            keys: vec![Change { key: "/a".to_owned(), kind: ChangeKind::Changed, revision: None, entry: None }],
+            ..Changes::default()
+        };
         let soon = || Deadline::after(Duration::from_secs(5));
         assert!(!writes.settle(&changes, soon()).await);
         let other = writes.begin("/b");

@@ -11,7 +11,7 @@
 
 use std::collections::BTreeMap;
 
-use dcs_core::{Cursor, Entry, Snapshot};
+use dcs_core::{Change, Cursor, Entry, Snapshot};
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -32,14 +32,14 @@ impl Mirror {
         }
     }
 
-    /// The watch has seen that `key` holds `entry` since `at`; nothing if it was deleted.
-    pub(crate) fn apply(&mut self, at: Cursor, key: &str, entry: Option<Entry>) {
+    /// The watch has seen `change` at `at`. What a key that is not ours to read holds is in no snapshot either.
+    pub(crate) fn apply(&mut self, at: Cursor, change: &Change) {
         if self.read_at.is_none_or(|read_at| at <= read_at) {
             return;
         }
-        match entry {
-            Some(entry) => drop(self.entries.insert(key.to_owned(), entry)),
-            None => drop(self.entries.remove(key)),
+        match &change.entry {
+            Some(entry) => drop(self.entries.insert(change.key.clone(), entry.clone())),
+            None => drop(self.entries.remove(&change.key)),
         }
     }
 
@@ -71,6 +71,7 @@ impl Mirror {
 
 #[cfg(test)]
 mod tests {
+    use dcs_core::ChangeKind;
     use dcs_core::model::Revision;
     use proptest::prelude::*;
 
@@ -78,6 +79,10 @@ mod tests {
 
     fn entry(key: &str, revision: u64) -> Entry {
         Entry { key: key.to_owned(), value: Vec::new(), revision: Revision::from(revision), handle: None }
+    }
+
+    fn change(key: &str, entry: Option<Entry>) -> Change {
+        Change { key: key.to_owned(), kind: ChangeKind::Changed, revision: None, entry }
     }
 
     fn read(entries: &[(&str, u64)], at: u64) -> Snapshot {
@@ -92,7 +97,7 @@ mod tests {
     #[test]
     fn nothing_is_shown_before_everything_was_read() {
         let mut mirror = Mirror::default();
-        mirror.apply(Cursor(3), "a", Some(entry("a", 3)));
+        mirror.apply(Cursor(3), &change("a", Some(entry("a", 3))));
         assert_eq!(shown(&mirror, 3), None);
         mirror.replace(&read(&[("a", 3)], 4), Cursor(3));
         assert_eq!(shown(&mirror, 3), Some(vec!["a3".to_owned()]));
@@ -124,7 +129,7 @@ mod tests {
         mirror.replace(&read(&[("a", 3)], 4), Cursor(0));
         mirror.must_show(Cursor(5));
         assert_eq!(shown(&mirror, 4), None);
-        mirror.apply(Cursor(5), "a", Some(entry("a", 5)));
+        mirror.apply(Cursor(5), &change("a", Some(entry("a", 5))));
         assert_eq!(shown(&mirror, 5), Some(vec!["a5".to_owned()]));
     }
 
@@ -167,7 +172,7 @@ mod tests {
                     _ if seen < newest => {
                         seen += 1;
                         if let Some((key, now)) = &events[seen] {
-                            mirror.apply(Cursor(seen as u64), key, now.clone());
+                            mirror.apply(Cursor(seen as u64), &change(key, now.clone()));
                         }
                     }
                     _ => mirror.must_show(Cursor(number.min(newest) as u64)),

@@ -12,7 +12,7 @@ use crate::connect::Connection;
 use crate::failure::Failure;
 use crate::history::{Header, Proof, Standing};
 use crate::store::entry;
-use crate::watcher::{Ended, Log, Seen, Watches, give_up, switched};
+use crate::watcher::{Ended, Log, Watches, give_up, switched};
 use crate::wire::Wire;
 
 #[async_trait]
@@ -80,7 +80,7 @@ fn take_in(client: &Client<Connection>, connection: &Connection, response: &Watc
         return Some(give_up(client, connection, etcd_client::Error::GRpcStatus(status).into()));
     }
     log.hears(connection.serial(), header.term);
-    let mut events = Vec::new();
+    let mut changes = Vec::new();
     for event in response.events() {
         let Some(kv) = event.kv() else { continue };
         let kind = match event.event_type() {
@@ -91,12 +91,11 @@ fn take_in(client: &Client<Connection>, connection: &Connection, response: &Watc
         // A key that is not valid UTF-8 is somebody else's; that something happened is told all the same.
         let key = String::from_utf8_lossy(kv.key()).into_owned();
         let at = client.cursor(u64::try_from(kv.mod_revision()).unwrap_or_default());
-        let change = Change { key, kind, revision: Some(Revision::from(kv.mod_revision())) };
         let entry = if kind == ChangeKind::Deleted { None } else { entry(kv) };
-        events.push(Seen { at, change, entry });
+        changes.push((at, Change { key, kind, revision: Some(Revision::from(kv.mod_revision())), entry }));
     }
-    if !events.is_empty() {
-        log.add(events);
+    if !changes.is_empty() {
+        log.add(changes);
     }
     // Only a message without events says how far the server has come: one with events may be followed by older ones than
     // its header.

@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use dcs_core::{Change, Changes, Cursor, Deadline, Entry, Snapshot};
+use dcs_core::{Change, Changes, Cursor, Deadline, Snapshot};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -175,15 +175,6 @@ pub(crate) struct Log {
     renew: Notify,
 }
 
-/// One key has changed, as a watch tells it.
-#[derive(Debug)]
-pub(crate) struct Seen {
-    pub(crate) at: Cursor,
-    pub(crate) change: Change,
-    /// What the key holds since; nothing if it is gone, or if the protocol has no use for it.
-    pub(crate) entry: Option<Entry>,
-}
-
 /// The stream that the log is written from, while it is open.
 #[derive(Clone, Copy, Debug)]
 struct Stream {
@@ -242,12 +233,12 @@ impl Log {
 
     /// The changes of one message were seen. They are added together: etcd never spreads one revision over two messages,
     /// and whoever is told of a part of one must not take it for all of it.
-    pub(crate) fn add(&self, events: Vec<Seen>) {
+    pub(crate) fn add(&self, changes: Vec<(Cursor, Change)>) {
         let mut entries = self.entries();
         let before = entries.seen;
-        for Seen { at, change, entry } in events {
+        for (at, change) in changes {
             if at > before {
-                entries.mirror.apply(at, &change.key, entry);
+                entries.mirror.apply(at, &change);
             }
             entries.seen = entries.seen.max(at);
             entries.changes.insert(change.key.clone(), (at, change));
@@ -341,9 +332,8 @@ mod tests {
 
     use super::*;
 
-    fn change(at: u64, key: &str) -> Seen {
-        let change = Change { key: key.to_owned(), kind: ChangeKind::Changed, revision: None };
-        Seen { at: Cursor(at), change, entry: None }
+    fn change(at: u64, key: &str) -> (Cursor, Change) {
+        (Cursor(at), Change { key: key.to_owned(), kind: ChangeKind::Changed, revision: None, entry: None })
     }
 
     fn names(changes: &Changes) -> Vec<&str> {

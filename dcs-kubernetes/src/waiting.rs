@@ -71,7 +71,7 @@ impl Kubernetes {
         let known = self.known();
         let before = known.as_ref();
         let names = before.map_or_else(Vec::new, |known| known.news(&now, interest, &self.shared.names, self.shared.name.as_str()));
-        let keys = names.into_iter().map(|name| Change { key: name.to_owned(), kind: ChangeKind::Changed, revision: None });
+        let keys = names.into_iter().map(|name| Change { key: name.to_owned(), kind: ChangeKind::Changed, revision: None, entry: None });
         Changes { keys: keys.collect(), ..Changes::default() }
     }
 }

@@ -265,7 +265,7 @@ fn change(changed: ChangedKey) -> Change {
         ChangedHow::Written => ChangeKind::Changed,
         ChangedHow::Deleted => ChangeKind::Deleted,
     };
-    Change { key: changed.key, kind, revision: Some(Revision::from(changed.index)) }
+    Change { key: changed.key, kind, revision: Some(Revision::from(changed.index)), entry: None }
 }
 
 fn check_size(operation: &'static str, key: &str, value: &[u8]) -> Result<(), Error> {

@@ -290,7 +290,7 @@ async fn stream(client: &Client, connection: &Connection, path: &str, root: &str
             zk::EventType::Session => return Ok(()),
         };
         let key = event.path.strip_prefix(root).unwrap_or(&event.path).to_owned();
-        log.add(Change { key, kind, revision: None });
+        log.add(Change { key, kind, revision: None, entry: None });
     }
 }
 
@@ -299,7 +299,7 @@ mod tests {
     use super::*;
 
     fn change(key: &str) -> Change {
-        Change { key: key.to_owned(), kind: ChangeKind::Changed, revision: None }
+        Change { key: key.to_owned(), kind: ChangeKind::Changed, revision: None, entry: None }
     }
 
     fn names(changes: &Changes) -> Vec<&str> {

@@ -106,7 +106,11 @@ impl Known {
                 change.kind == ChangeKind::Created || (change.kind == ChangeKind::Changed && !self.entries.contains_key(&change.key));
             match watcher.wants(&change.key, appeared) {
                 Wanted::Yes => return Worth::Waking,
-                Wanted::IfStateChanged if change.kind == ChangeKind::Changed => drop(to_read.insert(change.key.clone())),
+                Wanted::IfStateChanged if change.kind == ChangeKind::Changed => match &change.entry {
+                    Some(now) if self.tells_another_state(now) => return Worth::Waking,
+                    Some(_) => {}
+                    None => drop(to_read.insert(change.key.clone())),
+                },
                 Wanted::IfStateChanged | Wanted::No => {}
             }
         }
@@ -150,7 +154,7 @@ fn state_of(entry: &Entry) -> (Option<String>, bool) {
 pub(super) enum Worth {
     /// Somebody should look.
     Waking,
-    /// What is in these keys decides, and the watch does not tell it.
+    /// What is in these keys decides, and the watch has not told it.
     Reading(BTreeSet<String>),
     /// Nobody asked for them.
     Nothing,

@@ -87,7 +87,7 @@ impl KeyValueDcs {
         })
     }
 
-    /// Whether one of these members' keys says another state than when it was loaded. A watch names keys and does not tell
+    /// Whether one of these members' keys says another state than when it was loaded. Of a watch that names keys and does not tell
     /// what is in them; one small read costs less than a cycle of the caller for every position that a member publishes.
     async fn any_tells_another_state(&self, keys: BTreeSet<String>, deadline: Deadline) -> Result<bool, Error> {
         for key in keys {

@@ -137,7 +137,13 @@ impl State {
             return None;
         }
         let new = self.changes.iter().filter(|(revision, key, _)| *revision > after.0 && key.starts_with(prefix));
-        Some(new.map(|(revision, key, kind)| Change { key: key.clone(), kind: *kind, revision: Some(Revision::from(*revision)) }).collect())
+        let change = |(revision, key, kind): &(u64, String, ChangeKind)| Change {
+            key: key.clone(),
+            kind: *kind,
+            revision: Some(Revision::from(*revision)),
+            entry: None,
+        };
+        Some(new.map(change).collect())
     }
 
     fn holds(&self, key: &str, expect: Expect<'_>) -> bool {

@@ -12,7 +12,7 @@ use super::connection::{Connection, Request, header_of};
 use crate::client::Client;
 use crate::failure::Failure;
 use crate::history::{Proof, Standing};
-use crate::watcher::{Ended, Log, Seen, Watches, give_up, switched};
+use crate::watcher::{Ended, Log, Watches, give_up, switched};
 use crate::wire::Wire;
 
 /// After a renewal by the leader, which writes its status next: whoever is woken by it shall see that, too.
@@ -66,8 +66,8 @@ async fn poll(client: &Client<Connection>, connection: &Connection, key: &str, l
                 tokio::time::sleep(AFTER_A_RENEWAL).await;
             }
             let index = event.node.modified_index;
-            let change = Change { key: key.to_owned(), kind: kind_of(&event), revision: Some(Revision::from(index)) };
-            log.add(vec![Seen { at: client.cursor(index), change, entry: None }]);
+            let change = Change { key: key.to_owned(), kind: kind_of(&event), revision: Some(Revision::from(index)), entry: None };
+            log.add(vec![(client.cursor(index), change)]);
             Ended::Again
         }
         Err(problem) if problem.error_code == code::INDEX_CLEARED => {

@@ -1,10 +1,13 @@
 //! Views that cost no request, because the watch has everything already.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use dcs_core::adapter::KeyValueDcs;
 use dcs_core::conformance::proxy::Proxy;
-use dcs_core::model::Revision;
-use dcs_core::{BootClock, Clock, Consistency, Cursor, Deadline, Entry, Expect, KeyValueStore, Timing, Write};
+use dcs_core::keys::ClusterPath;
+use dcs_core::model::{Lsn, MemberRecord, Revision};
+use dcs_core::{BootClock, Clock, Consistency, Cursor, Dcs, Deadline, Entry, Expect, Interest, KeyValueStore, Timing, Wake, Write};
 use dcs_etcd::Etcd;
 use serde_json::json;
 
@@ -215,4 +218,43 @@ async fn a_server_that_is_gone_serves_no_views() {
         cluster.serves(in_use).await;
         assert_eq!(value(&read(&a).await.0, LEADER), Some(round.to_string()), "it does not go back");
     }
+}
+
+#[tokio::test]
+async fn a_position_that_a_member_publishes_costs_the_others_no_request_and_its_state_wakes_them() {
+    if !can_run("a_position_that_a_member_publishes_costs_the_others_no_request_and_its_state_wakes_them") {
+        return;
+    }
+    let cluster = Cluster::start(&Options::default()).await;
+    let agent = |name: &str| {
+        let store = Arc::new(store_with(&cluster.section(json!({})), calm()));
+        KeyValueDcs::new(store, Arc::new(BootClock), ClusterPath::new(None, "demo"), name.into(), calm())
+    };
+    let (a, b) = (agent("a"), agent("b"));
+    let publish = async |state: &str, lsn: u64| {
+        let record = MemberRecord { state: Some(state.to_owned()), xlog_location: Some(Lsn(lsn)), ..MemberRecord::default() };
+        a.touch_member(&record, soon()).await.unwrap_or_else(|error| panic!("{}", error.chain()));
+    };
+    publish("running", 1).await;
+    let own = MemberRecord { state: Some("running".to_owned()), ..MemberRecord::default() };
+    b.touch_member(&own, soon()).await.expect("it is written");
+    let waits = async |patience: Duration| b.wait(Interest::LEADER, patience).await;
+    eventually("a view that costs nothing", PATIENCE, || async {
+        b.load(soon()).await.map_err(|error| error.chain())?;
+        waits(Duration::from_millis(100)).await;
+        let before = cluster.requests();
+        b.load(soon()).await.map_err(|error| error.chain())?;
+        if cluster.requests() == before { Ok(()) } else { Err("it was asked for".to_owned()) }
+    })
+    .await;
+
+    let before = cluster.requests().expect("etcd counts them");
+    for lsn in 2..=4 {
+        let (wake, ()) = tokio::join!(waits(Duration::from_millis(300)), publish("running", lsn));
+        assert_eq!(wake, Wake::TimedOut, "a position is no news");
+    }
+    assert_eq!(cluster.requests(), Some(before + 3), "the three that were written");
+    let (wake, ()) = tokio::join!(waits(PATIENCE), publish("stopping", 4));
+    assert_eq!(wake, Wake::Changed);
+    assert_eq!(cluster.requests(), Some(before + 4));
 }
